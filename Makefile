@@ -1,0 +1,36 @@
+# Everything runs in .venv, which any target makes on a bare clone: Python 3.11 or newer and make are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+READY := $(VENV)/.ready
+# Flower keeps its folder and its local SuperLink here, so that nothing in your home is touched.
+DEMO := PATH="$(BIN):$$PATH" FLWR_HOME="$(CURDIR)/$(VENV)/flwr"
+
+.PHONY: setup demo test lint format clean
+
+setup: $(READY)
+
+# uv, not pip: pip may take torch's CPU-only build, with which torchvision does not import.
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5"
+	VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --quiet --group dev --editable .
+	touch $(READY)
+
+demo: $(READY)
+	$(DEMO) sh sim/demo.sh
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.fab

@@ -1,0 +1,6 @@
+"""What a node does with a message."""
+
+from flower_kd.clients.app import make_client_app
+from flower_kd.clients.node import LoaderBatches, Node, PrivateData, ShuffledBatches
+
+__all__ = ["LoaderBatches", "Node", "PrivateData", "ShuffledBatches", "make_client_app"]

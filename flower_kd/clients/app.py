@@ -1,0 +1,127 @@
+"""The ClientApp: handshake, training and evaluation for any user's node."""
+
+from __future__ import annotations
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from torch import Tensor, nn
+
+from flower_kd import wire
+from flower_kd.clients import state
+from flower_kd.clients.node import Node
+from flower_kd.clients.state import NodeFactory
+from flower_kd.clients.training import evaluate, predict, train
+from flower_kd.data import fingerprint
+from flower_kd.errors import InputError
+from flower_kd.pooling import Teacher
+from flower_kd.protocol import ARRAYS, CONFIG, HELLO, LOGITS, METRICS, TEACHER, Hello, Order, exchanged_rows
+
+
+def make_client_app(build_node: NodeFactory) -> ClientApp:
+    """Return a ClientApp that distills, trains and evaluates what `build_node` builds.
+
+    Parameters
+    ----------
+    build_node : callable (Context) -> Node
+        Called once a run on engines that keep nodes alive, once a message on the others: cache loaded data.
+    """
+    app = ClientApp()
+
+    @app.query("join")
+    def join(message: Message, context: Context) -> Message:
+        """Say who the node is; begin anew where a run begins, and only then."""
+        starting = bool(_config(message).get("fresh", True))
+        try:
+            hello = _hello((state.fresh if starting else state.load)(context, build_node), context)
+        except InputError as error:  # the server ends the run with this sentence
+            hello = Hello(vertex=_vertex(context), error=str(error))
+        return Message(RecordDict({HELLO: hello.to_record()}), reply_to=message)
+
+    @app.train()
+    def train_node(message: Message, context: Context) -> Message:
+        """Load weights if some came, train, and return what the order asks for."""
+        order = Order.from_record(_config(message))
+        node = state.load(context, build_node)
+        _load_weights(node, message)
+        reference = node.reference
+        assert isinstance(reference, Tensor)
+        rows = exchanged_rows(order.seed, max(order.exchange - 1, 0), len(reference), order.exchange_rows)
+        teacher = _teacher(message, rows=len(rows), classes=node.classes)
+        metrics = train(node, order, teacher, rows, _vertex(context))
+        content = RecordDict({METRICS: MetricRecord({**metrics})})
+        if order.reply == "weights":
+            content[ARRAYS] = ArrayRecord(node.model.state_dict())
+        elif order.reply == "logits":
+            asked = exchanged_rows(order.seed, order.exchange, len(reference), order.exchange_rows)
+            content[LOGITS] = wire.encode(predict(node.model, reference[asked]), order.wire)
+        state.save(context, node)
+        return Message(content, reply_to=message)
+
+    @app.evaluate()
+    def evaluate_node(message: Message, context: Context) -> Message:
+        """Load weights if some came, and evaluate on the test set."""
+        node = state.load(context, build_node)
+        if _load_weights(node, message):
+            state.save(context, node)
+        metrics = evaluate(node.model, node.test)
+        return Message(RecordDict({METRICS: MetricRecord({**metrics})}), reply_to=message)
+
+    return app
+
+
+def _config(message: Message) -> ConfigRecord:
+    config = message.content.get(CONFIG)
+    if not isinstance(config, ConfigRecord):
+        raise InputError(f"a {message.metadata.message_type!r} message without the ConfigRecord {CONFIG!r}")
+    return config
+
+
+def _vertex(context: Context) -> int:
+    return int(context.node_config.get("partition-id", -1))
+
+
+def _hello(node: Node, context: Context) -> Hello:
+    reference = node.reference
+    assert isinstance(reference, Tensor)
+    return Hello(
+        vertex=_vertex(context),
+        name=str(context.node_config.get("name", "")),
+        classes=node.classes,
+        model=node.name,
+        parameters=sum(parameter.numel() for parameter in node.model.parameters()),
+        weights_bytes=sum(array.numel() * array.element_size() for array in node.model.state_dict().values()),
+        reference_rows=len(reference),
+        fingerprint=node.fingerprint or fingerprint(reference),
+    )
+
+
+def _load_weights(node: Node, message: Message) -> bool:
+    """Load the weights a message carries, if any, and say whether it did."""
+    record = message.content.get(ARRAYS)
+    if not isinstance(record, ArrayRecord) or not record:
+        return False
+    _load(node.model, record)
+    return True
+
+
+def _load(model: nn.Module, record: ArrayRecord) -> None:
+    try:
+        model.load_state_dict(record.to_torch_state_dict())
+    except RuntimeError as error:  # torch lists every key; its first line says which model
+        raise InputError(f"weights of another model arrived: {str(error).splitlines()[0]}") from None
+
+
+def _teacher(message: Message, rows: int, classes: int) -> Teacher | None:
+    record = message.content.get(TEACHER)
+    if not isinstance(record, ArrayRecord):
+        return None
+    arrays = dict(record)
+    weights = arrays.pop("weights", None)
+    shape = (rows, classes) if weights is None else (None, rows, classes)
+    soft_labels = wire.decode(ArrayRecord(arrays), shape).clamp_(0.0, 1.0)
+    return Teacher(soft_labels, None if weights is None else _as_tensor(weights))
+
+
+def _as_tensor(array: Array) -> Tensor:
+    return wire.decode(ArrayRecord({"rows": Array(np.asarray(array.numpy(), dtype=np.float32))}), (None,))

@@ -1,0 +1,143 @@
+"""A node: a model, its private data, the reference set, and how it is taken from what the user has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, RandomSampler
+
+from flower_kd.errors import InputError
+from flower_kd.seeding import derive
+
+Batch = tuple[Tensor, Tensor]
+
+
+class PrivateData(Protocol):
+    """A node's own training samples, as batches by step, so that any step can be repeated."""
+
+    def batches(self, first_step: int, num_steps: int) -> Iterator[Batch]:
+        """Yield `num_steps` batches of inputs [batch, ...] and labels [batch]."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+
+@dataclass
+class Node:
+    """What a device trains and on what.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Returns logits [batch, classes].
+    optimizer : Optimizer
+        Over the model's parameters.
+    private : PrivateData or DataLoader
+        Labelled samples that never leave the node.
+    reference : Tensor or DataLoader
+        The public reference set, inputs [rows, ...] in the same order on every node; a loader's labels are ignored.
+    test : iterable of (inputs, labels), or DataLoader
+        Batches to evaluate on.
+    classes : int
+        Number of classes.
+    name : str
+        The model's name in the handshake.
+    fingerprint : str
+        SHA-256 of the reference set where it is known already; computed in the handshake otherwise.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    private: PrivateData | DataLoader
+    reference: Tensor | DataLoader
+    test: Iterable[Batch]
+    classes: int
+    name: str = ""
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        self.name = self.name or type(self.model).__name__
+        if isinstance(self.private, DataLoader):
+            self.private = LoaderBatches(self.private)
+        if isinstance(self.reference, DataLoader):
+            self.reference = inputs_of(self.reference)
+
+
+@dataclass(frozen=True)
+class ShuffledBatches:
+    """Tensors in batches; each pass over them is shuffled by (seed, vertex, pass) and drops an incomplete batch.
+
+    Parameters
+    ----------
+    inputs, labels : Tensor
+        [samples, ...] and [samples].
+    batch_size, seed, vertex : int
+        A batch size above the number of samples means all samples in each step.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    batch_size: int
+    seed: int
+    vertex: int
+
+    def batches(self, first_step: int, num_steps: int) -> Iterator[Batch]:
+        """Yield the batches of steps `first_step` to `first_step + num_steps - 1`."""
+        size = min(self.batch_size, len(self))
+        per_pass = len(self) // size
+        for step in range(first_step, first_step + num_steps):
+            order = _shuffled(self.seed, self.vertex, step // per_pass, len(self))
+            rows = order[step % per_pass * size :][:size]
+            yield self.inputs[rows], self.labels[rows]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+# A few passes of many nodes: nodes take turns, and a pass spans several turns.
+@lru_cache(maxsize=4096)
+def _shuffled(seed: int, vertex: int, data_pass: int, samples: int) -> Tensor:
+    generator = torch.Generator().manual_seed(derive(seed, "private batches", vertex, data_pass))
+    return torch.randperm(samples, generator=generator)
+
+
+@dataclass(frozen=True)
+class LoaderBatches:
+    """A user's DataLoader, begun anew for each message so that a node keeps no iterator between messages."""
+
+    loader: DataLoader
+
+    def batches(self, first_step: int, num_steps: int) -> Iterator[Batch]:
+        """Yield the loader's next `num_steps` batches, going round as often as needed."""
+        left = num_steps
+        while left > 0:
+            before = left
+            for inputs, labels in self.loader:
+                yield inputs, labels
+                left -= 1
+                if left == 0:
+                    return
+            if left == before:
+                raise InputError("the private loader gives no batch (empty, or drop_last with few samples)")
+
+    def __len__(self) -> int:
+        return len(self.loader.dataset)  # type: ignore[arg-type]
+
+
+def inputs_of(loader: DataLoader) -> Tensor:
+    """Return the inputs of a loader as one tensor [rows, ...].
+
+    Raises
+    ------
+    InputError
+        If the loader shuffles: nodes could not tell which row a prediction is about.
+    """
+    if isinstance(loader.sampler, RandomSampler):
+        raise InputError("the reference loader shuffles: give it shuffle=False, rows must have one order on all nodes")
+    return torch.cat([batch[0] if isinstance(batch, list | tuple) else batch for batch in loader])

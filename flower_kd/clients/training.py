@@ -1,0 +1,127 @@
+"""Local work on one node: SGD on private labels and on a teacher, predictions, evaluation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from itertools import repeat
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flower_kd import dissimilarity
+from flower_kd.clients.node import Batch, Node
+from flower_kd.errors import InputError
+from flower_kd.pooling import Teacher
+from flower_kd.protocol import Order
+from flower_kd.seeding import derive
+
+PREDICT_BATCH = 1024
+
+
+def train(node: Node, order: Order, teacher: Teacher | None, rows: np.ndarray, vertex: int) -> dict[str, float]:
+    """Take the order's SGD steps on `label_weight * CE + kd_weight * dissimilarity` (slides; report, equation 5).
+
+    Parameters
+    ----------
+    node : Node
+        Its model and optimizer change in place.
+    order : Order
+        Steps, factors, temperature, dissimilarity.
+    teacher : Teacher or None
+        Without one only labels count.
+    rows : ndarray
+        Reference rows the teacher speaks of, [rows].
+    vertex : int
+        The node's place in the graph, for its random streams.
+
+    Returns
+    -------
+    dict
+        Mean losses over the steps, number of private samples, seconds.
+
+    Raises
+    ------
+    InputError
+        If a loss is not finite.
+    """
+    started = time.perf_counter()
+    node.model.train()
+    distilled: Iterable[tuple[Tensor, Tensor] | None] = repeat(None)
+    if teacher is not None and order.kd_weight > 0:
+        distilled = _distillation_batches(node, order, teacher, rows, vertex)
+    measure = dissimilarity.get(order.dissimilarity, reduction="none")
+    label_losses, kd_losses = [], []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(order.seed, "training noise", vertex, order.first_step))
+        batches = node.private.batches(order.first_step, order.num_steps)  # type: ignore[union-attr]
+        for (inputs, labels), lesson in zip(batches, distilled, strict=False):
+            node.optimizer.zero_grad()
+            # One forward for both halves: half the kernel launches, and batch statistics of all that is seen.
+            logits = node.model(inputs if lesson is None else torch.cat([inputs, lesson[0]]))
+            label_loss = F.cross_entropy(logits[: len(labels)], labels)
+            loss = order.label_weight * label_loss
+            if lesson is not None and teacher is not None:
+                kd_loss = _kd_loss(measure, logits[len(labels) :], lesson[1], teacher.weights, order)
+                loss = loss + order.kd_weight * kd_loss
+                kd_losses.append(kd_loss.detach())
+            loss.backward()
+            node.optimizer.step()
+            label_losses.append(label_loss.detach())
+    metrics = {"train-loss": _mean(label_losses), "kd-loss": _mean(kd_losses)}
+    for name, value in metrics.items():
+        if not np.isfinite(value):
+            raise InputError(f"{name} is {value}: the model diverged (lower learning-rate?)")
+    return metrics | {"num-examples": len(node.private), "seconds": time.perf_counter() - started}
+
+
+def predict(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return logits [rows, classes] for inputs [rows, ...], in evaluation mode and without gradients."""
+    model.eval()
+    with torch.inference_mode():
+        return torch.cat([model(part) for part in inputs.split(PREDICT_BATCH)])
+
+
+def evaluate(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+    """Return accuracy in [0, 1], mean cross entropy (nats) and number of samples."""
+    model.eval()
+    correct, loss, samples = 0.0, 0.0, 0
+    with torch.inference_mode():
+        for inputs, labels in batches:
+            logits = model(inputs)
+            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+            correct += (logits.argmax(dim=-1) == labels).sum().item()
+            samples += len(labels)
+    if samples == 0:
+        raise InputError("the test set is empty")
+    return {"accuracy": correct / samples, "loss": loss / samples, "num-examples": samples}
+
+
+def _distillation_batches(
+    node: Node, order: Order, teacher: Teacher, rows: np.ndarray, vertex: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield reference inputs and the logarithms of the teacher's soft labels, a batch a step."""
+    log_q = teacher.soft_labels.log()
+    reference, inputs = node.reference, torch.from_numpy(rows)
+    assert isinstance(reference, Tensor)
+    size = order.reference_batch or len(rows)
+    if size >= len(rows):
+        yield from repeat((reference[inputs], log_q))
+    generator = torch.Generator().manual_seed(derive(order.seed, "distillation batches", vertex, order.first_step))
+    while True:
+        for chosen in torch.randperm(len(rows), generator=generator)[: len(rows) // size * size].split(size):
+            yield reference[inputs[chosen]], log_q[..., chosen, :]
+
+
+def _kd_loss(measure: nn.Module, logits: Tensor, log_q: Tensor, weights: Tensor | None, order: Order) -> Tensor:
+    """Return the distillation term: a mean or sum over rows, summed over teachers that stay apart."""
+    per_row = measure(dissimilarity.soften(logits, order.temperature), log_q)  # [rows] or [teachers, rows]
+    if per_row.ndim == 2:
+        per_row = per_row.sum(0) if weights is None else weights @ per_row
+    return per_row.sum() if order.kd_reduction == "sum" else per_row.mean()
+
+
+def _mean(losses: list[Tensor]) -> float:
+    return torch.stack(losses).mean().item() if losses else 0.0

@@ -1,0 +1,135 @@
+"""Private sets, the reference set and the test set, disjoint and from the seed alone."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from datasets import Dataset
+from flwr_datasets.partitioner import Partitioner
+from torch import Tensor
+
+from flower_kd.data.normalization import Normalization, normalization
+from flower_kd.data.partition import LABEL, PARTITIONS
+from flower_kd.data.sources import Source, Split, load_source
+from flower_kd.data.spec import DataSpec
+from flower_kd.errors import InputError
+from flower_kd.seeding import derive
+
+Samples = tuple[Tensor, Tensor]
+
+
+class FederatedData:
+    """A data set as the nodes of a network see it; images are decoded once a process, when they are asked for.
+
+    Parameters
+    ----------
+    spec : DataSpec
+        What to load and how to split it.
+
+    Raises
+    ------
+    InputError
+        If the data set cannot be read or is too small for the split.
+    """
+
+    def __init__(self, spec: DataSpec) -> None:
+        self.spec = spec
+        self._source: Source = load_source(spec.dataset, spec.image_size, spec.seed)
+        self.num_classes = self._source.num_classes
+        samples = len(self._source.train.labels)
+        if spec.reference_size + spec.num_partitions > samples:
+            raise InputError(
+                f"dataset {spec.dataset!r} has {samples} training samples, too few for reference-size = "
+                f"{spec.reference_size} and {spec.num_partitions} nodes with a sample each"
+            )
+        order = np.random.default_rng(derive(spec.seed, "reference set")).permutation(samples)
+        self._reference_rows, self._private_rows = order[: spec.reference_size], order[spec.reference_size :]
+        self._private: dict[int, Samples] = {}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        channels, height, width = self._unnormalized_reference.shape[1:]
+        return channels, height, width
+
+    @cached_property
+    def reference(self) -> Tensor:
+        """Inputs of the reference set, [rows, channels, height, width]; its labels are nobody's business."""
+        return self._normalize(self._unnormalized_reference)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the reference set."""
+        return fingerprint(self.reference)
+
+    @cached_property
+    def test(self) -> Samples:
+        """Inputs and labels of the test set."""
+        return self._samples(self._source.test, np.arange(len(self._source.test.labels)))
+
+    def private(self, vertex: int) -> Samples:
+        """Return inputs [samples, channels, height, width] and labels [samples] of one node.
+
+        Raises
+        ------
+        InputError
+            If there is no such node, or the partition gives it no sample.
+        """
+        if vertex not in self._private:
+            self._private[vertex] = self._samples(self._source.train, self.private_rows(vertex))
+        return self._private[vertex]
+
+    def private_rows(self, vertex: int) -> np.ndarray:
+        """Return which training rows a node holds; raises as `private` does."""
+        if not 0 <= vertex < self.spec.num_partitions:
+            raise InputError(f"partition-id = {vertex} is outside 0 to {self.spec.num_partitions - 1}")
+        rows = np.asarray(self._partitioner.load_partition(vertex)["row"], dtype=np.int64)
+        if len(rows) == 0:
+            raise InputError(
+                f"partition {self.spec.partition!r} gives node {vertex} no sample: fewer nodes, or another"
+            )
+        if 0 < self.spec.samples_per_node < len(rows):
+            generator = np.random.default_rng(derive(self.spec.seed, "private samples", vertex))
+            rows = generator.choice(rows, self.spec.samples_per_node, replace=False)
+        return rows
+
+    @cached_property
+    def _partitioner(self) -> Partitioner:
+        """A partitioner over labels and row numbers: no image is read to partition."""
+        partitioner = PARTITIONS.get(self.spec.partition)(self.spec, derive(self.spec.seed, "partition") % 2**32)
+        labels = self._source.train.labels[self._private_rows]
+        partitioner.dataset = Dataset.from_dict({LABEL: labels, "row": self._private_rows})
+        try:
+            partitioner.load_partition(0)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(f"partition {self.spec.partition!r} does not fit: {str(error).splitlines()[0]}") from None
+        return partitioner
+
+    @cached_property
+    def _unnormalized_reference(self) -> Tensor:
+        return self._source.train.images(self._reference_rows)
+
+    @cached_property
+    def _normalize(self) -> Normalization:
+        return normalization(self.spec.dataset, self._unnormalized_reference)
+
+    def _samples(self, split: Split, rows: np.ndarray) -> Samples:
+        return self._normalize(split.images(rows)), torch.from_numpy(split.labels[rows].astype(np.int64))
+
+
+@lru_cache(maxsize=4)
+def load(spec: DataSpec) -> FederatedData:
+    """Return the data of a spec; the nodes of one process share one copy. Raises as FederatedData does."""
+    return FederatedData(spec)
+
+
+def fingerprint(reference: Tensor) -> str:
+    """Return the SHA-256 of a reference set [rows, ...], in hexadecimal: shape, dtype and every byte count."""
+    digest = hashlib.sha256(f"{tuple(reference.shape)} {reference.dtype}".encode())
+    digest.update(reference.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,54 @@
+"""Means and standard deviations of pixels, by data set."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+# Of the training images in [0, 1], a value a channel.
+STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "digits": ((0.3053,), (0.3760,)),
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashionmnist": ((0.2860,), (0.3530,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+}
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Subtracts a mean and divides by a standard deviation, a channel each."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return normalized images, [rows, channels, height, width]."""
+        return v2.functional.normalize(images, list(self.mean), list(self.std))
+
+
+def normalization(dataset: str, reference: Tensor) -> Normalization:
+    """Return the statistics of a known data set, else those of the reference set, which all nodes share.
+
+    Parameters
+    ----------
+    dataset : str
+        A name or folder; its last part counts ("ylecun/mnist").
+    reference : Tensor
+        Reference images in [0, 1], [rows, channels, height, width]; without any, pixels are moved to [-1, 1].
+    """
+    name = re.sub(r"[^a-z0-9]", "", dataset.rstrip("/").rsplit("/", 1)[-1].lower())
+    channels = reference.shape[1]
+    if name in STATISTICS and len(STATISTICS[name][0]) == channels:
+        return Normalization(*STATISTICS[name])
+    if len(reference) == 0:
+        return Normalization((0.5,) * channels, (0.5,) * channels)
+    # In float64, where the order of the sum no longer shows in the float32 that is left.
+    pixels = reference.to(torch.float64).transpose(0, 1).reshape(channels, -1)
+    std = pixels.std(dim=1, unbiased=False).clamp_min(1e-3)
+    return Normalization(tuple(pixels.mean(dim=1).tolist()), tuple(std.tolist()))

@@ -1,0 +1,45 @@
+"""Which data set is partitioned how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """All that the split into private sets, reference set and test set follows from.
+
+    Parameters
+    ----------
+    dataset : str
+        "digits", a local folder, or a name on the hub.
+    partition : str
+        One of `partition_names()`.
+    num_partitions : int
+        Number of nodes.
+    seed : int
+        Seed of all splits.
+    gamma : float
+        Skewness of partition "skew", not negative.
+    dirichlet_alpha : float
+        Concentration of partition "dirichlet", above 0.
+    labels_per_node : int
+        Labels a node in partition "pathological", primary labels in "skew"; 0 for the partition's own default.
+    samples_per_node : int
+        At most so many private samples a node; 0 for all.
+    reference_size : int
+        Rows of the reference set.
+    image_size : int
+        Side in pixels to which images are resized; 0 for as they are.
+    """
+
+    dataset: str = "digits"
+    partition: str = "iid"
+    num_partitions: int = 2
+    seed: int = 0
+    gamma: float = 0.0
+    dirichlet_alpha: float = 0.5
+    labels_per_node: int = 0
+    samples_per_node: int = 0
+    reference_size: int = 0
+    image_size: int = 0

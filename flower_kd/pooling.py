@@ -1,0 +1,98 @@
+"""How the predictions of a node's neighbors become its teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from flower_kd.registry import Registry
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What one node distills from.
+
+    Parameters
+    ----------
+    soft_labels : Tensor
+        Probabilities, [rows, classes], or [teachers, rows, classes] where each neighbor stays a teacher of its own.
+    weights : Tensor or None
+        [teachers], positive, with a mean of 1, for teachers that stay apart.
+    """
+
+    soft_labels: Tensor
+    weights: Tensor | None = None
+
+
+class Pooling(Protocol):
+    """Makes a teacher a node, or None for a node that nobody teaches in this exchange."""
+
+    def __call__(self, logits: Tensor, weights: csr_array, temperature: float) -> list[Teacher | None]:
+        """Return the teachers, in the order of vertices.
+
+        Parameters
+        ----------
+        logits : Tensor
+            What the nodes sent, [nodes, rows, classes]; those of nodes without weight are never read.
+        weights : csr_array
+            [nodes, nodes]: row n holds the weights node n gives to its teachers; a row sums to 1 or is empty.
+        temperature : float
+            T of the softmax.
+        """
+
+
+POOLINGS: Registry[Pooling] = Registry("pooling")
+
+
+def names() -> list[str]:
+    """Return the names of the poolings."""
+    return POOLINGS.names()
+
+
+def get(name: str) -> Pooling:
+    """Return the pooling called `name`; raises InputError with the allowed names."""
+    return POOLINGS.get(name)
+
+
+@POOLINGS.register("mean")
+def mean(logits: Tensor, weights: csr_array, temperature: float) -> list[Teacher | None]:
+    """Average the soft labels (AVG of the slides; `holistic` in the follow-up study)."""
+    return _one_teacher(_mix(weights, torch.softmax(logits / temperature, dim=-1)), weights)
+
+
+@POOLINGS.register("mean-logits")
+def mean_logits(logits: Tensor, weights: csr_array, temperature: float) -> list[Teacher | None]:
+    """Average the logits and soften once (what the slides' public code does)."""
+    return _one_teacher(torch.softmax(_mix(weights, logits) / temperature, dim=-1), weights)
+
+
+@POOLINGS.register("pairwise")
+def pairwise(logits: Tensor, weights: csr_array, temperature: float) -> list[Teacher | None]:
+    """Keep each neighbor as a teacher of its own (SUM of the slides): the message grows with the degree."""
+    soft_labels = torch.softmax(logits / temperature, dim=-1)
+    teachers: list[Teacher | None] = []
+    for node in range(weights.shape[0]):
+        row = slice(weights.indptr[node], weights.indptr[node + 1])
+        neighbors, shares = weights.indices[row], weights.data[row]
+        if len(neighbors) == 0:
+            teachers.append(None)
+            continue
+        # A mean of 1 makes uniform weights the plain sum over neighbors.
+        scaled = torch.from_numpy((shares * len(shares) / shares.sum()).astype(np.float32))
+        teachers.append(Teacher(soft_labels[torch.from_numpy(neighbors.astype(np.int64))], scaled))
+    return teachers
+
+
+def _mix(weights: csr_array, values: Tensor) -> Tensor:
+    flat = values.reshape(values.shape[0], -1).numpy()
+    return torch.from_numpy(weights.astype(np.float32) @ flat).reshape(values.shape)
+
+
+def _one_teacher(soft_labels: Tensor, weights: csr_array) -> list[Teacher | None]:
+    taught = np.diff(weights.indptr) > 0
+    return [Teacher(soft_labels[node]) if taught[node] else None for node in range(len(taught))]

@@ -1,0 +1,164 @@
+"""What strategies and clients say to each other: records, their fields, and what both sides can compute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, Literal, Self
+
+import numpy as np
+from flwr.app import ConfigRecord
+
+from flower_kd.errors import InputError
+from flower_kd.seeding import derive
+
+# Message types (Flower routes a message by type; "query" carries the handshake).
+JOIN = "query.join"
+
+# Names of the records in a message. "arrays", "config" and "metrics" are those of Flower's own strategies.
+ARRAYS = "arrays"
+CONFIG = "config"
+METRICS = "metrics"
+TEACHER = "teacher"
+LOGITS = "logits"
+HELLO = "hello"
+
+Reply = Literal["nothing", "logits", "weights"]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """A dataclass that travels as a ConfigRecord with kebab-case keys."""
+
+    def to_record(self) -> ConfigRecord:
+        """Return the fields as a ConfigRecord."""
+        return ConfigRecord({key: getattr(self, name) for name, key in self._keys()})
+
+    @classmethod
+    def from_record(cls, record: ConfigRecord) -> Self:
+        """Return the dataclass, with its defaults for fields the record lacks and without what it does not know.
+
+        Raises
+        ------
+        InputError
+            If a field without default is missing.
+        """
+        found: dict[str, Any] = {name: record[key] for name, key in cls._keys() if key in record}
+        try:
+            return cls(**found)
+        except TypeError as error:
+            raise InputError(f"a message of another version or sender: {error}") from None
+
+    @classmethod
+    def _keys(cls) -> list[tuple[str, str]]:
+        return [(field.name, field.name.replace("_", "-")) for field in fields(cls)]
+
+
+@dataclass(frozen=True)
+class Hello(_Record):
+    """A node's answer to the handshake (design: one exchange).
+
+    Parameters
+    ----------
+    vertex : int
+        The node's vertex in the graph, from `partition-id` in its node config; -1 if it has only a name.
+    name : str
+        `name` in its node config, for graphs from a file that name their vertices.
+    classes : int
+        Width of the model's logits.
+    model, parameters, weights_bytes : str, int, int
+        What the node trains, and how large its weights are, as numbers and as bytes of a serialized record.
+    reference_rows, fingerprint : int, str
+        Size and SHA-256 of its reference set.
+    error : str
+        Why the node cannot take part, in one sentence; empty if it can.
+    """
+
+    vertex: int
+    name: str = ""
+    classes: int = 0
+    model: str = ""
+    parameters: int = 0
+    weights_bytes: int = 0
+    reference_rows: int = 0
+    fingerprint: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Order(_Record):
+    """What a node shall do with one train message.
+
+    Parameters
+    ----------
+    server_round : int
+        The round, from 1.
+    num_steps : int
+        SGD steps to take.
+    step : int
+        Steps that came before in the run; -1 stands for `(server_round - 1) * num_steps`.
+    seed : int
+        The run's seed.
+    reply : {"nothing", "logits", "weights"}
+        What to send back beside the metrics.
+    exchange : int
+        Which exchange the reply's rows belong to (`exchanged_rows`); the teacher's are those of the one before.
+    exchange_rows : int
+        Reference rows in one exchange; 0 for all.
+    reference_batch : int
+        Reference rows in one SGD step; 0 for all that the teacher speaks of.
+    wire : str
+        The format in which logits travel back.
+    dissimilarity, temperature, kd_reduction : str, float, str
+        The distillation term.
+    label_weight, kd_weight : float
+        Factors of the label term and of the distillation term.
+    """
+
+    server_round: int
+    num_steps: int
+    seed: int = 0
+    step: int = -1
+    reply: Reply = "weights"
+    exchange: int = 0
+    exchange_rows: int = 0
+    reference_batch: int = 0
+    wire: str = "float32"
+    dissimilarity: str = "kl"
+    temperature: float = 1.0
+    kd_reduction: str = "mean"
+    label_weight: float = 1.0
+    kd_weight: float = 0.0
+
+    @property
+    def first_step(self) -> int:
+        """The number of this order's first step in the run, from 0."""
+        return self.step if self.step >= 0 else (self.server_round - 1) * self.num_steps
+
+
+def exchanged_rows(seed: int, exchange: int, reference_rows: int, exchange_rows: int) -> np.ndarray:
+    """Return which reference rows one exchange is about, so that no index needs to travel.
+
+    Parameters
+    ----------
+    seed, exchange : int
+        The run's seed; the exchange's number, from 0.
+    reference_rows, exchange_rows : int
+        Size of the reference set; rows an exchange (0, or as many as there are: all, in order).
+
+    Returns
+    -------
+    ndarray
+        Row numbers [rows]. Exchanges go through the whole set before a row comes back.
+    """
+    if exchange_rows <= 0 or exchange_rows >= reference_rows:
+        return np.arange(reference_rows)
+    per_pass = reference_rows // exchange_rows
+    order = _row_order(seed, exchange // per_pass, reference_rows)
+    start = exchange % per_pass * exchange_rows
+    return order[start : start + exchange_rows]
+
+
+@lru_cache(maxsize=4)
+def _row_order(seed: int, reference_pass: int, reference_rows: int) -> np.ndarray:
+    return np.random.default_rng(derive(seed, "exchanged rows", reference_pass)).permutation(reference_rows)

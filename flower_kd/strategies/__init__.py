@@ -1,0 +1,50 @@
+"""One strategy a file; `base` holds what all that stay among neighbors share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import networkx as nx
+
+from flower_kd.strategies.base import GraphStrategy
+from flower_kd.strategies.d_dist import CONSENSUS, DDist
+from flower_kd.strategies.d_sgd import DSGD
+from flower_kd.strategies.distillation import DistillationStrategy
+from flower_kd.strategies.fedavg import FedAvg
+from flower_kd.strategies.neighbor_kd import NeighborKD
+from flower_kd.strategies.network import Network
+from flower_kd.strategies.registry import STRATEGIES, settings_of
+from flower_kd.strategies.silo import Silo
+
+__all__ = [
+    "CONSENSUS",
+    "DSGD",
+    "STRATEGIES",
+    "DDist",
+    "DistillationStrategy",
+    "FedAvg",
+    "GraphStrategy",
+    "NeighborKD",
+    "Network",
+    "Silo",
+    "build",
+    "names",
+]
+
+
+def names() -> list[str]:
+    """Return the names of the strategies."""
+    return STRATEGIES.names()
+
+
+def build(name: str, graph: nx.Graph, settings: Mapping[str, Any]) -> Any:
+    """Return a strategy on a graph, with those of the settings that it knows.
+
+    Raises
+    ------
+    InputError
+        If no strategy has that name, or a setting is out of range.
+    """
+    cls = STRATEGIES.get(name)
+    return cls(graph, **{key: settings[key] for key in settings_of(cls) if key in settings})  # type: ignore[call-arg]

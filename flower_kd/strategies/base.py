@@ -1,0 +1,264 @@
+"""What all strategies on a graph share: rounds, exchanges, messages, absent nodes, metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from logging import INFO
+
+import networkx as nx
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+from scipy.sparse import csr_array, diags_array
+
+from flower_kd.errors import InputError
+from flower_kd.protocol import ARRAYS, CONFIG, METRICS, Hello, Order
+from flower_kd.strategies.network import Network
+
+
+class GraphStrategy(Strategy):
+    """Base of strategies in which each node hears of its neighbors only.
+
+    A round is `local_steps` SGD steps on each node, in exchanges of `exchange_every` steps. In an exchange each node
+    gets one message (what its neighbors sent in the exchange before, mixed for it) and answers with one. A subclass
+    says what goes down to a vertex (`payload`), what to ask for (`reply`), and what to do with the answers (`absorb`).
+
+    Parameters
+    ----------
+    graph : networkx graph
+        Vertices 0, 1, ...; see `flower_kd.topology.build`.
+    order : Order
+        What each node shall do; the strategy fills in round, step and exchange.
+    local_steps : int
+        SGD steps a round.
+    exchange_every : int
+        SGD steps an exchange; divides `local_steps`. 0 stands for `local_steps`.
+    evaluate_every : int
+        Rounds between two evaluations; the last round is always evaluated.
+    """
+
+    same_reference = False
+    same_model = False
+
+    def __init__(
+        self,
+        graph: nx.Graph,
+        order: Order,
+        *,
+        local_steps: int = 50,
+        exchange_every: int = 0,
+        evaluate_every: int = 1,
+    ) -> None:
+        self.graph = graph
+        self.num_nodes = graph.number_of_nodes()
+        self.local_steps = local_steps
+        self.exchange_every = exchange_every or local_steps
+        self.evaluate_every = evaluate_every
+        if local_steps % self.exchange_every:
+            raise InputError(f"exchange-every = {exchange_every} does not divide local-steps = {local_steps}")
+        self.order = replace(order, num_steps=self.exchange_every)
+        self._exchange = 0
+        self._num_rounds = 0
+        self._network: Network | None = None
+        self._initial: ArrayRecord | None = None
+
+    # -- what a strategy is -------------------------------------------------------------------------------------------
+
+    def begin(self, hellos: dict[int, Hello]) -> None:
+        """Prepare for a run with the nodes that joined; called once after the handshake."""
+
+    def payload(self, vertex: int) -> dict[str, ArrayRecord]:
+        """Return the records that go down to a vertex now; each is asked for once."""
+        return {}
+
+    def absorb(self, replies: dict[int, RecordDict]) -> dict[int, str]:
+        """Take in one exchange's replies by vertex; return why a vertex's reply cannot be used."""
+        return {}
+
+    # -- the run ------------------------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run the handshake and `num_rounds` rounds.
+
+        Parameters
+        ----------
+        grid : Grid
+            Flower's grid, or a Network around it.
+        initial_arrays : ArrayRecord, optional
+            Weights with which every node begins; without any, each begins with its own.
+        num_rounds : int
+            Number of rounds.
+        timeout : float
+            Seconds to wait for the replies of one exchange.
+        train_config, evaluate_config : ConfigRecord, optional
+            More keys for the nodes' messages.
+        evaluate_fn : callable, optional
+            Must be None: there is no global model to evaluate.
+
+        Returns
+        -------
+        Result
+            Metrics by round: means over nodes, and a list `<name>-per-node` in the order of vertices.
+
+        Raises
+        ------
+        InputError
+            If nodes do not fit together (see Network.join).
+        """
+        if evaluate_fn is not None:
+            raise InputError(f"{type(self).__name__} takes no evaluate_fn: every node has a model of its own")
+        network = grid if isinstance(grid, Network) else self.network(grid)
+        self._network, self._num_rounds, self._exchange = network, num_rounds, 0
+        hellos = network.join()
+        self._initial = initial_arrays or None
+        self.begin(hellos)
+        self.summary()
+        result, arrays, started = Result(), ArrayRecord(), time.monotonic()
+        for server_round in range(1, num_rounds + 1):
+            for _ in range(self.local_steps // self.exchange_every):
+                messages = self.configure_train(server_round, arrays, train_config or ConfigRecord(), network)
+                _, metrics = self.aggregate_train(server_round, network.send_and_receive(messages, timeout=timeout))
+            if metrics is not None:
+                result.train_metrics_clientapp[server_round] = metrics
+            messages = self.configure_evaluate(server_round, arrays, evaluate_config or ConfigRecord(), network)
+            tested = self.aggregate_evaluate(server_round, network.send_and_receive(messages, timeout=timeout))
+            if tested is not None:
+                result.evaluate_metrics_clientapp[server_round] = tested
+                log(INFO, "[ROUND %d/%d] accuracy %.4f", server_round, num_rounds, tested["accuracy"])
+        log(INFO, "%s finished in %.1f s", type(self).__name__, time.monotonic() - started)
+        return result
+
+    def network(self, grid: Grid) -> Network:
+        """Return the grid with this strategy's graph and needs."""
+        names = nx.get_node_attributes(self.graph, "name")
+        return Network(
+            grid,
+            self.num_nodes,
+            vertex_names=[str(names[vertex]) for vertex in range(self.num_nodes)] if names else None,
+            same_reference=self.same_reference,
+            same_model=self.same_model,
+        )
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return one message a node: its order, and what its neighbors have for it."""
+        network = self._joined(grid)
+        step = self._exchange * self.exchange_every
+        order = replace(self.order, server_round=server_round, step=step, exchange=self._exchange).to_record()
+        order.update(config)
+        messages = [
+            Message(RecordDict({CONFIG: order, **self._take(vertex)}), dst_node_id=node, message_type=MessageType.TRAIN)
+            for vertex, node in enumerate(network.get_node_ids())
+        ]
+        self._initial = None
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Hand the replies to `absorb`, leave out those it refuses, and return the metrics over nodes."""
+        network = self._joined(None)
+        contents = {network.vertex(reply.metadata.src_node_id): reply.content for reply in replies}
+        for vertex, why in self.absorb(contents).items():
+            network.leave_out(server_round, vertex, why)
+        self._exchange += 1
+        return None, over_nodes(contents)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return one message a node in the rounds that are evaluated."""
+        if not due(server_round, self.evaluate_every, self._num_rounds):
+            return []
+        network = self._joined(grid)
+        record = ConfigRecord({"server-round": server_round, **config})
+        return [
+            Message(
+                RecordDict({CONFIG: record, **self.evaluation_payload(vertex)}),
+                dst_node_id=node,
+                message_type=MessageType.EVALUATE,
+            )
+            for vertex, node in enumerate(network.get_node_ids())
+        ]
+
+    def evaluation_payload(self, vertex: int) -> dict[str, ArrayRecord]:
+        """Return the records that a vertex needs before it is evaluated."""
+        return {}
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Return the metrics over nodes."""
+        network = self._joined(None)
+        return over_nodes({network.vertex(reply.metadata.src_node_id): reply.content for reply in replies})
+
+    def summary(self) -> None:
+        """Log what runs on which graph."""
+        log(
+            INFO,
+            "%s: %d nodes, %d edges, %d local steps a round, an exchange every %d steps",
+            type(self).__name__,
+            self.num_nodes,
+            self.graph.number_of_edges(),
+            self.local_steps,
+            self.exchange_every,
+        )
+
+    def _take(self, vertex: int) -> dict[str, ArrayRecord]:
+        start = {ARRAYS: self._initial} if self._initial is not None else {}
+        return start | self.payload(vertex)
+
+    def _joined(self, grid: Grid | None) -> Network:
+        network = grid if isinstance(grid, Network) else self._network
+        if network is None:
+            raise RuntimeError("start() runs the handshake first")
+        return network
+
+
+def due(server_round: int, every: int, num_rounds: int) -> bool:
+    """Return whether a round is evaluated: every so many, and the last."""
+    return server_round == num_rounds or server_round % every == 0
+
+
+def over_nodes(contents: dict[int, RecordDict]) -> MetricRecord | None:
+    """Return each metric's mean and spread over nodes, and its list by vertex."""
+    if not contents:
+        return None
+    records = [contents[vertex].metric_records[METRICS] for vertex in sorted(contents)]
+    shared = [name for name in records[0] if all(name in record for record in records)]
+    merged = MetricRecord({"vertices": sorted(contents)})
+    for name in shared:
+        values = [float(record[name]) for record in records]  # type: ignore[arg-type]
+        merged[name] = float(np.mean(values))
+        merged[f"{name}-std"] = float(np.std(values))
+        merged[f"{name}-per-node"] = values
+    return merged
+
+
+def without_absent(matrix: csr_array, present: np.ndarray) -> csr_array:
+    """Return a mixing matrix in which absent nodes' weights went back to the self-weight of their neighbors.
+
+    Parameters
+    ----------
+    matrix : csr_array
+        [nodes, nodes], rows sum to 1.
+    present : ndarray of bool
+        [nodes]; an absent node keeps what it has (its row is that of the identity).
+    """
+    if present.all():
+        return matrix
+    heard = matrix @ diags_array(present.astype(float))
+    kept = diags_array(present.astype(float)) @ heard
+    return csr_array(kept + diags_array(1.0 - np.asarray(kept.sum(axis=1)).ravel()))

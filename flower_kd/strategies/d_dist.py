@@ -1,0 +1,138 @@
+"""Distributed Distillation: nodes agree on soft decisions (Bistritz et al., NeurIPS 2020, and its reproduction)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import networkx as nx
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from flower_kd import topology
+from flower_kd.errors import InputError
+from flower_kd.pooling import Teacher
+from flower_kd.protocol import Hello, Order
+from flower_kd.registry import Registry
+from flower_kd.strategies.base import without_absent
+from flower_kd.strategies.distillation import DistillationStrategy
+from flower_kd.strategies.registry import STRATEGIES
+
+# (mixed consensus W z, consensus z, predictions s, predictions before, eta) -> next consensus; each [nodes, rows, K]
+ConsensusUpdate = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
+
+CONSENSUS: Registry[ConsensusUpdate] = Registry("consensus")
+
+
+@CONSENSUS.register("gradient")
+def gradient(mixed: Tensor, consensus: Tensor, now: Tensor, before: Tensor, eta: float) -> Tensor:
+    """Step toward the node's own prediction: `W z - eta (z - s)` (report, section IV; original, equation 7)."""
+    return mixed - eta * (consensus - now)
+
+
+@CONSENSUS.register("tracking")
+def tracking(mixed: Tensor, consensus: Tensor, now: Tensor, before: Tensor, eta: float) -> Tensor:
+    """Dynamic average consensus: `W z + s(new) - s(old)`; the network's mean of z is that of s at all times."""
+    return mixed + now - before
+
+
+@STRATEGIES.register("d-dist")
+class DDist(DistillationStrategy):
+    """Minimize `L_n + rho * D(z_n, s_n)` on each node while neighbors agree on the consensus z (report, equation 5).
+
+    Parameters
+    ----------
+    graph : networkx graph
+        Directed graphs must be strongly connected; the mixing matrix is doubly stochastic.
+    rho : float
+        Weight of the distillation term, not negative.
+    consensus : {"gradient", "tracking"}
+        How z moves.
+    eta : float
+        Step of the gradient consensus, in (0, 1].
+    clamp : bool
+        Keep z in [0, 1] (the report found that it can leave it). What a node distills from is clamped in any case.
+    dissimilarity : str
+        "squared-error" as published, or any other; z is then normalized to probabilities first.
+    temperature : float
+        T of the softmax in the soft decisions s_n.
+    exchange_rows, reference_batch, wire, kd_reduction, seed, local_steps, exchange_every, evaluate_every
+        As in NeighborKD.
+    """
+
+    def __init__(
+        self,
+        graph: nx.Graph,
+        *,
+        rho: float = 1.0,
+        consensus: str = "gradient",
+        eta: float = 0.5,
+        clamp: bool = True,
+        dissimilarity: str = "squared-error",
+        temperature: float = 1.0,
+        exchange_rows: int = 0,
+        reference_batch: int = 0,
+        wire: str = "float32",
+        kd_reduction: str = "mean",
+        seed: int = 0,
+        **schedule: int,
+    ) -> None:
+        if not (np.isfinite(rho) and rho >= 0):
+            raise InputError(f"rho = {rho} must not be negative")
+        if not 0 < eta <= 1:
+            raise InputError(f"eta = {eta} is outside (0, 1]")
+        order = Order(
+            server_round=0,
+            num_steps=0,
+            seed=seed,
+            exchange_rows=exchange_rows,
+            reference_batch=reference_batch,
+            wire=wire,
+            dissimilarity=dissimilarity,
+            temperature=temperature,
+            kd_reduction=kd_reduction,
+            kd_weight=rho,
+        )
+        super().__init__(graph, order, **schedule)
+        self.update = CONSENSUS.get(consensus)
+        self.eta = eta
+        self.clamp = clamp
+        self.matrix = topology.mixing_matrix(graph)
+
+    def begin(self, hellos: dict[int, Hello]) -> None:
+        """Make room for consensus and last predictions on every reference row, [nodes, rows, classes]."""
+        super().begin(hellos)
+        shape = (self.num_nodes, self._reference_rows, self._classes)
+        self.consensus, self.predictions = torch.zeros(shape), torch.zeros(shape)
+        self.known = np.zeros(shape[:2], dtype=bool)
+
+    def teach(self, rows: np.ndarray, logits: Tensor, present: np.ndarray) -> dict[int, Teacher]:
+        """Move the consensus on the exchanged rows and return it."""
+        index = torch.from_numpy(rows)
+        now = torch.softmax(logits / self.order.temperature, dim=-1)
+        consensus, before = self.consensus[:, index], self.predictions[:, index]
+        first = present[:, None] & ~self.known[:, rows]
+        # A node enters the consensus on a row with its own prediction, so that tracking keeps the mean of those in it.
+        consensus = torch.where(torch.from_numpy(first)[..., None], now, consensus)
+        before = torch.where(torch.from_numpy(first)[..., None], now, before)
+        here = torch.from_numpy(present)[:, None, None]
+        mixed = _mix(without_absent(self.matrix, present), consensus)
+        moved = torch.where(here, self.update(mixed, consensus, now, before, self.eta), consensus)
+        if self.clamp:
+            moved = moved.clamp(0.0, 1.0)
+        self.consensus[:, index] = moved
+        self.predictions[:, index] = torch.where(here, now, before)
+        self.known[:, rows] |= present[:, None]
+        taught = moved if self.order.dissimilarity == "squared-error" else _probabilities(moved)
+        return {int(vertex): Teacher(taught[vertex]) for vertex in np.flatnonzero(present)}
+
+
+def _mix(matrix: csr_array, values: Tensor) -> Tensor:
+    return torch.from_numpy(matrix.astype(np.float32) @ values.reshape(len(values), -1).numpy()).reshape(values.shape)
+
+
+def _probabilities(values: Tensor) -> Tensor:
+    positive = values.clamp(0.0, 1.0)
+    total = positive.sum(dim=-1, keepdim=True)
+    return torch.where(total > 0, positive / total.clamp_min(torch.finfo(values.dtype).tiny), 1 / values.shape[-1])

@@ -1,0 +1,71 @@
+"""Decentralized SGD: neighbors mix their weights (Lian et al., NeurIPS 2017)."""
+
+from __future__ import annotations
+
+import networkx as nx
+import numpy as np
+from flwr.app import Array, ArrayRecord, RecordDict
+
+from flower_kd import topology, wire
+from flower_kd.protocol import ARRAYS, Hello, Order
+from flower_kd.strategies.base import GraphStrategy, without_absent
+from flower_kd.strategies.registry import STRATEGIES
+from flower_kd.strategies.weights import usable_weights
+
+
+@STRATEGIES.register("d-sgd")
+class DSGD(GraphStrategy):
+    """After `exchange_every` local steps each node's weights become the mixing matrix's average over its neighbors.
+
+    Parameters
+    ----------
+    graph : networkx graph
+        Who hears whom; the mixing matrix is doubly stochastic.
+    seed : int
+        The run's seed.
+    local_steps, exchange_every, evaluate_every
+        As in GraphStrategy; `exchange_every=1` is D-SGD as published.
+    """
+
+    same_model = True
+
+    def __init__(self, graph: nx.Graph, *, seed: int = 0, **schedule: int) -> None:
+        super().__init__(graph, Order(server_round=0, num_steps=0, seed=seed, reply="weights"), **schedule)
+        self.matrix = topology.mixing_matrix(graph)
+        self._mixed: dict[int, ArrayRecord] = {}
+
+    def begin(self, hellos: dict[int, Hello]) -> None:
+        """Forget an earlier run's weights."""
+        self._mixed = {}
+
+    def payload(self, vertex: int) -> dict[str, ArrayRecord]:
+        """Return a vertex's mixed weights, once."""
+        mixed = self._mixed.pop(vertex, None)
+        return {} if mixed is None else {ARRAYS: mixed}
+
+    # What is evaluated is the mixed model; the next train message then need not carry it again.
+    evaluation_payload = payload
+
+    def absorb(self, replies: dict[int, RecordDict]) -> dict[int, str]:
+        """Mix the weights of the nodes that answered."""
+        weights, refused = usable_weights(replies)
+        present = np.zeros(self.num_nodes, dtype=bool)
+        present[list(weights)] = True
+        matrix = without_absent(self.matrix, present)
+        self._mixed = {}
+        for vertex in weights:
+            row = slice(matrix.indptr[vertex], matrix.indptr[vertex + 1])
+            shares = [(int(n), float(s)) for n, s in zip(matrix.indices[row], matrix.data[row], strict=True) if s > 0]
+            self._mixed[vertex] = ArrayRecord(
+                {name: Array(_average(own, name, shares, weights)) for name, own in weights[vertex].items()}
+            )
+        return refused
+
+
+def _average(
+    own: np.ndarray, name: str, shares: list[tuple[int, float]], weights: dict[int, wire.Arrays]
+) -> np.ndarray:
+    """Return the weighted mean of one array; counters (integers) stay the node's own."""
+    if not np.issubdtype(own.dtype, np.floating):
+        return own
+    return np.asarray(sum(share * weights[node][name] for node, share in shares), dtype=own.dtype)

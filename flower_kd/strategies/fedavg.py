@@ -1,0 +1,82 @@
+"""Federated averaging: Flower's own strategy as the baseline with a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import flwr.serverapp.strategy as flower
+import networkx as nx
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result
+
+from flower_kd.protocol import Order
+from flower_kd.strategies.base import due
+from flower_kd.strategies.network import Network
+from flower_kd.strategies.registry import STRATEGIES
+from flower_kd.strategies.weights import usable_weights
+
+
+@STRATEGIES.register("fedavg")
+class FedAvg(flower.FedAvg):
+    """Flower's FedAvg on all nodes of a Network, evaluated every so many rounds (McMahan et al., AISTATS 2017).
+
+    Parameters
+    ----------
+    graph : networkx graph
+        Its vertices are the nodes; its edges are not used.
+    seed, local_steps, evaluate_every : int
+        The run's seed; SGD steps a round; rounds between evaluations.
+    """
+
+    same_model = True
+
+    def __init__(self, graph: nx.Graph, *, seed: int = 0, local_steps: int = 50, evaluate_every: int = 1) -> None:
+        num_nodes = graph.number_of_nodes()
+        super().__init__(min_train_nodes=num_nodes, min_evaluate_nodes=num_nodes, min_available_nodes=num_nodes)
+        self.order = Order(server_round=0, num_steps=local_steps, seed=seed, reply="weights")
+        self.num_nodes = num_nodes
+        self.evaluate_every = evaluate_every
+        self._num_rounds = 0
+        self._network: Network | None = None
+
+    def network(self, grid: Grid) -> Network:
+        """Return the grid with a handshake that asks for one model on all nodes."""
+        return Network(grid, self.num_nodes, same_reference=False, same_model=True)
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run the handshake, then Flower's own loop."""
+        network = grid if isinstance(grid, Network) else self.network(grid)
+        network.join()
+        self._num_rounds, self._network = num_rounds, network
+        order = self.order.to_record()
+        order.update(train_config or {})
+        return super().start(network, initial_arrays, num_rounds, timeout, order, evaluate_config, evaluate_fn)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average what can be averaged: a node with rubbish for weights is left out."""
+        assert self._network is not None
+        by_vertex = {self._network.vertex(reply.metadata.src_node_id): reply for reply in replies}
+        _, refused = usable_weights({vertex: reply.content for vertex, reply in by_vertex.items()})
+        for vertex, why in refused.items():
+            self._network.leave_out(server_round, vertex, why)
+        return super().aggregate_train(server_round, [by_vertex[v] for v in sorted(by_vertex) if v not in refused])
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Evaluate in the rounds that are due."""
+        if not due(server_round, self.evaluate_every, self._num_rounds):
+            return []
+        return super().configure_evaluate(server_round, arrays, config, grid)

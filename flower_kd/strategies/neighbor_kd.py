@@ -1,0 +1,114 @@
+"""Each node distills from its neighbors' predictions (the slides' decentralized distillation)."""
+
+from __future__ import annotations
+
+import networkx as nx
+import numpy as np
+from scipy.sparse import csr_array, diags_array
+from torch import Tensor
+
+from flower_kd import pooling as poolings
+from flower_kd import topology
+from flower_kd.errors import InputError
+from flower_kd.pooling import Teacher
+from flower_kd.protocol import Order
+from flower_kd.strategies.distillation import DistillationStrategy
+from flower_kd.strategies.registry import STRATEGIES
+
+
+@STRATEGIES.register("neighbor-kd")
+class NeighborKD(DistillationStrategy):
+    """Distill on a reference set from a teacher made of the graph neighbors' logits.
+
+    Each node minimizes `alpha * CE(labels) + (1 - alpha) * D(student, teacher)` (slides, "Fully decentralized learning
+    model"; here teachers are asked on the public reference set).
+
+    Parameters
+    ----------
+    graph : networkx graph
+        Who hears whom.
+    dissimilarity : str
+        Any of `flower_kd.dissimilarity.names()`.
+    temperature, alpha : float
+        T of both softmaxes, above 0; the labels' share, in [0, 1].
+    pooling : str
+        Any of `flower_kd.pooling.names()`.
+    pooling_weights : {"uniform", "mixing"}
+        Equal weights, or those of the graph's mixing matrix.
+    pooling_self : bool
+        Whether a node is among its own teachers.
+    exchange_rows, reference_batch : int
+        Reference rows an exchange and rows an SGD step; 0 for all.
+    wire : str
+        Any of `flower_kd.wire.names()`.
+    kd_reduction : {"mean", "sum"}
+        Over the rows of a step; "sum" reproduces the slides' public code.
+    seed : int
+        The run's seed.
+    local_steps, exchange_every, evaluate_every
+        As in GraphStrategy.
+    """
+
+    def __init__(
+        self,
+        graph: nx.Graph,
+        *,
+        dissimilarity: str = "kl",
+        temperature: float = 1.0,
+        alpha: float = 0.5,
+        pooling: str = "mean",
+        pooling_weights: str = "uniform",
+        pooling_self: bool = False,
+        exchange_rows: int = 0,
+        reference_batch: int = 0,
+        wire: str = "float32",
+        kd_reduction: str = "mean",
+        seed: int = 0,
+        **schedule: int,
+    ) -> None:
+        if not 0 <= alpha <= 1:
+            raise InputError(f"alpha = {alpha} is outside [0, 1]")
+        order = Order(
+            server_round=0,
+            num_steps=0,
+            seed=seed,
+            exchange_rows=exchange_rows,
+            reference_batch=reference_batch,
+            wire=wire,
+            dissimilarity=dissimilarity,
+            temperature=temperature,
+            kd_reduction=kd_reduction,
+            label_weight=alpha,
+            kd_weight=1 - alpha,
+        )
+        super().__init__(graph, order, **schedule)
+        self.pool = poolings.get(pooling)
+        self.weights = teacher_weights(graph, pooling_weights, with_self=pooling_self)
+
+    def teach(self, rows: np.ndarray, logits: Tensor, present: np.ndarray) -> dict[int, Teacher]:
+        """Pool the logits of each vertex's present neighbors."""
+        weights = normalized(self.weights @ diags_array(present.astype(float)))
+        teachers = self.pool(logits, weights, self.order.temperature)
+        return {vertex: teacher for vertex, teacher in enumerate(teachers) if teacher is not None}
+
+
+def teacher_weights(graph: nx.Graph, name: str, *, with_self: bool) -> csr_array:
+    """Return the weights [nodes, nodes] that each node gives to its teachers; rows sum to 1.
+
+    Raises
+    ------
+    InputError
+        If the name is neither "uniform" nor "mixing", or the graph has no mixing matrix.
+    """
+    if name not in ("uniform", "mixing"):
+        raise InputError(f"unknown pooling-weights {name!r} (allowed: uniform, mixing)")
+    matrix = topology.mixing_matrix(graph) if name == "mixing" else topology.uniform_matrix(graph)
+    return normalized(matrix if with_self else matrix - diags_array(matrix.diagonal()))
+
+
+def normalized(weights: csr_array) -> csr_array:
+    """Return weights whose rows sum to 1, or are empty where they had no weight."""
+    sums = np.asarray(weights.sum(axis=1)).ravel()
+    scaled = csr_array(diags_array(np.divide(1.0, sums, out=np.zeros_like(sums), where=sums > 0)) @ weights)
+    scaled.eliminate_zeros()
+    return scaled

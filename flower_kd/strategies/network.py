@@ -1,0 +1,305 @@
+"""A Flower Grid that knows the graph: handshake, vertices for node ids, traffic, metrics, absent nodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from logging import INFO, WARNING
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from flower_kd.errors import InputError
+from flower_kd.protocol import CONFIG, HELLO, JOIN, METRICS, Hello
+from flower_kd.wire import message_bytes
+
+POLL_SECONDS = 0.5
+
+
+@dataclass
+class Traffic:
+    """Bytes of serialized Flower messages, by vertex.
+
+    Parameters
+    ----------
+    up, down : ndarray
+        All that a node sent and received, handshake, metrics and evaluation included, [nodes].
+    shared : ndarray
+        What a node sent that is meant for its neighbors (replies that carry arrays), [nodes].
+    """
+
+    up: np.ndarray
+    down: np.ndarray
+    shared: np.ndarray
+
+    @classmethod
+    def none(cls, num_nodes: int) -> Traffic:
+        """Return zero bytes for each vertex."""
+        return cls(*(np.zeros(num_nodes, dtype=np.int64) for _ in range(3)))
+
+
+@dataclass
+class NodeMetrics:
+    """What one node reported in one round; None for what it did not report."""
+
+    server_round: int
+    vertex: int
+    values: dict[str, float] = field(default_factory=dict)
+
+
+class Network(Grid):
+    """Wraps a Grid so that any strategy sees the nodes in the order of their vertices.
+
+    It counts bytes, keeps every node's metrics, names the nodes that fail or stay silent and leaves them out. Flower's
+    own strategies run on it unchanged.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's, or that of the in-process engine.
+    num_nodes : int
+        Vertices of the graph.
+    vertex_names : list of str, optional
+        Names of the vertices 0, 1, ... where the graph has names; nodes then say theirs in the node config.
+    same_reference : bool
+        Whether all nodes must hold the same reference set.
+    same_model : bool
+        Whether all nodes must train the same model.
+    connect_seconds : float
+        How long to wait for all nodes before the run is given up.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        num_nodes: int,
+        *,
+        vertex_names: list[str] | None = None,
+        same_reference: bool = True,
+        same_model: bool = False,
+        connect_seconds: float = 300.0,
+    ) -> None:
+        self._grid = grid
+        self.num_nodes = num_nodes
+        self.vertex_names = vertex_names
+        self.same_reference = same_reference
+        self.same_model = same_model
+        self.connect_seconds = connect_seconds
+        self.hellos: dict[int, Hello] = {}
+        self.traffic = Traffic.none(num_nodes)
+        self.metrics: dict[tuple[int, int], NodeMetrics] = {}
+        self.absent: set[int] = set()
+        self._vertex_of: dict[int, int] = {}
+        self._node_of: dict[int, int] = {}
+        self._strangers: set[int] = set()
+
+    # -- handshake ----------------------------------------------------------------------------------------------------
+
+    def join(self) -> dict[int, Hello]:
+        """Ask every node who it is, make it begin anew, and check that all fit together.
+
+        Returns
+        -------
+        dict
+            Each vertex's Hello.
+
+        Raises
+        ------
+        InputError
+            If vertices are missing or claimed twice, or nodes differ in classes, reference set or (where it matters)
+            model. Nothing has been trained then.
+        """
+        self.hellos.clear()
+        self._vertex_of.clear()
+        self._node_of.clear()
+        self.traffic = Traffic.none(self.num_nodes)
+        self.metrics.clear()
+        self.absent.clear()
+        self._strangers.clear()
+        deadline = time.monotonic() + self.connect_seconds
+        asked: set[int] = set()
+        while len(self.hellos) < self.num_nodes:
+            new = [node for node in self._grid.get_node_ids() if node not in asked]
+            asked.update(new)
+            self._greet(new, fresh=True, timeout=max(deadline - time.monotonic(), 1.0))
+            if len(self.hellos) == self.num_nodes:
+                break
+            if len(asked) > len(self.hellos) or time.monotonic() > deadline:
+                missing = [self._label(v) for v in range(self.num_nodes) if v not in self.hellos]
+                raise InputError(
+                    f"{len(missing)} of {self.num_nodes} nodes did not join: {', '.join(missing[:8])}"
+                    f"{', ...' if len(missing) > 8 else ''} ({len(asked)} nodes are connected)"
+                )
+            time.sleep(POLL_SECONDS)
+        self._check_alike(self.hellos)
+        return self.hellos
+
+    def _greet(self, nodes: list[int], *, fresh: bool, timeout: float) -> None:
+        """Ask nodes who they are, and take them in at their vertices."""
+        messages = [
+            Message(RecordDict({CONFIG: ConfigRecord({"fresh": fresh})}), dst_node_id=node, message_type=JOIN)
+            for node in nodes
+        ]
+        sent = {message.metadata.dst_node_id: message_bytes(message) for message in messages}
+        for reply in self._grid.send_and_receive(messages, timeout=timeout) if messages else []:
+            if reply.has_error():
+                raise InputError(f"a node failed in the handshake: {_last_line(reply.error.reason)}")
+            hello = Hello.from_record(reply.content.config_records[HELLO])
+            vertex, node = self._vertex_by(hello), reply.metadata.src_node_id
+            if vertex in self.hellos and vertex not in self.absent:
+                raise InputError(f"two nodes both say they are vertex {self._label(vertex)}: partition-id must differ")
+            if vertex in self.absent:
+                self._check_alike({**self.hellos, vertex: hello})
+                self._vertex_of.pop(self._node_of[vertex], None)
+            self.hellos[vertex] = hello
+            self._vertex_of[node], self._node_of[vertex] = vertex, node
+            self.traffic.down[vertex] += sent[node]
+            self.traffic.up[vertex] += message_bytes(reply)
+
+    def _vertex_by(self, hello: Hello) -> int:
+        if hello.error:
+            raise InputError(f"node {hello.name or hello.vertex} cannot take part: {hello.error}")
+        if self.vertex_names is None:
+            if not 0 <= hello.vertex < self.num_nodes:
+                raise InputError(
+                    f"a node says partition-id={hello.vertex}, the graph has vertices 0 to {self.num_nodes - 1}"
+                )
+            return hello.vertex
+        if hello.name not in self.vertex_names:
+            names = ", ".join(self.vertex_names[:8])
+            raise InputError(
+                f"node {hello.name or hello.vertex!r} is no vertex of the graph, whose vertices are named {names}: "
+                "give each node its name in the node config"
+            )
+        return self.vertex_names.index(hello.name)
+
+    def _check_alike(self, hellos: dict[int, Hello]) -> None:
+        checks = [("classes", "class count"), ("reference_rows", "number of reference rows")]
+        if self.same_reference:
+            checks.append(("fingerprint", "reference set (SHA-256)"))
+        if self.same_model:
+            checks.append(("parameters", "number of parameters"))
+            checks.append(("model", "model"))
+        most = {field: _most_common([getattr(h, field) for h in hellos.values()]) for field, _ in checks}
+        for vertex, hello in sorted(hellos.items()):
+            for name, words in checks:
+                if getattr(hello, name) != most[name]:
+                    raise InputError(
+                        f"node {self._label(vertex)} has another {words} than the others: "
+                        f"{getattr(hello, name)} where they have {most[name]}"
+                    )
+
+    def _label(self, vertex: int) -> str:
+        return str(vertex) if self.vertex_names is None else self.vertex_names[vertex]
+
+    # -- what a strategy uses -----------------------------------------------------------------------------------------
+
+    def node_id(self, vertex: int) -> int:
+        """Return Flower's id of the node at a vertex."""
+        return self._node_of[vertex]
+
+    def vertex(self, node_id: int) -> int:
+        """Return the vertex of a node."""
+        return self._vertex_of[node_id]
+
+    def get_node_ids(self) -> list[int]:
+        """Return the ids of the nodes that joined, in the order of their vertices."""
+        self._welcome_back()
+        return [self._node_of[vertex] for vertex in sorted(self._node_of)]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Send messages, and return the replies that are no errors, in the order of vertices."""
+        messages = list(messages)
+        if not messages:
+            return []
+        server_round = 0
+        for message in messages:
+            vertex = self._vertex_of[message.metadata.dst_node_id]
+            self.traffic.down[vertex] += message_bytes(message)
+            server_round = int(message.content.config_records[CONFIG].get("server-round", 0))  # type: ignore[arg-type]
+        wanted = {self._vertex_of[message.metadata.dst_node_id] for message in messages}
+        good: dict[int, Message] = {}
+        for reply in self._grid.send_and_receive(messages, timeout=timeout):
+            vertex = self._vertex_of[reply.metadata.src_node_id]
+            self.traffic.up[vertex] += message_bytes(reply)
+            if reply.has_error():
+                self.leave_out(server_round, vertex, f"it failed with {_last_line(reply.error.reason)}")
+            elif METRICS not in reply.content.metric_records:
+                self.leave_out(server_round, vertex, "its reply has no metrics")
+            else:
+                good[vertex] = reply
+        for vertex in sorted(wanted - good.keys() - self.absent):
+            self.leave_out(server_round, vertex, f"no reply within {timeout} s")
+        for vertex in sorted(good):
+            self._keep(server_round, vertex, good[vertex])
+        return [good[vertex] for vertex in sorted(good)]
+
+    def leave_out(self, server_round: int, vertex: int, why: str) -> None:
+        """Warn that a node takes no part in this exchange."""
+        self.absent.add(vertex)
+        log(WARNING, "round %d goes on without node %s: %s", server_round, self._label(vertex), why)
+
+    def _keep(self, server_round: int, vertex: int, reply: Message) -> None:
+        if vertex in self.absent:
+            self.absent.discard(vertex)
+            log(INFO, "node %s is back in round %d", self._label(vertex), server_round)
+        if reply.content.array_records:
+            self.traffic.shared[vertex] += message_bytes(reply)
+        record = reply.content.metric_records[METRICS]
+        prefix = "test-" if reply.metadata.message_type == MessageType.EVALUATE else ""
+        kept = self.metrics.setdefault((server_round, vertex), NodeMetrics(server_round, vertex))
+        kept.values.update({f"{prefix}{name}": value for name, value in _scalars(record)})
+        kept.values["bytes-shared"] = float(self.traffic.shared[vertex])
+
+    def _welcome_back(self) -> None:
+        """Give absent vertices to nodes that connected under a new id (a device that was started again)."""
+        if not self.absent:
+            return
+        for node in self._grid.get_node_ids():
+            if node in self._vertex_of or node in self._strangers:
+                continue
+            try:
+                self._greet([node], fresh=False, timeout=self.connect_seconds)
+            except InputError as error:
+                log(WARNING, "a node that joined late is not used: %s", error)
+                self._strangers.add(node)
+
+    # -- the rest of Grid ---------------------------------------------------------------------------------------------
+
+    def set_run(self, run: Run) -> None:
+        """Set the run of the wrapped grid."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """The run of the wrapped grid."""
+        return self._grid.run
+
+    def create_message(self, *args: object, **kwargs: object) -> Message:
+        """Create a message as the wrapped grid does."""
+        return self._grid.create_message(*args, **kwargs)  # type: ignore[arg-type]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Push messages to the wrapped grid, uncounted."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Pull messages from the wrapped grid, uncounted."""
+        return self._grid.pull_messages(message_ids)
+
+
+def _last_line(reason: str | None) -> str:
+    lines = (reason or "").strip().splitlines()
+    return lines[-1] if lines else "no reason given"
+
+
+def _most_common(values: list[object]) -> object:
+    return max(values, key=values.count)
+
+
+def _scalars(record: MetricRecord) -> list[tuple[str, float]]:
+    return [(name, value) for name, value in record.items() if not isinstance(value, list)]

@@ -1,0 +1,24 @@
+"""Strategies by name, built from settings."""
+
+from __future__ import annotations
+
+import inspect
+
+from flwr.serverapp.strategy import Strategy
+
+from flower_kd.registry import Registry
+
+STRATEGIES: Registry[type[Strategy]] = Registry("strategy")
+
+
+def settings_of(cls: type[Strategy]) -> set[str]:
+    """Return the names of a strategy's keyword arguments, its bases' included where it hands them on."""
+    names: set[str] = set()
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+        names |= {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return names

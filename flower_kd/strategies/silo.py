@@ -1,0 +1,28 @@
+"""Every node alone: the baseline that nothing is exchanged."""
+
+from __future__ import annotations
+
+import networkx as nx
+
+from flower_kd.protocol import Order
+from flower_kd.strategies.base import GraphStrategy
+from flower_kd.strategies.registry import STRATEGIES
+
+
+@STRATEGIES.register("silo")
+class Silo(GraphStrategy):
+    """Train each node on its own data; the messages carry orders and metrics only (Silo-SGD of the report).
+
+    Parameters
+    ----------
+    graph : networkx graph
+        Its edges are not used.
+    seed : int
+        The run's seed.
+    local_steps, evaluate_every
+        As in GraphStrategy.
+    """
+
+    def __init__(self, graph: nx.Graph, *, seed: int = 0, local_steps: int = 50, evaluate_every: int = 1) -> None:
+        order = Order(server_round=0, num_steps=0, seed=seed, reply="nothing")
+        super().__init__(graph, order, local_steps=local_steps, evaluate_every=evaluate_every)

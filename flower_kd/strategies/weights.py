@@ -1,0 +1,32 @@
+"""Weights that nodes send: which of them can be used."""
+
+from __future__ import annotations
+
+from flwr.app import RecordDict
+
+from flower_kd import wire
+from flower_kd.errors import InputError
+from flower_kd.protocol import ARRAYS
+
+
+def usable_weights(contents: dict[int, RecordDict]) -> tuple[dict[int, wire.Arrays], dict[int, str]]:
+    """Return the weights by vertex, and why the others cannot be used.
+
+    Names and shapes are those of most nodes: one rubbish reply must not make the others the odd ones.
+    """
+    layouts: dict[int, dict[str, tuple[int, ...]]] = {}
+    refused: dict[int, str] = {}
+    for vertex, content in contents.items():
+        record = content.array_records.get(ARRAYS)
+        if record is None:
+            refused[vertex] = "its reply has no weights"
+        else:
+            layouts[vertex] = {name: tuple(array.shape) for name, array in record.items()}
+    usable: dict[int, wire.Arrays] = {}
+    common = max(layouts.values(), key=list(layouts.values()).count) if layouts else {}
+    for vertex in layouts:
+        try:
+            usable[vertex] = wire.decode_weights(contents[vertex].array_records[ARRAYS], common)
+        except InputError as error:
+            refused[vertex] = str(error)
+    return usable, refused

@@ -1,0 +1,21 @@
+#!/bin/sh
+# The main job, `flwr run .`, with a SuperLink of its own that ends with it.
+set -eu
+folder=$(pwd)
+export FLWR_LOCAL_SUPERLINK_HTTP_API_PORT="${FLWR_LOCAL_SUPERLINK_HTTP_API_PORT:-39591}"
+export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
+# The environment is there already: without this, Flower makes a fresh one for each run.
+export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1
+mkdir -p "$FLWR_HOME"
+flower-superlink --insecure --simulation --isolation subprocess --host 127.0.0.1 \
+    --port "$FLWR_LOCAL_SUPERLINK_HTTP_API_PORT" >"$FLWR_HOME/superlink.log" 2>&1 &
+superlink=$!
+trap 'kill "$superlink" 2>/dev/null; wait "$superlink" 2>/dev/null || true' EXIT INT TERM
+tries=0
+until python -c "import sys, urllib.request as u; u.urlopen('http://127.0.0.1:$FLWR_LOCAL_SUPERLINK_HTTP_API_PORT/health', timeout=1)" 2>/dev/null; do
+    tries=$((tries + 1))
+    if [ "$tries" -gt 60 ]; then echo "the SuperLink did not start, see $FLWR_HOME/superlink.log" >&2; exit 1; fi
+    sleep 0.5
+done
+flwr run . --stream --federation-config "num-supernodes=8" --run-config "output-dir='$folder/results/demo'"
+test -s results/demo/summary.json

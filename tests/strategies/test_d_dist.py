@@ -1,0 +1,102 @@
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flower_kd import topology
+from flower_kd.errors import InputError
+from flower_kd.protocol import Hello
+from flower_kd.strategies import DDist
+
+ROWS = np.arange(4)
+
+
+def began(graph: nx.Graph, **options) -> DDist:
+    strategy = DDist(graph, **options)
+    strategy.begin({vertex: Hello(vertex=vertex, classes=3, reference_rows=4) for vertex in graph})
+    return strategy
+
+
+def predictions(seed: int, nodes: int) -> torch.Tensor:
+    return 3 * torch.randn(nodes, 4, 3, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=25, deadline=None)
+@given(name=st.sampled_from(["ring", "star", "complete", "random-directed"]), seed=st.integers(0, 99))
+def test_tracking_keeps_the_networks_mean_prediction(name: str, seed: int) -> None:
+    strategy = began(topology.build(name, 6, seed=1), consensus="tracking", clamp=False)
+    everyone = np.ones(6, dtype=bool)
+    for exchange in range(5):
+        logits = predictions(seed + exchange, 6)
+        strategy.teach(ROWS, logits, everyone)
+        mean = torch.softmax(logits, dim=-1).mean(0)
+        assert torch.allclose(strategy.consensus.mean(0), mean, atol=1e-5)
+
+
+@pytest.mark.parametrize("consensus", ["tracking", "gradient"])
+def test_steady_predictions_bring_agreement(consensus: str) -> None:
+    strategy = began(nx.cycle_graph(6), consensus=consensus, eta=0.02)
+    logits, everyone = predictions(0, 6), np.ones(6, dtype=bool)
+    for _ in range(300):
+        strategy.teach(ROWS, logits, everyone)
+    mean = torch.softmax(logits, dim=-1).mean(0)
+    # The gradient update weighs a node's own prediction too, so it agrees up to eta only.
+    assert torch.allclose(strategy.consensus, mean.expand(6, 4, 3), atol=1e-4 if consensus == "tracking" else 0.08)
+
+
+def test_gradient_update_by_hand() -> None:
+    strategy = began(nx.path_graph(2), eta=0.25, clamp=False)
+    first, second = predictions(0, 2), predictions(1, 2)
+    everyone = np.ones(2, dtype=bool)
+    strategy.teach(ROWS, first, everyone)
+    before = strategy.consensus.clone()
+    strategy.teach(ROWS, second, everyone)
+    mixed = before.mean(0)  # Metropolis weights of one edge are 1/2
+    by_hand = mixed - 0.25 * (before - torch.softmax(second, dim=-1))
+    assert torch.allclose(strategy.consensus, by_hand, atol=1e-6)
+
+
+def test_clamping_keeps_soft_decisions_in_the_unit_interval() -> None:
+    free, clamped = (began(nx.cycle_graph(6), consensus="tracking", clamp=clamp) for clamp in (False, True))
+    for exchange in range(20):
+        for strategy in (free, clamped):
+            strategy.teach(ROWS, predictions(exchange, 6), np.ones(6, dtype=bool))
+    assert free.consensus.min() < 0  # what the report found
+    assert clamped.consensus.min() >= 0
+    assert clamped.consensus.max() <= 1
+
+
+def test_absent_nodes_keep_their_consensus_and_lose_their_say() -> None:
+    strategy = began(nx.path_graph(3), eta=0.5, clamp=False)
+    strategy.teach(ROWS, predictions(0, 3), np.ones(3, dtype=bool))
+    before = strategy.consensus.clone()
+    teachers = strategy.teach(ROWS, predictions(1, 3), np.array([True, True, False]))
+    assert set(teachers) == {0, 1}
+    assert torch.equal(strategy.consensus[2], before[2])
+    now = torch.softmax(predictions(1, 3), dim=-1)
+    # Metropolis weights of the path's middle: 1/3 each; the absent neighbor's third goes back to the node itself.
+    mixed = before[0] / 3 + 2 * before[1] / 3
+    assert torch.allclose(strategy.consensus[1], mixed - 0.5 * (before[1] - now[1]), atol=1e-6)
+
+
+def test_other_dissimilarities_get_probabilities() -> None:
+    strategy = began(nx.cycle_graph(4), dissimilarity="kl", consensus="tracking")
+    for exchange in range(5):
+        teachers = strategy.teach(ROWS, predictions(exchange, 4), np.ones(4, dtype=bool))
+    for teacher in teachers.values():
+        assert torch.allclose(teacher.soft_labels.sum(-1), torch.ones(4), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rho": -1.0}, "rho = -1.0"),
+        ({"eta": 0.0}, "eta = 0.0"),
+        ({"consensus": "vote"}, "gradient, tracking"),
+    ],
+)
+def test_settings_are_checked(options: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        DDist(nx.cycle_graph(3), **options)

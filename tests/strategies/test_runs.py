@@ -1,0 +1,124 @@
+"""Every strategy on a small network, through the same apps as on Flower's engines."""
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from conftest import FaultyGrid, build_blob_node, build_same_model_node, recorded_grid
+from flwr.app import ArrayRecord
+
+from flower_kd.clients import make_client_app
+from flower_kd.sim import InProcessGrid
+from flower_kd.strategies import DSGD, DDist, FedAvg, NeighborKD, Silo
+
+SCHEDULE = {"local_steps": 6, "exchange_every": 3, "evaluate_every": 2}
+KD_STRATEGIES = {
+    "neighbor-kd": lambda graph: NeighborKD(graph, temperature=2.0, exchange_rows=8, reference_batch=4, **SCHEDULE),
+    "pairwise": lambda graph: NeighborKD(graph, pooling="pairwise", dissimilarity="js", wire="uint8", **SCHEDULE),
+    "msed": lambda graph: NeighborKD(graph, pooling="pairwise", dissimilarity="msed", alpha=0.2, **SCHEDULE),
+    "d-dist": lambda graph: DDist(graph, rho=2.0, exchange_rows=8, **SCHEDULE),
+    "d-dist tracking": lambda graph: DDist(graph, consensus="tracking", dissimilarity="kl", wire="float16", **SCHEDULE),
+    "silo": lambda graph: Silo(graph, local_steps=6, evaluate_every=2),
+}
+WEIGHT_STRATEGIES = {
+    "d-sgd": lambda graph: DSGD(graph, **SCHEDULE),
+    "fedavg": lambda graph: FedAvg(graph, local_steps=6, evaluate_every=2),
+}
+ALL = [(name, make, build_blob_node) for name, make in KD_STRATEGIES.items()]
+ALL += [(name, make, build_same_model_node) for name, make in WEIGHT_STRATEGIES.items()]
+
+
+def run(strategy, grid) -> dict[str, list[float]]:
+    network = strategy.network(grid)
+    weights = {"weight": torch.zeros(3, 6), "bias": torch.zeros(3)} if strategy.same_model else {}
+    strategy.start(network, ArrayRecord(weights), num_rounds=3)
+    return {
+        f"{server_round}/{vertex}/{name}": value
+        for (server_round, vertex), metrics in network.metrics.items()
+        for name, value in metrics.values.items()
+        if name != "seconds"
+    }
+
+
+@pytest.mark.parametrize(("name", "make", "build"), ALL, ids=[case[0] for case in ALL])
+def test_figures_do_not_depend_on_the_engine_or_on_node_ids(name, make, build, ring: nx.Graph) -> None:
+    """Live nodes, nodes rebuilt from records for each message, and nodes listed backwards give the same figures."""
+    app = make_client_app(build)
+    live = run(make(ring), InProcessGrid(app, 4, {}))
+    assert live == run(make(ring), recorded_grid(app, 4))
+    backwards = InProcessGrid(app, 4, {})
+    backwards.contexts = dict(reversed(backwards.contexts.items()))
+    assert live == run(make(ring), backwards)
+    assert all(f"{server_round}/{v}/test-accuracy" in live for server_round in (2, 3) for v in range(4))
+    assert "1/0/test-accuracy" not in live  # evaluate_every = 2
+
+
+def test_teachers_help(ring: nx.Graph, grid: FaultyGrid) -> None:
+    """Nodes that never see a class privately learn it from their neighbors."""
+
+    def accuracy(strategy) -> float:
+        result = strategy.start(grid, ArrayRecord(), num_rounds=15)
+        return result.evaluate_metrics_clientapp[15]["accuracy"]
+
+    schedule = {"local_steps": 6, "evaluate_every": 15}
+    alone = accuracy(Silo(ring, **schedule))
+    assert accuracy(NeighborKD(ring, alpha=0.3, pooling_self=True, **schedule)) > alone + 0.1
+    assert accuracy(DDist(ring, rho=5.0, consensus="tracking", **schedule)) > alone + 0.05
+
+
+def test_a_second_start_begins_anew(ring: nx.Graph, grid: FaultyGrid) -> None:
+    first = run(NeighborKD(ring, **SCHEDULE), grid)
+    assert run(NeighborKD(ring, **SCHEDULE), grid) == first
+
+
+def test_results_hold_means_and_lists_by_vertex(ring: nx.Graph, grid: FaultyGrid) -> None:
+    result = NeighborKD(ring, **SCHEDULE).start(grid, ArrayRecord(), num_rounds=2)
+    metrics = result.evaluate_metrics_clientapp[2]
+    assert metrics["vertices"] == [0, 1, 2, 3]
+    assert len(metrics["accuracy-per-node"]) == 4
+    assert metrics["accuracy"] == pytest.approx(np.mean(metrics["accuracy-per-node"]))
+    assert metrics["accuracy-std"] == pytest.approx(np.std(metrics["accuracy-per-node"]))
+    assert set(result.train_metrics_clientapp) == {1, 2}
+
+
+def test_bytes_are_those_of_serialized_messages(ring: nx.Graph, grid: FaultyGrid) -> None:
+    def traffic(strategy):
+        network = strategy.network(grid)
+        strategy.start(network, ArrayRecord(), num_rounds=2)
+        return network.traffic
+
+    silo, logits = traffic(Silo(ring, local_steps=6)), traffic(NeighborKD(ring, **SCHEDULE))
+    assert (silo.shared == 0).all()
+    assert (silo.up > 0).all()
+    payload = 4 * 24 * 3 * 4  # exchanges x rows x classes x float32
+    assert (logits.shared > payload).all()
+    assert (logits.shared < 2 * payload + 4 * 600).all()
+    assert (logits.up > logits.shared).all()
+    apart = traffic(NeighborKD(ring, pooling="pairwise", **SCHEDULE))
+    assert (apart.down > 1.3 * logits.down).all()  # two neighbors' rows come one by one
+
+
+def test_fedavg_is_the_average_of_what_nodes_trained(ring: nx.Graph, same_model_grid: FaultyGrid) -> None:
+    start = ArrayRecord({"weight": torch.zeros(3, 6), "bias": torch.zeros(3)})
+    trained = {}
+
+    def watch(vertex, reply):
+        if "arrays" in reply.content.array_records:
+            share = reply.content.metric_records["metrics"]["num-examples"]
+            trained[vertex] = (share, reply.content.array_records["arrays"]["weight"].numpy())
+        return reply
+
+    same_model_grid.interfere = watch
+    result = FedAvg(ring, local_steps=6).start(same_model_grid, start, num_rounds=1)
+    total = sum(share for share, _ in trained.values())
+    by_hand = sum(share / total * weight for share, weight in trained.values())
+    assert np.allclose(result.arrays["weight"].numpy(), by_hand, atol=1e-6)
+    assert not np.allclose(by_hand, 0)
+
+
+def test_d_sgd_on_a_complete_graph_makes_all_nodes_equal(same_model_grid: FaultyGrid) -> None:
+    start = ArrayRecord({"weight": torch.zeros(3, 6), "bias": torch.zeros(3)})
+    DSGD(nx.complete_graph(4), local_steps=6).start(same_model_grid, start, num_rounds=2)
+    models = [context.state.node.model.weight.detach() for context in same_model_grid.contexts.values()]
+    assert all(torch.allclose(models[0], model, atol=1e-6) for model in models)
+    assert models[0].abs().max() > 0.1

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from flower_kd import wire
+from flower_kd.errors import InputError
+
+finite = st.floats(-6e4, 6e4, width=32)
+row_arrays = arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(2, 12)), elements=finite)
+
+
+@given(row_arrays)
+def test_float32_is_exact(rows: np.ndarray) -> None:
+    assert np.array_equal(wire.decode(wire.encode(rows)).numpy(), rows)
+
+
+@given(row_arrays)
+def test_uint8_errs_by_a_step_at_most(rows: np.ndarray) -> None:
+    decoded = wire.decode(wire.encode(rows, "uint8")).numpy()
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    # Half a step of 1/255 of the row's range, and the rounding of float16 offsets and scales.
+    step = np.ptp(rows, axis=1, keepdims=True) / 255
+    assert (np.abs(decoded - rows) <= 0.51 * step + 0.004 * largest + 1e-4).all()
+
+
+@given(row_arrays)
+def test_float16_errs_relatively(rows: np.ndarray) -> None:
+    decoded = wire.decode(wire.encode(rows, "float16")).numpy()
+    assert np.allclose(decoded, rows, rtol=1e-3, atol=1e-7)
+
+
+def test_uint8_keeps_soft_labels_close() -> None:
+    soft = torch.softmax(torch.randn(1000, 10, generator=torch.Generator().manual_seed(0)) * 3, dim=-1)
+    assert (wire.decode(wire.encode(soft, "uint8")) - soft).abs().max() < 3e-3
+
+
+def test_shapes_survive_with_teachers_apart() -> None:
+    rows = torch.randn(3, 5, 4)
+    for name in wire.names():
+        assert wire.decode(wire.encode(rows, name), (3, 5, 4)).shape == (3, 5, 4)
+
+
+def test_sizes_are_in_order() -> None:
+    rows = np.random.default_rng(0).normal(size=(5000, 10)).astype(np.float32)
+    size = {name: sum(len(a.data) for a in wire.encode(rows, name).values()) for name in wire.names()}
+    assert size["float32"] == pytest.approx(200_000, rel=0.01)
+    assert size["float16"] == pytest.approx(100_000, rel=0.01)
+    assert size["uint8"] == pytest.approx(70_000, rel=0.01)  # 10 codes and 4 bytes of offset and scale a row
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nothing_infinite_is_sent(value: float) -> None:
+    with pytest.raises(InputError, match="NaN or Inf"):
+        wire.encode(np.array([[0.0, value]], dtype=np.float32))
+
+
+@pytest.mark.parametrize("name", ["float16", "uint8"])
+def test_what_does_not_fit_is_not_sent(name: str) -> None:
+    with pytest.raises(InputError, match="does not fit"):
+        wire.encode(np.array([[0.0, 1e6]], dtype=np.float32), name)
+
+
+def test_unknown_format_names_the_allowed_ones() -> None:
+    with pytest.raises(InputError, match="float32, float16, uint8"):
+        wire.encode(np.zeros((1, 2)), "int4")
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (ArrayRecord(), "no array 'rows'"),
+        (ArrayRecord({"rows": Array(np.zeros((3, 4), np.float64))}), "dtype float64"),
+        (ArrayRecord({"rows": Array(np.zeros((2, 4), np.float32))}), "2 x 4 where 3 x 4"),
+        (ArrayRecord({"rows": Array(np.zeros(12, np.float32))}), "12 where 3 x 4"),
+        (ArrayRecord({"rows": Array(np.full((3, 4), np.nan, np.float32))}), "NaN or Inf"),
+        (ArrayRecord({"rows": Array(np.zeros((3, 4), np.uint8))}), "'offset'"),
+        (ArrayRecord({"rows": Array("float32", (3, 4), "numpy.ndarray", b"rubbish")}), "cannot be read"),
+        (ArrayRecord({"rows": Array("float32", (3, 4), "pickle", b"cos\nsystem\n")}), "cannot be read"),
+    ],
+)
+def test_what_a_node_can_get_wrong(record: ArrayRecord, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        wire.decode(record, (3, 4))
+
+
+def test_pickled_objects_are_refused() -> None:
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match="cannot be read"):
+        wire.decode(ArrayRecord({"rows": Array("object", (1,), "numpy.ndarray", buffer.getvalue())}))
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ({"a": np.zeros(3, np.float32)}, "another model"),
+        ({"a": np.zeros(3, np.float32), "b": np.zeros((2, 2), np.float32)}, "'b' of shape"),
+        ({"a": np.zeros(3, np.float32), "b": np.full(2, np.inf, np.float32)}, "'b' with NaN"),
+    ],
+)
+def test_weights_are_checked(weights: dict[str, np.ndarray], words: str) -> None:
+    record = ArrayRecord({name: Array(value) for name, value in weights.items()})
+    with pytest.raises(InputError, match=words):
+        wire.decode_weights(record, {"a": (3,), "b": (2,)})
