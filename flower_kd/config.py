@@ -37,6 +37,25 @@ def _choice(default: str, allowed: Callable[[], list[str]]) -> Any:
     return field(default=default, metadata={"check": check})
 
 
+def _text(default: str, parse: Callable[[str], object]) -> Any:
+    """Return a field for a text that `parse` takes without an InputError."""
+
+    def check(key: str, value: Any) -> str | None:
+        try:
+            parse(value)
+        except InputError as error:
+            return str(error)
+        return None
+
+    return field(default=default, metadata={"check": check})
+
+
+def _graph_name(name: str) -> None:
+    """Refuse what is neither a topology nor looks like a file, which only the server needs to have."""
+    if "." not in name and "/" not in name:
+        topology.options_of(name)
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """What `[tool.flwr.app.config]` and `-c` hold, with underscores for hyphens.
@@ -67,10 +86,10 @@ class RunConfig:
     labels_per_node: int = _number(0, 0)
     samples_per_node: int = _number(60, 0)
 
-    model: str = "mlp,lenet5"
+    model: str = _text("mlp,lenet5", models.parse)
     weights_file: str = ""
 
-    topology: str = "ring"
+    topology: str = _text("ring", _graph_name)
     degree: int = _number(4, 1)
     edge_probability: float = _number(0.0, 0, 1)
     rewire_probability: float = _number(0.1, 0, 1)

@@ -6,7 +6,8 @@ from typing import Protocol
 
 from torch import nn
 
-from flower_kd.registry import Registry
+from flower_kd.errors import InputError
+from flower_kd.registry import Registry, unknown
 
 
 class ModelFactory(Protocol):
@@ -17,3 +18,9 @@ class ModelFactory(Protocol):
 
 
 MODELS: Registry[ModelFactory] = Registry("model")
+
+
+def check_name(name: str) -> None:
+    """Raise InputError if a name is neither registered nor of the form "module:factory"."""
+    if ":" not in name and name not in MODELS:
+        raise InputError(unknown(MODELS.kind, name, [*MODELS.names(), "module:factory"]))

@@ -1,4 +1,4 @@
-"""CIFAR ResNets of depth 6n + 2 (He et al., CVPR 2016, section 4.2) and torchvision's ResNet-18."""
+"""Residual networks (He et al., "Deep residual learning for image recognition", CVPR 2016)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from torch import Tensor, nn
 from flower_kd.models.registry import MODELS
 
 WIDTHS = (16, 32, 64)
-SMALL_IMAGE = 64
+SMALL_IMAGE = 64  # below this side, resnet18's own stem would leave almost nothing of the image
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut without parameters (option A: subsample, pad channels with zeros)."""
+    """Two 3 x 3 convolutions and a shortcut without parameters.
+
+    The shortcut is the paper's option A, which section 4.2 uses throughout: it subsamples, and pads new channels with
+    zeros.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -33,28 +37,55 @@ class Block(nn.Module):
 
 
 def cifar_resnet(blocks: int, *, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-    """Return the ResNet of depth `6 * blocks + 2`; with no blocks, a convolution and a classifier."""
-    layers: list[nn.Module] = [nn.Conv2d(shape[0], WIDTHS[0], 3, padding=1, bias=False), nn.BatchNorm2d(WIDTHS[0])]
-    layers.append(nn.ReLU())
+    """Return the CIFAR network of section 4.2, whose depth is `6 * blocks + 2`.
+
+    Parameters
+    ----------
+    blocks : int
+        Blocks in each of the three stages; with none, a convolution and a linear classifier are left.
+    num_classes : int
+        Width of the logits.
+    shape : tuple of int
+        Channels, height and width of an image; the parameters depend on the channels only.
+    """
     width = WIDTHS[0]
+    layers: list[nn.Module] = [nn.Conv2d(shape[0], width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
     for stage, outputs in enumerate(WIDTHS):
         for block in range(blocks):
             layers.append(Block(width, outputs, stride=2 if stage > 0 and block == 0 else 1))
             width = outputs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # the paper's; torch's own is smaller
+    return model
 
 
-for _blocks in (0, 1, 2):
-    MODELS.register(f"resnet{6 * _blocks + 2}")(partial(cifar_resnet, _blocks))
+MODELS.register("resnet2")(partial(cifar_resnet, 0))
+MODELS.register("resnet8")(partial(cifar_resnet, 1))
+MODELS.register("resnet14")(partial(cifar_resnet, 2))
 
 
 @MODELS.register("resnet18")
 def resnet18(*, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-    """Return torchvision's ResNet-18; images below 64 x 64 get the usual CIFAR stem (3 x 3, stride 1, no pooling)."""
+    """Return torchvision's ResNet-18.
+
+    Images with a side below 64 get the usual CIFAR stem (3 x 3, stride 1, no pooling), into which weights of the 7 x 7
+    stem do not fit.
+
+    Parameters
+    ----------
+    num_classes : int
+        Width of the logits.
+    shape : tuple of int
+        Channels, height and width of an image.
+    """
+    channels, height, width = shape
     model = torchvision.models.resnet18(num_classes=num_classes)
-    if min(shape[1:]) < SMALL_IMAGE:
-        model.conv1 = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)
+    if min(height, width) < SMALL_IMAGE:
+        model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         model.maxpool = nn.Identity()
-    elif shape[0] != 3:
-        model.conv1 = nn.Conv2d(shape[0], 64, 7, 2, padding=3, bias=False)
+    elif channels != 3:
+        model.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
     return model

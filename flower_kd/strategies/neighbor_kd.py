@@ -20,8 +20,8 @@ from flower_kd.strategies.registry import STRATEGIES
 class NeighborKD(DistillationStrategy):
     """Distill on a reference set from a teacher made of the graph neighbors' logits.
 
-    Each node minimizes `alpha * CE(labels) + (1 - alpha) * D(student, teacher)` (slides, "Fully decentralized learning
-    model"; here teachers are asked on the public reference set).
+    Each node minimizes `alpha * CE(labels) + (1 - alpha) * rho * D(student, teacher)` (slides, "Fully decentralized
+    learning model", with rho = 1; here teachers are asked on the public reference set).
 
     Parameters
     ----------
@@ -31,6 +31,8 @@ class NeighborKD(DistillationStrategy):
         Any of `flower_kd.dissimilarity.names()`.
     temperature, alpha : float
         T of both softmaxes, above 0; the labels' share, in [0, 1].
+    rho : float
+        Factor of the distillation term, not negative; T^2 keeps gradients from shrinking with T (Hinton et al. 2015).
     pooling : str
         Any of `flower_kd.pooling.names()`.
     pooling_weights : {"uniform", "mixing"}
@@ -56,6 +58,7 @@ class NeighborKD(DistillationStrategy):
         dissimilarity: str = "kl",
         temperature: float = 1.0,
         alpha: float = 0.5,
+        rho: float = 1.0,
         pooling: str = "mean",
         pooling_weights: str = "uniform",
         pooling_self: bool = False,
@@ -68,6 +71,8 @@ class NeighborKD(DistillationStrategy):
     ) -> None:
         if not 0 <= alpha <= 1:
             raise InputError(f"alpha = {alpha} is outside [0, 1]")
+        if not (np.isfinite(rho) and rho >= 0):
+            raise InputError(f"rho = {rho} must not be negative")
         order = Order(
             server_round=0,
             num_steps=0,
@@ -79,7 +84,7 @@ class NeighborKD(DistillationStrategy):
             temperature=temperature,
             kd_reduction=kd_reduction,
             label_weight=alpha,
-            kd_weight=1 - alpha,
+            kd_weight=(1 - alpha) * rho,
         )
         super().__init__(graph, order, **schedule)
         self.pool = poolings.get(pooling)

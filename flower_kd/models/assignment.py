@@ -1,0 +1,51 @@
+"""Which node trains which model."""
+
+from __future__ import annotations
+
+from flower_kd.errors import InputError
+from flower_kd.models.registry import check_name
+
+
+def parse(spec: str) -> list[tuple[str, int | None]]:
+    """Return the names in "lenet5*4,resnet8*4" with their counts, None where there is none.
+
+    Raises
+    ------
+    InputError
+        If a name is neither known nor "module:factory", a count is no positive whole number, or only some names have
+        one.
+    """
+    parts: list[tuple[str, int | None]] = []
+    for part in spec.split(","):
+        name, star, count = (word.strip() for word in part.partition("*"))
+        check_name(name)
+        if star and not (count.isdecimal() and int(count) > 0):
+            raise InputError(f"model = {spec!r}: {count!r} after '*' must be a whole number above 0")
+        parts.append((name, int(count) if star else None))
+    if len({count is None for _, count in parts}) > 1:
+        raise InputError(f"model = {spec!r}: every name needs a count (name*count), or none")
+    return parts
+
+
+def assign(spec: str, num_nodes: int) -> list[str]:
+    """Return each vertex's model.
+
+    Parameters
+    ----------
+    spec : str
+        One name for all nodes; "lenet5*4,resnet8*4" in the order of vertices; "lenet5,resnet8" in turns.
+    num_nodes : int
+        Number of nodes.
+
+    Raises
+    ------
+    InputError
+        If the spec cannot be parsed, or its counts do not add up to the number of nodes.
+    """
+    parts = parse(spec)
+    counted = [name for name, count in parts for _ in range(count or 0)]
+    if not counted:
+        return [parts[vertex % len(parts)][0] for vertex in range(num_nodes)]
+    if len(counted) != num_nodes:
+        raise InputError(f"model = {spec!r} is for {len(counted)} nodes, but there are {num_nodes}")
+    return counted

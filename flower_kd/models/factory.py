@@ -1,0 +1,65 @@
+"""Models from names: the package's, or the user's own."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from flower_kd.errors import InputError
+from flower_kd.models.registry import MODELS, ModelFactory, check_name
+from flower_kd.models.weights import load_weights
+
+
+def build(name: str, num_classes: int, shape: tuple[int, int, int], seed: int = 0, weights_file: str = "") -> nn.Module:
+    """Return a model on the CPU whose initial weights follow from the seed alone.
+
+    Parameters
+    ----------
+    name : str
+        A registered name, or "module:factory" for the user's own, which is called with `num_classes` and `shape`.
+    num_classes : int
+        Width of the logits.
+    shape : tuple of int
+        Channels, height and width of an image.
+    seed : int
+        Seed of the initial weights; torch's global generators are left as they were.
+    weights_file : str
+        A local file for `load_weights`; none if empty.
+
+    Raises
+    ------
+    InputError
+        If the name, the factory or the file cannot be used.
+    """
+    check_name(name)
+    factory = _import_factory(name) if ":" in name else MODELS.get(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reset the GPUs' generators too
+        try:
+            model = factory(num_classes=num_classes, shape=shape)
+        except Exception as error:
+            raise InputError(f"model {name!r} fails on num_classes={num_classes}, shape={shape}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model {name!r} returns a {type(model).__name__}, not a torch.nn.Module")
+    if weights_file:
+        load_weights(model, Path(weights_file).expanduser())
+    return model
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Return how many numbers a model has as parameters; the statistics of its normalization layers do not count."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _import_factory(name: str) -> ModelFactory:
+    module, _, attribute = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # importing runs the user's code
+        raise InputError(f"model {name!r} cannot be imported: {error}") from error
+    if not callable(factory):
+        raise InputError(f"model {name!r} is a {type(factory).__name__}, which cannot be called")
+    return factory

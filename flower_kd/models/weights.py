@@ -1,0 +1,62 @@
+"""Initial weights from a local file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from logging import INFO
+from pathlib import Path
+
+import torch
+from flwr.common.logger import log
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from flower_kd.errors import InputError
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a file into a model; a last layer that differs in the number of classes keeps its weights.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Gets the weights, in place.
+    path : Path
+        A .safetensors file, or one that `torch.load` reads without unpickling code: tensors by the names in the
+        model's `state_dict`.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or is of another model.
+    """
+    weights = _read(path)
+    own = model.state_dict()
+    head = {name for name in list(own)[-2:] if name in weights and _other_classes(weights[name], own[name])}
+    fitting = {n: tensor for n, tensor in weights.items() if n not in own or tensor.shape == own[n].shape}
+    missing, unexpected = model.load_state_dict(fitting, strict=False)
+    unfit = [name for name in (*missing, *unexpected) if name not in head]
+    if unfit:
+        more = f" and {len(unfit) - 3} more" if len(unfit) > 3 else ""
+        raise InputError(f"weights-file {str(path)!r} is of another model: {', '.join(unfit[:3])}{more} do not fit")
+    if head:
+        log(INFO, "%s has another number of classes: %s keep their initial weights", path.name, ", ".join(sorted(head)))
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise InputError(f"weights-file {str(path)!r} is no file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both libraries let through whatever a broken file brings about
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"weights-file {str(path)!r} cannot be read: {reason}") from error
+    if not (isinstance(weights, Mapping) and all(isinstance(tensor, Tensor) for tensor in weights.values())):
+        raise InputError(f"weights-file {str(path)!r} must hold tensors by name, as a model's state_dict() does")
+    return weights
+
+
+def _other_classes(tensor: Tensor, own: Tensor) -> bool:
+    return tensor.shape != own.shape and tensor.shape[1:] == own.shape[1:]

@@ -1,0 +1,170 @@
+"""What a node does with one message."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import blobs, build_blob_node
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from torch.utils.data import DataLoader, TensorDataset
+
+from flower_kd import wire
+from flower_kd.clients import LoaderBatches, Node, ShuffledBatches, make_client_app, state
+from flower_kd.clients.training import evaluate, train
+from flower_kd.dissimilarity import get, soften
+from flower_kd.errors import InputError
+from flower_kd.pooling import Teacher
+from flower_kd.protocol import Order
+from flower_kd.sim import InProcessGrid
+
+CONFIG = {"partition-id": 0, "num-partitions": 2}
+
+
+def context_of(vertex: int = 0) -> Context:
+    return Context(1, 5, {"partition-id": vertex, "num-partitions": 2}, RecordDict(), {})
+
+
+def linear_node() -> Node:
+    model = torch.nn.Linear(6, 3)
+    with torch.no_grad():
+        model.weight.zero_(), model.bias.zero_()
+    inputs, labels = blobs(0, 20)
+    return Node(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.5),
+        private=ShuffledBatches(inputs, labels, batch_size=20, seed=0, vertex=0),
+        reference=blobs(1000, 24)[0],
+        test=[blobs(2000, 50)],
+        classes=3,
+    )
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_one_step_is_the_gradient_of_the_formula(reduction: str, apart: bool) -> None:
+    node, rows = linear_node(), np.array([3, 1, 7, 20])
+    soft = torch.softmax(torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    teacher = Teacher(soft, torch.tensor([0.5, 1.5])) if apart else Teacher(soft[0])
+    order = Order(1, 1, temperature=3.0, label_weight=0.2, kd_weight=0.8, dissimilarity="js", kd_reduction=reduction)
+    train(node, order, teacher, rows, vertex=0)
+
+    by_hand = linear_node()
+    inputs, labels = next(by_hand.private.batches(0, 1))
+    label_loss = torch.nn.functional.cross_entropy(by_hand.model(inputs), labels)
+    student = soften(by_hand.model(by_hand.reference[torch.from_numpy(rows)]), 3.0)
+    terms = [get("js", reduction)(student, q.log()) for q in soft]
+    loss = 0.2 * label_loss + 0.8 * ((0.5 * terms[0] + 1.5 * terms[1]) if apart else terms[0])
+    loss.backward()
+    by_hand.optimizer.step()
+    assert torch.allclose(node.model.weight, by_hand.model.weight, atol=1e-6)
+
+
+def test_without_teacher_only_labels_count() -> None:
+    plain, weighted = linear_node(), linear_node()
+    train(plain, Order(1, 3), None, np.arange(4), vertex=0)
+    train(weighted, Order(1, 3, kd_weight=0.7), None, np.arange(4), vertex=0)
+    assert torch.equal(plain.model.weight, weighted.model.weight)
+
+
+def test_reference_batches_go_through_all_rows() -> None:
+    """A teacher on 12 rows, 4 a step: three steps meet each row once."""
+    node, seen = linear_node(), []
+    forward = node.model.forward
+    node.model.forward = lambda inputs: seen.append(inputs[20:]) or forward(inputs)
+    teacher = Teacher(torch.full((12, 3), 1 / 3))
+    order = Order(1, 3, kd_weight=1.0, reference_batch=4)
+    train(node, order, teacher, np.arange(12), vertex=0)
+    met = torch.cat(seen)
+    assert met.shape == (12, 6)
+    assert torch.equal(met[met[:, 0].argsort()], node.reference[:12][node.reference[:12, 0].argsort()])
+
+
+def test_a_diverged_model_says_so() -> None:
+    node = linear_node()
+    node.optimizer = torch.optim.SGD(node.model.parameters(), lr=1e38)
+    with pytest.raises(InputError, match="diverged"):
+        train(node, Order(1, 5), None, np.arange(0), vertex=0)
+
+
+def test_evaluation_counts_all_samples() -> None:
+    model = torch.nn.Linear(1, 2, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[-1.0], [1.0]]))
+    batches = [
+        (torch.tensor([[1.0], [2.0], [-1.0]]), torch.tensor([1, 1, 1])),
+        (torch.tensor([[3.0]]), torch.tensor([1])),
+    ]
+    metrics = evaluate(model, batches)
+    assert metrics["accuracy"] == 0.75
+    assert metrics["num-examples"] == 4
+    with pytest.raises(InputError, match="test set is empty"):
+        evaluate(model, [])
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+def test_model_and_optimizer_survive_in_records(optimizer) -> None:
+    def build(_: Context) -> Node:
+        node = linear_node()
+        options = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
+        node.optimizer = optimizer(node.model.parameters(), lr=0.1, **options)
+        return node
+
+    straight, context = build(context_of()), context_of()
+    state.fresh(context, build)
+    for step in range(3):
+        order = Order(1, 1, step=step)
+        train(straight, order, None, np.arange(0), vertex=0)
+        node = state.load(context, build)
+        train(node, order, None, np.arange(0), vertex=0)
+        state.save(context, node)
+    assert torch.equal(state.load(context, build).model.weight, straight.model.weight)
+
+
+def test_shuffled_batches_are_passes_without_repetition() -> None:
+    inputs = torch.arange(10.0)[:, None]
+    data = ShuffledBatches(inputs, torch.arange(10), batch_size=3, seed=1, vertex=2)
+    first_pass = torch.cat([labels for _, labels in data.batches(0, 3)])
+    assert len(first_pass.unique()) == 9  # the incomplete batch is dropped, other samples each pass
+    again = torch.cat([labels for _, labels in data.batches(1, 2)])
+    assert torch.equal(again, first_pass[3:])  # any step can be repeated
+    assert not torch.equal(torch.cat([labels for _, labels in data.batches(3, 3)]), first_pass)
+    small = ShuffledBatches(inputs[:2], torch.arange(2), batch_size=50, seed=1, vertex=2)
+    assert all(len(labels) == 2 for _, labels in small.batches(0, 4))
+
+
+def test_a_users_loaders() -> None:
+    data = TensorDataset(*blobs(0, 10))
+    batches = LoaderBatches(DataLoader(data, batch_size=4))
+    assert [len(labels) for _, labels in batches.batches(0, 5)] == [4, 4, 2, 4, 4]
+    with pytest.raises(InputError, match="gives no batch"):
+        list(LoaderBatches(DataLoader(data, batch_size=20, drop_last=True)).batches(0, 1))
+    node = linear_node()
+    with pytest.raises(InputError, match="reference loader shuffles"):
+        Node(node.model, node.optimizer, DataLoader(data), DataLoader(data, shuffle=True), [], 3)
+    reference = Node(node.model, node.optimizer, DataLoader(data), DataLoader(data, batch_size=4), [], 3).reference
+    assert torch.equal(reference, data.tensors[0])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (RecordDict(), "without the ConfigRecord 'config'"),
+        (RecordDict({"config": ConfigRecord({"lr": 1.0})}), "another version or sender"),
+        (
+            RecordDict(
+                {"config": Order(1, 1, kd_weight=1.0).to_record(), "teacher": wire.encode(np.ones((3, 3), np.float32))}
+            ),
+            "3 x 3 where 24 x 3",
+        ),
+        (
+            RecordDict(
+                {"config": Order(1, 1).to_record(), "arrays": ArrayRecord({"weight": torch.zeros(2, 2)})},
+            ),
+            "weights of another model",
+        ),
+    ],
+)
+def test_messages_that_make_no_sense(content: RecordDict, words: str) -> None:
+    app, context = make_client_app(build_blob_node), context_of()
+    InProcessGrid(app, 1, {})  # which tells Flower who sends
+    with pytest.raises(InputError, match=words):
+        app(Message(content, dst_node_id=5, message_type="train"), context)

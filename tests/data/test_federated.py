@@ -1,0 +1,179 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from PIL import Image as Picture
+
+from flower_kd import data
+from flower_kd.data import DataSpec, FederatedData, fingerprint
+from flower_kd.errors import InputError
+
+MNIST = Path(__file__).parents[3] / "shared" / "data" / "mnist"
+
+
+def write_images(folder: Path, splits: dict[str, int], *, size: int = 8, mode: str = "L", label: str = "label") -> str:
+    """Write a data set of pictures in which the label is the brightness, and return its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count in splits.items():
+        rng = np.random.default_rng(count)
+        labels = rng.integers(0, 4, count)
+        shape = (size, size) if mode == "L" else (size, size, 3)
+        pictures = [Picture.fromarray(rng.integers(0, 50, shape).astype(np.uint8) + np.uint8(50 * k)) for k in labels]
+        features = Features(
+            {"image": Image(), label: ClassLabel(num_classes=4) if label == "label" else Value("int64")}
+        )
+        table = Dataset.from_dict({"image": pictures, label: labels.tolist()}, features=features)
+        table.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return str(folder)
+
+
+@pytest.mark.parametrize("partition", data.partition_names())
+def test_private_reference_and_test_rows_are_disjoint(partition: str) -> None:
+    spec = DataSpec(partition=partition, num_partitions=4, gamma=5.0, labels_per_node=3, reference_size=200, seed=3)
+    digits = FederatedData(spec)
+    rows = [digits.private_rows(vertex) for vertex in range(4)]
+    private = np.concatenate(rows)
+    assert len(set(private.tolist())) == len(private)
+    assert not set(private.tolist()) & set(digits._reference_rows.tolist())
+    if partition != "pathological":  # which leaves out labels that no node was given
+        assert len(private) + 200 + len(digits.test[1]) == 1797
+    everything = torch.cat([digits.reference, digits.test[0], *(digits.private(vertex)[0] for vertex in range(4))])
+    # Digits hold no two equal images, so rows that stand twice would show.
+    assert len(torch.unique(everything.flatten(1), dim=0)) == len(everything)
+
+
+def test_digits_are_normalized_and_shaped() -> None:
+    digits = FederatedData(DataSpec(num_partitions=2, reference_size=500))
+    assert digits.shape == (1, 8, 8)
+    assert digits.num_classes == 10
+    assert digits.reference.shape == (500, 1, 8, 8)
+    assert digits.reference.mean().abs() < 0.1
+    assert digits.reference.std() == pytest.approx(1, abs=0.1)
+    assert digits.test[0].dtype == torch.float32
+    assert digits.test[1].dtype == torch.int64
+
+
+def test_everything_follows_from_the_seed() -> None:
+    spec = DataSpec(partition="skew", gamma=5.0, num_partitions=3, reference_size=50, samples_per_node=40)
+    first, again = FederatedData(spec), FederatedData(spec)
+    # Whatever is asked for first: a device asks for its own vertex only.
+    assert torch.equal(again.private(2)[0], first.private(2)[0])
+    assert torch.equal(again.private(0)[0], first.private(0)[0])
+    assert again.fingerprint == first.fingerprint
+    assert len(first.private(1)[1]) == 40
+    other = FederatedData(DataSpec(**{**vars(spec), "seed": 1}))
+    assert other.fingerprint != first.fingerprint
+
+
+def test_one_copy_a_process() -> None:
+    spec = DataSpec(num_partitions=2)
+    assert data.load(spec) is data.load(DataSpec(num_partitions=2))
+    assert data.load(spec).private(0)[0] is data.load(spec).private(0)[0]
+
+
+def test_pathological_nodes_have_few_labels() -> None:
+    digits = FederatedData(DataSpec(partition="pathological", num_partitions=5, labels_per_node=2))
+    assert all(len(digits.private(vertex)[1].unique()) <= 2 for vertex in range(5))
+
+
+def test_a_fingerprint_sees_one_pixel() -> None:
+    reference = torch.zeros(3, 1, 4, 4)
+    changed = reference.clone()
+    changed[2, 0, 3, 3] = 1e-6
+    assert fingerprint(reference) == fingerprint(reference.clone())
+    assert len({fingerprint(reference), fingerprint(changed), fingerprint(reference.reshape(1, 3, 4, 4))}) == 3
+
+
+def test_a_folder_of_pictures(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "gray", {"train": 60, "test": 20})
+    gray = FederatedData(DataSpec(dataset=folder, num_partitions=3, reference_size=10))
+    assert gray.shape == (1, 8, 8)
+    assert gray.num_classes == 4
+    assert len(gray.test[1]) == 20
+    assert sum(len(gray.private(vertex)[1]) for vertex in range(3)) == 50
+    # Unknown data sets are normalized by their reference set.
+    assert gray.reference.mean().abs() < 1e-5
+    assert gray.reference.std(unbiased=False) == pytest.approx(1, abs=1e-4)
+    inputs, labels = gray.test
+    brightness = torch.stack([inputs[labels == k].mean() for k in range(4)])
+    assert (brightness.diff() > 0).all()  # pixels and labels stayed together
+
+
+def test_color_resizing_and_a_test_set_carved_from_train(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "color", {"train": 50}, size=12, mode="RGB")
+    color = FederatedData(DataSpec(dataset=folder, num_partitions=2, reference_size=5, image_size=8))
+    assert color.shape == (3, 8, 8)
+    assert len(color.test[1]) == 10
+    assert color.private(0)[0].shape[1:] == (3, 8, 8)
+
+
+def test_only_the_rows_asked_for_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_images(tmp_path / "gray", {"train": 60, "test": 20})
+    decoded: list[int] = []
+    original = data.sources.TableSplit.images
+    monkeypatch.setattr(
+        data.sources.TableSplit, "images", lambda self, rows: decoded.append(len(rows)) or original(self, rows)
+    )
+    gray = FederatedData(DataSpec(dataset=folder, num_partitions=3, reference_size=10, samples_per_node=5))
+    gray.private(1), gray.private(1), gray.reference, gray.shape
+    assert decoded == [10, 5]
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (DataSpec(num_partitions=2000), "1438 training samples, too few"),
+        (DataSpec(reference_size=1438), "too few for reference-size = 1438"),
+        (DataSpec(dataset="./no-such-folder"), "there is no such folder"),
+        (DataSpec(partition="pathological", labels_per_node=11), "partition 'pathological' does not fit"),
+    ],
+)
+def test_what_does_not_fit(spec: DataSpec, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        FederatedData(spec).private(0)
+
+
+def test_a_vertex_outside_the_network() -> None:
+    with pytest.raises(InputError, match="partition-id = 2 is outside 0 to 1"):
+        FederatedData(DataSpec(num_partitions=2)).private(2)
+
+
+def test_a_folder_without_labels_or_of_rubbish(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "odd", {"train": 10}, label="digit")
+    with pytest.raises(InputError, match="needs the columns 'image' and 'label', it has: image, digit"):
+        FederatedData(DataSpec(dataset=folder))
+    (tmp_path / "bad").mkdir()
+    with pytest.raises(InputError, match="cannot be read as a data set"):
+        FederatedData(DataSpec(dataset=str(tmp_path / "bad")))
+    (tmp_path / "bad" / "train.parquet").write_bytes(b"rubbish")
+    with pytest.raises(InputError, match="cannot be read as a data set"):
+        FederatedData(DataSpec(dataset=str(tmp_path / "bad")))
+
+
+def test_a_name_that_no_hub_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="neither 'digits', a folder here, nor to be had by name"):
+        FederatedData(DataSpec(dataset="nobody/no-such-data-set"))
+
+
+def test_pictures_of_different_sizes(tmp_path: Path) -> None:
+    pictures = [Picture.new("L", (8 + k % 2, 8)) for k in range(20)]
+    table = Dataset.from_dict(
+        {"image": pictures, "label": [0, 1] * 10}, features=Features({"image": Image(), "label": Value("int64")})
+    )
+    table.to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(InputError, match=r"different sizes .* set image-size"):
+        _ = FederatedData(DataSpec(dataset=str(tmp_path), reference_size=6)).reference
+    assert FederatedData(DataSpec(dataset=str(tmp_path), reference_size=6, image_size=8)).shape == (1, 8, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MNIST.exists(), reason="MNIST is not part of the product")
+def test_mnist() -> None:
+    mnist = FederatedData(DataSpec(str(MNIST), "skew", 8, gamma=15.0, samples_per_node=500, reference_size=5000))
+    assert mnist.shape == (1, 28, 28)
+    assert len(mnist.test[1]) == 10_000
+    assert mnist.reference.mean().abs() < 0.02
+    assert all(len(mnist.private(vertex)[1]) == 500 for vertex in range(8))
