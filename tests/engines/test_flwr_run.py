@@ -1,0 +1,87 @@
+"""The main job through Flower's own processes: the simulation engine, and SuperLink with SuperNodes."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from processes import ROOT, as_run_config, environment, flwr_run, free_port, running, superlink
+
+from flower_kd import sim
+
+SHORT: dict[str, object] = {
+    "strategy": "neighbor-kd",
+    "baseline": "none",
+    "num-server-rounds": 2,
+    "local-steps": 4,
+    "samples-per-node": 40,
+    "reference-size": 60,
+    "evaluate-every": 2,
+    "momentum": 0.9,
+}
+
+
+@pytest.fixture(scope="module")
+def simulation(tmp_path_factory: pytest.TempPathFactory):
+    """Return what runs the app in Flower's simulation engine."""
+    folder, port = tmp_path_factory.mktemp("simulation"), free_port()
+    env = environment(folder / "home", FLWR_LOCAL_SUPERLINK_HTTP_API_PORT=str(port))
+    with superlink(env, port, folder / "superlink.log", "--simulation", "--isolation", "subprocess"):
+        yield lambda app, *options: flwr_run(app, env, *options)
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"strategy": "d-sgd", "model": "lenet5", "exchange-every": 2}], ids=["kd", "d-sgd"]
+)
+def test_flowers_simulation_engine_gives_the_figures_of_the_process(simulation, more: dict, tmp_path: Path) -> None:
+    config = SHORT | more
+    options = as_run_config(config | {"output-dir": str(tmp_path / "flower")})
+    output = simulation(ROOT, "--federation-config", "num-supernodes=4", "--run-config", options)
+    assert (tmp_path / "flower" / "summary.json").exists(), output
+    flower = json.loads((tmp_path / "flower" / "summary.json").read_text())
+    here = sim.run(config, 4, tmp_path / "here")
+    assert flower["accuracy"]["per_node"] == pytest.approx(here.accuracy["per_node"], abs=1e-6)
+    assert flower["bytes"] == here.bytes
+    assert (tmp_path / "flower" / "accuracy.png").stat().st_size > 1000
+    assert "mean" in output  # the table
+    assert "Traceback" not in output
+
+
+def test_a_users_mistake_is_one_sentence_in_flower_too(simulation, tmp_path: Path) -> None:
+    options = as_run_config({"topology": "torus", "temperature": -1.0, "output-dir": str(tmp_path / "none")})
+    output = simulation(ROOT, "--federation-config", "num-supernodes=2", "--run-config", options)
+    assert "flower-kd: temperature = -1.0 must be above 0" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_users_own_app(simulation) -> None:
+    output = simulation(Path(__file__).parent / "own_app", "--federation-config", "num-supernodes=4")
+    assert "Traceback" not in output
+    assert "final accuracy" in output
+    final, first = (float(output.split(f"{word} accuracy ")[1].split()[0]) for word in ("final", "first"))
+    assert final > first + 0.1
+
+
+def test_superlink_and_supernodes_on_loopback(tmp_path: Path) -> None:
+    """Three processes as on devices: the logits of two nodes with different networks meet in the SuperLink."""
+    port = free_port()
+    env = environment(tmp_path / "home")
+    (tmp_path / "home" / "config.toml").write_text(
+        f'[superlink]\ndefault = "loopback"\n[superlink.loopback]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+    )
+    config = SHORT | {"output-dir": str(tmp_path / "flower"), "num-nodes": 2}
+    with ExitStack() as processes:
+        processes.enter_context(superlink(env, port, tmp_path / "superlink.log"))
+        for vertex in range(2):
+            command = ["flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{port}", "--port", str(free_port())]
+            command += ["--node-config", f"partition-id={vertex} num-partitions=2"]
+            processes.enter_context(running(command, env, tmp_path / f"supernode-{vertex}.log"))
+        output = flwr_run(ROOT, env, "--run-config", as_run_config(config))
+    logs = "".join(path.read_text(errors="replace") for path in tmp_path.glob("*.log"))
+    assert (tmp_path / "flower" / "summary.json").exists(), output + logs
+    flower = json.loads((tmp_path / "flower" / "summary.json").read_text())
+    here = sim.run(SHORT, 2, tmp_path / "here")
+    assert flower["models"] == ["mlp", "lenet5"]
+    assert flower["accuracy"]["per_node"] == pytest.approx(here.accuracy["per_node"], abs=1e-6)
+    assert flower["bytes"] == here.bytes
