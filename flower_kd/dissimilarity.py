@@ -1,10 +1,12 @@
 """Dissimilarities between a student's and a teacher's class distributions, as functions and as modules.
 
 All take log-probabilities: `log_p` of the student, [..., classes], and `log_q` of the teacher, of the same shape or
-with one axis more in front ([teachers, ..., classes]); the values then have that axis too. Logarithms are natural.
-Values and gradients are finite for all finite logits and for teachers with exact zeros (log_q = -inf).
+with one axis more in front ([teachers, ..., classes]); unreduced values then have that axis too, [teachers, ...], but
+for MSED, which compares the student with all its teachers at once. Logarithms are natural. With p and q from finite
+logits (`soften`), or q with exact zeros (log_q = -inf), values and gradients are finite.
 
-CE, KL, JS, SED and TD are those of the slides on information dissimilarity, MSED is that of their public code.
+CE, KL, JS, SED and TD are those of "Information Dissimilarity Measures in Decentralized Knowledge Distillation" (Molo,
+Vadicamo, Carlini, Gennaro, Connor; SISAP 2024), MSED is that of its public code.
 
 >>> import torch
 >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]])
@@ -12,13 +14,24 @@ CE, KL, JS, SED and TD are those of the slides on information dissimilarity, MSE
 0.0895
 >>> round(get("js", reduction="sum")(soften(student, 1.0), soften(teacher, 1.0)).item(), 4)
 0.0895
+
+A new one is a function of rows and its registration::
+
+    @reducible
+    def chebyshev(log_p, log_q):
+        return (log_p.exp() - log_q.exp()).abs().amax(-1)
+
+    @DISSIMILARITIES.register("chebyshev")
+    class Chebyshev(Dissimilarity):
+        function = staticmethod(chebyshev)
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import wraps
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -27,131 +40,170 @@ from torch import Tensor, nn
 from flower_kd.errors import InputError
 from flower_kd.registry import Registry, unknown
 
-_REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"mean": Tensor.mean, "sum": Tensor.sum, "none": Tensor.clone}
+_REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": Tensor.mean,
+    "sum": Tensor.sum,
+    "none": lambda values: values,
+}
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A dissimilarity as a function of log-probabilities.
+class DissimilarityFunction(Protocol):
+    """What `reducible` makes of a function of rows."""
+
+    def __call__(self, log_p: Tensor, log_q: Tensor, reduction: str = "mean") -> Tensor:
+        """Return the dissimilarity of student and teacher, reduced over all rows and teachers."""
+
+
+def reducible(rows: Callable[[Tensor, Tensor], Tensor]) -> DissimilarityFunction:
+    """Return a dissimilarity with checks and a reduction, from one that gives a value a row.
 
     Parameters
     ----------
-    name : str
-        Its name in the registry.
     rows : callable
-        From `log_p` and `log_q`, both finite, to one value a row, [...].
+        From `log_p` [..., classes] and a finite `log_q`, [..., classes] or [teachers, ..., classes], to values without
+        the class axis. What it returns further takes `reduction`, one of "mean" (the default), "sum" and "none", and
+        raises InputError for an unknown one and for shapes that do not fit.
+    """
+
+    @wraps(rows)
+    def reduced(log_p: Tensor, log_q: Tensor, reduction: str = "mean") -> Tensor:
+        reduce = _reduction(reduction)
+        if log_p.shape not in (log_q.shape, log_q.shape[1:]):
+            raise InputError(
+                f"teacher of shape {list(log_q.shape)} does not fit student of shape {list(log_p.shape)} "
+                "(allowed: the same shape, or one axis more in front, of teachers)"
+            )
+        # A zero counts as the smallest normal number: its logarithm must not become an infinite factor.
+        return reduce(rows(log_p, log_q.clamp_min(math.log(torch.finfo(log_q.dtype).tiny))))
+
+    del reduced.__wrapped__  # help() would show the signature of `rows`, without the reduction
+    return reduced
+
+
+class Dissimilarity(nn.Module):
+    """A dissimilarity as a module, with its reduction fixed.
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum", "none"}
+        Over all rows and teachers.
+
+    Attributes
+    ----------
+    function : callable
+        The dissimilarity as a function.
     symmetric : bool
         Whether student and teacher may change places.
     multiway : bool
         Whether [teachers, ..., classes] gives one value for all teachers together.
+
+    Raises
+    ------
+    InputError
+        If the reduction is unknown.
     """
 
-    name: str
-    rows: Callable[[Tensor, Tensor], Tensor]
-    symmetric: bool = False
-    multiway: bool = False
+    function: ClassVar[DissimilarityFunction]
+    symmetric: ClassVar[bool] = False
+    multiway: ClassVar[bool] = False
 
-    def __call__(self, log_p: Tensor, log_q: Tensor, reduction: str = "mean") -> Tensor:
-        """Return the dissimilarity of student and teacher.
-
-        Parameters
-        ----------
-        log_p, log_q : Tensor
-            Log-probabilities, [..., classes] and [..., classes] or [teachers, ..., classes].
-        reduction : {"mean", "sum", "none"}
-            Over all rows (and teachers).
-
-        Raises
-        ------
-        InputError
-            If the reduction is unknown.
-        """
-        reduce = _reduction(reduction)
-        # Below the smallest normal number a probability is zero: its logarithm must not become an infinite factor.
-        return reduce(self.rows(log_p, log_q.clamp_min(math.log(torch.finfo(log_q.dtype).tiny))))
-
-
-class Dissimilarity(nn.Module):
-    """A dissimilarity as a module, with the reduction fixed.
-
-    Parameters
-    ----------
-    measure : Measure
-        The function.
-    reduction : {"mean", "sum", "none"}
-        Over all rows.
-    """
-
-    def __init__(self, measure: Measure, reduction: str = "mean") -> None:
+    def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
         _reduction(reduction)
-        self.measure = measure
         self.reduction = reduction
 
     def forward(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """Return the reduced dissimilarity; shapes as in `Measure`."""
-        return self.measure(log_p, log_q, self.reduction)
+        """Return the dissimilarity; raises InputError if the shapes do not fit."""
+        return self.function(log_p, log_q, reduction=self.reduction)
 
     def extra_repr(self) -> str:
-        """Return what tells two modules apart."""
-        return f"{self.measure.name!r}, reduction={self.reduction!r}"
+        """Return the reduction, for the module's printed form."""
+        return f"reduction={self.reduction!r}"
 
 
-MEASURES: Registry[Measure] = Registry("dissimilarity")
+DISSIMILARITIES: Registry[type[Dissimilarity]] = Registry("dissimilarity")
 
 
 def names() -> list[str]:
     """Return the names of the dissimilarities."""
-    return MEASURES.names()
+    return DISSIMILARITIES.names()
 
 
 def get(name: str, reduction: str = "mean") -> Dissimilarity:
     """Return a dissimilarity as a module; raises InputError for an unknown name or reduction."""
-    return Dissimilarity(MEASURES.get(name), reduction)
+    return DISSIMILARITIES.get(name)(reduction)
 
 
 def soften(logits: Tensor, temperature: float) -> Tensor:
-    """Return log-probabilities [..., classes] of logits at a temperature; raises InputError unless it is above 0."""
+    """Return log-probabilities [..., classes] of logits [..., classes] at a temperature (Hinton et al. 2015).
+
+    Raises
+    ------
+    InputError
+        If the temperature is not a finite number above 0.
+    """
     if not (math.isfinite(temperature) and temperature > 0):
-        raise InputError(f"temperature = {temperature} must be above 0")
+        raise InputError(f"temperature = {temperature} must be above 0 and finite")
     return F.log_softmax(logits / temperature, dim=-1)
 
 
-def measure(name: str, *, symmetric: bool = False, multiway: bool = False) -> Callable[..., Measure]:
-    """Return a decorator that registers a function of rows as a dissimilarity."""
-
-    def register(rows: Callable[[Tensor, Tensor], Tensor]) -> Measure:
-        return MEASURES.register(name)(Measure(name, rows, symmetric, multiway))
-
-    return register
-
-
-@measure("kl")
+@reducible
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Kullback-Leibler divergence `sum q log(q / p)`."""
     return (log_q.exp() * (log_q - log_p)).sum(-1)
 
 
-@measure("ce")
+@DISSIMILARITIES.register("kl")
+class KL(Dissimilarity):
+    """`kl` as a module."""
+
+    function = staticmethod(kl)
+
+
+@reducible
 def ce(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Cross entropy `-sum q log p`; at p = q it is the teacher's entropy, not zero."""
     return -(log_q.exp() * log_p).sum(-1)
 
 
-@measure("js", symmetric=True)
+@DISSIMILARITIES.register("ce")
+class CE(Dissimilarity):
+    """`ce` as a module."""
+
+    function = staticmethod(ce)
+
+
+@reducible
 def js(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Jensen-Shannon divergence `H((p + q) / 2) - H(p) / 2 - H(q) / 2`, at most log 2."""
+    # As the mean of two divergences from the mean: no entropies of size 1 to cancel.
     log_mean = torch.logaddexp(log_p, log_q) - math.log(2)
     return (log_p.exp() * (log_p - log_mean) + log_q.exp() * (log_q - log_mean)).sum(-1) / 2
 
 
-@measure("sed", symmetric=True)
+@DISSIMILARITIES.register("js")
+class JS(Dissimilarity):
+    """`js` as a module."""
+
+    function = staticmethod(js)
+    symmetric = True
+
+
+@reducible
 def sed(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Structural entropic distance `C((p + q) / 2) / sqrt(C(p) C(q)) - 1`, `C = exp(H)`; equals `expm1(JS)`."""
-    return torch.expm1(js.rows(log_p, log_q))
+    return torch.expm1(js(log_p, log_q, reduction="none"))
 
 
-@measure("td", symmetric=True)
+@DISSIMILARITIES.register("sed")
+class SED(Dissimilarity):
+    """`sed` as a module."""
+
+    function = staticmethod(sed)
+    symmetric = True
+
+
+@reducible
 def td(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Triangular discrimination `1 - sum 2 p q / (p + q)`, at most 1."""
     p, q = log_p.exp(), log_q.exp()
@@ -159,24 +211,51 @@ def td(log_p: Tensor, log_q: Tensor) -> Tensor:
     return ((p - q).square() / (2 * (p + q)).clamp_min(torch.finfo(p.dtype).tiny)).sum(-1)
 
 
-@measure("msed", multiway=True)
+@DISSIMILARITIES.register("td")
+class TD(Dissimilarity):
+    """`td` as a module."""
+
+    function = staticmethod(td)
+    symmetric = True
+
+
+@reducible
 def msed(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Multi-way SED of the student and all its teachers, `(C(mean) / (C_1 ... C_n)^(1/n) - 1) / (n - 1)`."""
+    """Multi-way SED of the student and all its teachers, `(C(mean) / (C_1 ... C_n)^(1/n) - 1) / (n - 1)`.
+
+    The student and n - 1 teachers, [teachers, ..., classes], give values [...]; one teacher needs no axis of its own.
+    """
     log_all = torch.cat([log_p[None], log_q if log_q.ndim > log_p.ndim else log_q[None]])
     n = len(log_all)
     log_mean = torch.logsumexp(log_all, dim=0) - math.log(n)
-    # H(mean) - mean of H, as a mean of divergences from the mean: nothing large cancels.
+    # H(mean) - mean of H, as in JS.
     divergence = (log_all.exp() * (log_all - log_mean)).sum(-1).mean(0)
     return torch.expm1(divergence) / (n - 1)
 
 
-@measure("jeffreys", symmetric=True)
+@DISSIMILARITIES.register("msed")
+class MSED(Dissimilarity):
+    """`msed` as a module."""
+
+    function = staticmethod(msed)
+    multiway = True
+
+
+@reducible
 def jeffreys(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Jeffreys divergence `KL(q : p) + KL(p : q)`."""
+    """Jeffreys divergence, KL plus reverse KL: `sum (p - q) log(p / q)`."""
     return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)
 
 
-@measure("hellinger", symmetric=True)
+@DISSIMILARITIES.register("jeffreys")
+class Jeffreys(Dissimilarity):
+    """`jeffreys` as a module."""
+
+    function = staticmethod(jeffreys)
+    symmetric = True
+
+
+@reducible
 def hellinger(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Hellinger distance `sqrt(1 - sum sqrt(p q))`, at most 1."""
     squared = ((log_p / 2).exp() - (log_q / 2).exp()).square().sum(-1) / 2
@@ -185,28 +264,67 @@ def hellinger(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (squared + tiny).sqrt() - math.sqrt(tiny)
 
 
-@measure("total-variation", symmetric=True)
+@DISSIMILARITIES.register("hellinger")
+class Hellinger(Dissimilarity):
+    """`hellinger` as a module."""
+
+    function = staticmethod(hellinger)
+    symmetric = True
+
+
+@reducible
 def total_variation(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Total variation `sum |p - q| / 2`, at most 1."""
     return (log_p.exp() - log_q.exp()).abs().sum(-1) / 2
 
 
-@measure("squared-error", symmetric=True)
+@DISSIMILARITIES.register("total-variation")
+class TotalVariation(Dissimilarity):
+    """`total_variation` as a module."""
+
+    function = staticmethod(total_variation)
+    symmetric = True
+
+
+@reducible
 def squared_error(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Squared error `sum (p - q)^2` (Brier score; the distillation term of the report's equation 5)."""
     return (log_p.exp() - log_q.exp()).square().sum(-1)
 
 
-@measure("reverse-kl")
+@DISSIMILARITIES.register("squared-error")
+class SquaredError(Dissimilarity):
+    """`squared_error` as a module."""
+
+    function = staticmethod(squared_error)
+    symmetric = True
+
+
+@reducible
 def reverse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Reverse divergence `sum p log(p / q)`; where q is zero it counts as the smallest normal number."""
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
-@measure("cosine", symmetric=True)
+@DISSIMILARITIES.register("reverse-kl")
+class ReverseKL(Dissimilarity):
+    """`reverse_kl` as a module."""
+
+    function = staticmethod(reverse_kl)
+
+
+@reducible
 def cosine(log_p: Tensor, log_q: Tensor) -> Tensor:
     """One minus the cosine of the angle between p and q, in [0, 1]."""
     return 1 - F.cosine_similarity(log_p.exp(), log_q.exp(), dim=-1)
+
+
+@DISSIMILARITIES.register("cosine")
+class Cosine(Dissimilarity):
+    """`cosine` as a module."""
+
+    function = staticmethod(cosine)
+    symmetric = True
 
 
 def _reduction(name: str) -> Callable[[Tensor], Tensor]:

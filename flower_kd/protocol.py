@@ -64,6 +64,8 @@ class Hello(_Record):
         The node's vertex in the graph, from `partition-id` in its node config; -1 if it has only a name.
     name : str
         `name` in its node config, for graphs from a file that name their vertices.
+    partitions : int
+        `num-partitions` in its node config; 0 if it has none.
     classes : int
         Width of the model's logits.
     model, parameters, weights_bytes : str, int, int
@@ -76,6 +78,7 @@ class Hello(_Record):
 
     vertex: int
     name: str = ""
+    partitions: int = 0
     classes: int = 0
     model: str = ""
     parameters: int = 0
@@ -97,6 +100,8 @@ class Order(_Record):
         SGD steps to take.
     step : int
         Steps that came before in the run; -1 stands for `(server_round - 1) * num_steps`.
+    vertex : int
+        The node's vertex; -1 stands for its partition-id.
     seed : int
         The run's seed.
     reply : {"nothing", "logits", "weights"}
@@ -119,6 +124,7 @@ class Order(_Record):
     num_steps: int
     seed: int = 0
     step: int = -1
+    vertex: int = -1
     reply: Reply = "weights"
     exchange: int = 0
     exchange_rows: int = 0

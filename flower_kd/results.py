@@ -53,8 +53,9 @@ class RunRecord:
         return found
 
     def final(self, name: str) -> list[float]:
-        """Return each node's last value of a metric, in the order of vertices; NaN for a node that has none."""
-        return [values[max(values)] if values else float("nan") for values in self.series(name).values()]
+        """Return each node's value of a metric in the last round, in the order of vertices; NaN where it has none."""
+        last = self.config.num_server_rounds
+        return [values.get(last, float("nan")) for values in self.series(name).values()]
 
 
 @dataclass(frozen=True)
@@ -126,20 +127,27 @@ def to_json(summary: Summary) -> str:
     return json.dumps(asdict(summary), indent=2, allow_nan=False)
 
 
-def write(record: RunRecord, baseline: RunRecord | None, summary: Summary) -> Path:
-    """Write the results folder and return where it is.
+def folder_for(config: RunConfig) -> Path:
+    """Return the absolute path of a run's results folder.
 
     Raises
     ------
     InputError
-        If the folder cannot be written.
+        If nothing can be written there: better known before the run than after it.
     """
-    config = record.config
     stamp = time.strftime("%Y%m%d-%H%M%S")
     default = DEFAULT_FOLDER / f"{stamp}-{config.strategy}-seed{config.seed}"
     folder = Path(config.output_dir or default).expanduser().absolute()
+    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise InputError(f"output-dir {str(folder)!r} cannot be written: {str(nearest)!r} is no folder to write in")
+    return folder
+
+
+def write(folder: Path, record: RunRecord, baseline: RunRecord | None, summary: Summary) -> None:
+    """Write the results folder; raises InputError if it cannot be written."""
     parts: dict[str, bytes] = {
-        "config.toml": _toml(config.to_dict()).encode(),
+        "config.toml": _toml(record.config.to_dict()).encode(),
         "history.csv": _history(record).encode(),
         "summary.json": to_json(summary).encode(),
         "accuracy.png": _png(accuracy_figure(record, baseline)),
@@ -152,7 +160,6 @@ def write(record: RunRecord, baseline: RunRecord | None, summary: Summary) -> Pa
             _replace(folder / name, content)
     except OSError as error:
         raise InputError(f"output-dir {str(folder)!r} cannot be written: {error.strerror}") from None
-    return folder
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -27,12 +27,13 @@ def main(grid: Grid, context: Context) -> None:
     """Run what the run config asks for; leave the results folder and, in the context's state, the summary."""
     try:
         config = RunConfig.parse(context.run_config)
+        folder = results.folder_for(config)
         record, baseline = run(grid, config)
+        summary = results.summarize(record, baseline)
+        results.write(folder, record, baseline, summary)
     except InputError as error:
         log(ERROR, "flower-kd: %s", error)
         raise RunRefusedError(str(error)) from None
-    summary = results.summarize(record, baseline)
-    folder = results.write(record, baseline, summary)
     results.show(record, baseline, summary)
     log(INFO, "results: %s", folder)
     context.state[SUMMARY] = ConfigRecord({"json": results.to_json(summary), "folder": str(folder)})

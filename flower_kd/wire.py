@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from torch import Tensor
 
@@ -131,9 +132,12 @@ def message_bytes(message: Message) -> int:
 
     The metadata's ids count with their full width: those of one run are longer on some engines than on others.
     """
-    if message.has_error():
-        return METADATA_BYTES + len(message.error.reason or "")
-    return METADATA_BYTES + int(recorddict_to_proto(message.content).ByteSize())
+    return METADATA_BYTES + len(message.error.reason or "") if message.has_error() else content_bytes(message.content)
+
+
+def content_bytes(content: RecordDict) -> int:
+    """Return the size of a serialized message with this content in bytes."""
+    return METADATA_BYTES + int(recorddict_to_proto(content).ByteSize())
 
 
 # 64 hexadecimal digits a message id, 64 bits a node, run or task id, a double a time; 3 bytes of keys and lengths each.
@@ -141,10 +145,15 @@ METADATA_BYTES = 2 * (64 + 3) + 5 * (10 + 1) + 2 * (8 + 1) + len("evaluate") + 2
 
 
 def _read(name: str, array: Array) -> np.ndarray:
+    if math.prod(array.shape) > len(array.data):  # each value takes a byte at least: memory is not for claims
+        raise InputError(f"array {name!r} cannot be read: {len(array.data)} bytes for a shape of {array.shape}")
     try:
-        return array.numpy()  # numpy's own format with pickling refused
-    except (ValueError, TypeError, EOFError, OSError) as error:
+        values = array.numpy()  # numpy's own format with pickling refused
+    except (ValueError, TypeError, EOFError, OSError, MemoryError, SyntaxError) as error:
         raise InputError(f"array {name!r} cannot be read: {error}") from None
+    if not (isinstance(values, np.ndarray) and np.issubdtype(values.dtype, np.number)):
+        raise InputError(f"array {name!r} cannot be read: it holds no numbers")
+    return values
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:

@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         ({"strategy": "x", "pooling": "y"}, 8, "2 problems: unknown strategy 'x'"),
         ({"reference-size": 1437, "exchange-rows": 0}, 8, "too few for reference-size = 1437 and 8 nodes"),
         ({"dataset": "./nowhere"}, 4, "node 0 cannot take part: dataset './nowhere': there is no such folder"),
-        ({"partition": "pathological", "labels-per-node": 12}, 4, "partition 'pathological' does not fit"),
+        ({"partition": "pathological", "labels-per-node": 12}, 4, "labels-per-node = 12 is above the 10 labels"),
     ],
 )
 def test_mistakes_end_before_anything_trains(config: dict, nodes: int, words: str, tmp_path: Path) -> None:

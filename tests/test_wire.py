@@ -79,6 +79,8 @@ def test_unknown_format_names_the_allowed_ones() -> None:
         (ArrayRecord({"rows": Array(np.full((3, 4), np.nan, np.float32))}), "NaN or Inf"),
         (ArrayRecord({"rows": Array(np.zeros((3, 4), np.uint8))}), "'offset'"),
         (ArrayRecord({"rows": Array("float32", (3, 4), "numpy.ndarray", b"rubbish")}), "cannot be read"),
+        (ArrayRecord({"rows": Array("float32", (10**7, 10**7), "numpy.ndarray", b"claims")}), "6 bytes for a shape"),
+        (ArrayRecord({"rows": Array(np.array([["a", "b"]]))}), "it holds no numbers"),
         (ArrayRecord({"rows": Array("float32", (3, 4), "pickle", b"cos\nsystem\n")}), "cannot be read"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor, nn
@@ -43,18 +44,20 @@ def make_client_app(build_node: NodeFactory) -> ClientApp:
         """Load weights if some came, train, and return what the order asks for."""
         order = Order.from_record(_config(message))
         node = state.load(context, build_node)
-        _load_weights(node, message)
         reference = node.reference
         assert isinstance(reference, Tensor)
+        vertex = order.vertex if order.vertex >= 0 else _vertex(context)
         rows = exchanged_rows(order.seed, max(order.exchange - 1, 0), len(reference), order.exchange_rows)
-        teacher = _teacher(message, rows=len(rows), classes=node.classes)
-        metrics = train(node, order, teacher, rows, _vertex(context))
-        content = RecordDict({METRICS: MetricRecord({**metrics})})
-        if order.reply == "weights":
-            content[ARRAYS] = ArrayRecord(node.model.state_dict())
-        elif order.reply == "logits":
-            asked = exchanged_rows(order.seed, order.exchange, len(reference), order.exchange_rows)
-            content[LOGITS] = wire.encode(predict(node.model, reference[asked]), order.wire)
+        teacher = _teacher(message, order, rows=len(rows), classes=node.classes)
+        with state.kept_on_error(context, node):
+            _load_weights(node, message)
+            metrics = train(node, order, teacher, rows, vertex)
+            content = RecordDict({METRICS: MetricRecord({**metrics})})
+            if order.reply == "weights":
+                content[ARRAYS] = ArrayRecord(node.model.state_dict())
+            elif order.reply == "logits":
+                asked = exchanged_rows(order.seed, order.exchange, len(reference), order.exchange_rows)
+                content[LOGITS] = wire.encode(predict(node.model, reference[asked]), order.wire)
         state.save(context, node)
         return Message(content, reply_to=message)
 
@@ -87,10 +90,11 @@ def _hello(node: Node, context: Context) -> Hello:
     return Hello(
         vertex=_vertex(context),
         name=str(context.node_config.get("name", "")),
+        partitions=int(context.node_config.get("num-partitions", 0)),
         classes=node.classes,
         model=node.name,
         parameters=sum(parameter.numel() for parameter in node.model.parameters()),
-        weights_bytes=sum(array.numel() * array.element_size() for array in node.model.state_dict().values()),
+        weights_bytes=wire.content_bytes(RecordDict({ARRAYS: ArrayRecord(node.model.state_dict())})),
         reference_rows=len(reference),
         fingerprint=node.fingerprint or fingerprint(reference),
     )
@@ -112,7 +116,7 @@ def _load(model: nn.Module, record: ArrayRecord) -> None:
         raise InputError(f"weights of another model arrived: {str(error).splitlines()[0]}") from None
 
 
-def _teacher(message: Message, rows: int, classes: int) -> Teacher | None:
+def _teacher(message: Message, order: Order, rows: int, classes: int) -> Teacher | None:
     record = message.content.get(TEACHER)
     if not isinstance(record, ArrayRecord):
         return None
@@ -120,6 +124,8 @@ def _teacher(message: Message, rows: int, classes: int) -> Teacher | None:
     weights = arrays.pop("weights", None)
     shape = (rows, classes) if weights is None else (None, rows, classes)
     soft_labels = wire.decode(ArrayRecord(arrays), shape).clamp_(0.0, 1.0)
+    if order.dissimilarity != "squared-error":  # which alone compares with what is no distribution (D-Dist's z)
+        soft_labels /= soft_labels.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     return Teacher(soft_labels, None if weights is None else _as_tensor(weights))
 
 

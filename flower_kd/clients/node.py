@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from flower_kd.errors import InputError
 from flower_kd.seeding import derive
@@ -109,22 +110,32 @@ def _shuffled(seed: int, vertex: int, data_pass: int, samples: int) -> Tensor:
 
 @dataclass(frozen=True)
 class LoaderBatches:
-    """A user's DataLoader, begun anew for each message so that a node keeps no iterator between messages."""
+    """A user's DataLoader, begun anew for each message so that a node keeps no iterator between messages.
+
+    A loader that goes through its data in order goes on where the message before left off; one that shuffles draws
+    anew, from torch's global generator, which training seeds.
+    """
 
     loader: DataLoader
+
+    def __post_init__(self) -> None:
+        if self.loader.generator is not None:
+            raise InputError("the private loader has a generator of its own: leave it out, the run's seed drives it")
 
     def batches(self, first_step: int, num_steps: int) -> Iterator[Batch]:
         """Yield the loader's next `num_steps` batches, going round as often as needed."""
         left = num_steps
+        skipped = first_step % max(len(self.loader), 1) if isinstance(self.loader.sampler, SequentialSampler) else 0
         while left > 0:
             before = left
-            for inputs, labels in self.loader:
+            for inputs, labels in islice(self.loader, skipped, None):
                 yield inputs, labels
                 left -= 1
                 if left == 0:
                     return
             if left == before:
                 raise InputError("the private loader gives no batch (empty, or drop_last with few samples)")
+            skipped = 0
 
     def __len__(self) -> int:
         return len(self.loader.dataset)  # type: ignore[arg-type]

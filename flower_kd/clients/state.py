@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -56,6 +58,21 @@ def save(context: Context, node: Node) -> None:
         return
     context.state[MODEL] = ArrayRecord(node.model.state_dict())
     context.state[OPTIMIZER] = _optimizer_record(node.optimizer)
+
+
+@contextmanager
+def kept_on_error(context: Context, node: Node) -> Iterator[None]:
+    """Take a live node back to where it was if the block fails, as an engine does that keeps records."""
+    before = None
+    if isinstance(context.state, LiveState):
+        before = deepcopy((node.model.state_dict(), node.optimizer.state_dict()))
+    try:
+        yield
+    except Exception:
+        if before is not None:
+            node.model.load_state_dict(before[0])
+            node.optimizer.load_state_dict(before[1])
+        raise
 
 
 def _optimizer_record(optimizer: torch.optim.Optimizer) -> ArrayRecord:

@@ -49,6 +49,7 @@ def train(node: Node, order: Order, teacher: Teacher | None, rows: np.ndarray, v
     """
     started = time.perf_counter()
     node.model.train()
+    label_weight = order.label_weight if teacher is not None else 1.0
     distilled: Iterable[tuple[Tensor, Tensor] | None] = repeat(None)
     if teacher is not None and order.kd_weight > 0:
         distilled = _distillation_batches(node, order, teacher, rows, vertex)
@@ -62,7 +63,7 @@ def train(node: Node, order: Order, teacher: Teacher | None, rows: np.ndarray, v
             # One forward for both halves: half the kernel launches, and batch statistics of all that is seen.
             logits = node.model(inputs if lesson is None else torch.cat([inputs, lesson[0]]))
             label_loss = F.cross_entropy(logits[: len(labels)], labels)
-            loss = order.label_weight * label_loss
+            loss = label_weight * label_loss
             if lesson is not None and teacher is not None:
                 kd_loss = _kd_loss(measure, logits[len(labels) :], lesson[1], teacher.weights, order)
                 loss = loss + order.kd_weight * kd_loss

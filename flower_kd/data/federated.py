@@ -8,7 +8,6 @@ from functools import cached_property, lru_cache
 import numpy as np
 import torch
 from datasets import Dataset
-from flwr_datasets.partitioner import Partitioner
 from torch import Tensor
 
 from flower_kd.data.normalization import Normalization, normalization
@@ -32,7 +31,8 @@ class FederatedData:
     Raises
     ------
     InputError
-        If the data set cannot be read or is too small for the split.
+        If the data set cannot be read, or does not fit the split: a reference set or a network too large, an
+        unknown partition, or settings of the partition that leave a node without a sample.
     """
 
     def __init__(self, spec: DataSpec) -> None:
@@ -47,6 +47,7 @@ class FederatedData:
             )
         order = np.random.default_rng(derive(spec.seed, "reference set")).permutation(samples)
         self._reference_rows, self._private_rows = order[: spec.reference_size], order[spec.reference_size :]
+        self._partition = self._partitioned()
         self._private: dict[int, Samples] = {}
 
     @property
@@ -76,39 +77,50 @@ class FederatedData:
         Raises
         ------
         InputError
-            If there is no such node, or the partition gives it no sample.
+            If there is no such node, or an image cannot be decoded.
         """
         if vertex not in self._private:
             self._private[vertex] = self._samples(self._source.train, self.private_rows(vertex))
         return self._private[vertex]
 
     def private_rows(self, vertex: int) -> np.ndarray:
-        """Return which training rows a node holds; raises as `private` does."""
+        """Return which training rows a node holds, [samples]; raises as `private` does."""
         if not 0 <= vertex < self.spec.num_partitions:
             raise InputError(f"partition-id = {vertex} is outside 0 to {self.spec.num_partitions - 1}")
-        rows = np.asarray(self._partitioner.load_partition(vertex)["row"], dtype=np.int64)
-        if len(rows) == 0:
-            raise InputError(
-                f"partition {self.spec.partition!r} gives node {vertex} no sample: fewer nodes, or another"
-            )
+        rows = self._partition[vertex]
         if 0 < self.spec.samples_per_node < len(rows):
             generator = np.random.default_rng(derive(self.spec.seed, "private samples", vertex))
             rows = generator.choice(rows, self.spec.samples_per_node, replace=False)
         return rows
 
-    @cached_property
-    def _partitioner(self) -> Partitioner:
-        """A partitioner over labels and row numbers: no image is read to partition."""
-        partitioner = PARTITIONS.get(self.spec.partition)(self.spec, derive(self.spec.seed, "partition") % 2**32)
+    def _partitioned(self) -> list[np.ndarray]:
+        """Return the training rows of each node's partition, from labels and row numbers: no image is read."""
+        spec = self.spec
+        if spec.labels_per_node > self.num_classes:
+            raise InputError(
+                f"partition {spec.partition!r} does not fit: labels-per-node = {spec.labels_per_node} is above the "
+                f"{self.num_classes} labels of dataset {spec.dataset!r}"
+            )
+        partitioner = PARTITIONS.get(spec.partition)(spec, derive(spec.seed, "partition") % 2**32)
         labels = self._source.train.labels[self._private_rows]
         partitioner.dataset = Dataset.from_dict({LABEL: labels, "row": self._private_rows})
         try:
-            partitioner.load_partition(0)
+            parts = [partitioner.load_partition(vertex) for vertex in range(spec.num_partitions)]
         except InputError:
             raise
         except ValueError as error:
-            raise InputError(f"partition {self.spec.partition!r} does not fit: {str(error).splitlines()[0]}") from None
-        return partitioner
+            raise InputError(
+                f"partition {spec.partition!r} does not fit {len(labels)} samples and {spec.num_partitions} nodes "
+                f"(dirichlet-alpha = {spec.dirichlet_alpha}, labels-per-node = {spec.labels_per_node}): "
+                f"{str(error).splitlines()[0]}"
+            ) from None
+        empty = next((vertex for vertex, part in enumerate(parts) if len(part) == 0), None)
+        if empty is not None:
+            raise InputError(
+                f"partition {spec.partition!r} gives node {empty} no sample: {len(labels)} are too few for "
+                f"{spec.num_partitions} nodes"
+            )
+        return [part.with_format("numpy")["row"][:] for part in parts]
 
     @cached_property
     def _unnormalized_reference(self) -> Tensor:

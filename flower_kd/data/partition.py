@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from flwr_datasets.partitioner import (
@@ -13,6 +14,7 @@ from flwr_datasets.partitioner import (
 
 from flower_kd.data.skew_partitioner import SkewPartitioner
 from flower_kd.data.spec import DataSpec
+from flower_kd.errors import InputError
 from flower_kd.registry import Registry
 
 LABEL = "label"
@@ -41,6 +43,8 @@ def skew(spec: DataSpec, seed: int) -> Partitioner:
 @PARTITIONS.register("dirichlet")
 def dirichlet(spec: DataSpec, seed: int) -> Partitioner:
     """Draw each label's shares from a Dirichlet distribution."""
+    if not (math.isfinite(spec.dirichlet_alpha) and spec.dirichlet_alpha > 0):
+        raise InputError(f"dirichlet-alpha = {spec.dirichlet_alpha} must be above 0")
     return DirichletPartitioner(spec.num_partitions, LABEL, spec.dirichlet_alpha, min_partition_size=1, seed=seed)
 
 

@@ -38,7 +38,7 @@ class SkewPartitioner(Partitioner):
     Raises
     ------
     InputError
-        If an argument is out of range.
+        If an argument is out of range, or does not fit the data set once it is there.
 
     Examples
     --------
@@ -92,19 +92,31 @@ class SkewPartitioner(Partitioner):
         Dataset
             The partition's samples, in the order of the whole data set.
         """
+        if not 0 <= partition_id < self._num_partitions:
+            raise InputError(f"partition_id = {partition_id} is outside 0 to {self._num_partitions - 1}")
         return self.dataset.select(self._assign_if_needed()[partition_id])
 
     def _assign_if_needed(self) -> list[np.ndarray]:
         if self._rows is None:
-            labels, codes = np.unique(np.asarray(self.dataset[self._partition_by]), return_inverse=True)
+            if self._partition_by not in self.dataset.column_names:
+                found = ", ".join(self.dataset.column_names)
+                raise InputError(f"partition_by = {self._partition_by!r} is no column of the data set, it has: {found}")
+            column = self.dataset.with_format("numpy")[self._partition_by][:]
+            labels, codes = np.unique(column, return_inverse=True)
             rng = np.random.default_rng(self._seed)
             primary = self._deal(len(labels), rng)
             self._primary = [[labels[label].item() for label in np.flatnonzero(row)] for row in primary]
             weights = 1.0 + self._gamma * primary
             thresholds = np.cumsum(weights / weights.sum(axis=0), axis=0)  # [partitions, labels]
             thresholds[-1] = 1.0
-            owners = (rng.random(len(codes)) >= thresholds[:, codes]).sum(axis=0)
-            self._rows = [np.flatnonzero(owners == partition) for partition in range(self._num_partitions)]
+            draws = rng.random(len(codes))
+            owners = np.empty(len(codes), dtype=np.int64)
+            # Label by label: an array [partitions, samples] would not fit in memory for thousands of nodes.
+            for label in range(len(labels)):
+                rows = codes == label
+                owners[rows] = np.searchsorted(thresholds[:, label], draws[rows], side="right")
+            ends = np.cumsum(np.bincount(owners, minlength=self._num_partitions))
+            self._rows = np.split(np.argsort(owners, kind="stable"), ends[:-1])
         return self._rows
 
     def _deal(self, num_labels: int, rng: np.random.Generator) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import PIL.Image
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset
 from sklearn.datasets import load_digits
@@ -57,6 +59,7 @@ class TensorSplit:
 class TableSplit:
     """Images in a table of Hugging Face `datasets`, decoded by PIL when they are asked for."""
 
+    dataset: str
     table: Dataset
     column: str
     labels: np.ndarray
@@ -68,22 +71,31 @@ class TableSplit:
         Raises
         ------
         InputError
-            If images differ in size and no size was asked for.
+            If an image cannot be decoded, or images differ in size and no size was asked for.
         """
         if len(rows) == 0:
             return torch.empty(0, *self.images(np.array([0])).shape[1:])
         # One channel if the data set is gray, whatever an odd image in it is.
-        mode = "L" if self.table[0][self.column].mode in ("L", "1", "I", "I;16", "LA") else "RGB"
-        steps = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+        mode = "L" if next(self._pictures([0])).mode in ("L", "1", "I", "I;16", "LA") else "RGB"
+        steps = [v2.PILToTensor()]
         if self.image_size:
-            steps.insert(1, v2.Resize([self.image_size, self.image_size], antialias=True))
+            steps.append(v2.Resize([self.image_size, self.image_size], antialias=True))
         transform = v2.Compose(steps)
-        images = [transform(row[self.column].convert(mode)) for row in self.table.select(rows)]
+        images = [transform(picture.convert(mode)) for picture in self._pictures(rows)]
         sizes = sorted({tuple(image.shape[1:]) for image in images})
         if len(sizes) > 1:
             shown = ", ".join(f"{height} x {width}" for height, width in sizes[:3])
-            raise InputError(f"images have different sizes ({shown}, ...): set image-size")
-        return torch.stack(images)
+            raise InputError(f"dataset {self.dataset!r} has images of different sizes ({shown}, ...): set image-size")
+        return v2.functional.to_dtype(torch.stack(images), torch.float32, scale=True)
+
+    def _pictures(self, rows: Sequence[int] | np.ndarray) -> Iterator[PIL.Image.Image]:
+        try:
+            for row in self.table.select(rows):
+                if row[self.column] is None:
+                    raise InputError(f"dataset {self.dataset!r} has a row without an image")
+                yield row[self.column]
+        except OSError as error:  # PIL's own errors are of this kind
+            raise InputError(f"dataset {self.dataset!r} has an image that cannot be decoded: {error}") from None
 
 
 def load_source(dataset: str, image_size: int, seed: int) -> Source:
@@ -118,23 +130,38 @@ def _digits(image_size: int, seed: int) -> Source:
 
 
 def _table(dataset: str, image_size: int, seed: int) -> Source:
-    splits = _load(dataset)
-    train = splits["train"] if "train" in splits else next(iter(splits.values()))
-    image, label = _columns(dataset, train)
-    if "test" in splits and "train" in splits:
-        test = splits["test"]
-        _columns(dataset, test)
+    tables = _load(dataset)
+    train = tables["train"] if "train" in tables else next(iter(tables.values()))
+    if "train" in tables and "test" in tables:
+        test = tables["test"]
     else:
         kept, held = _carve(len(train), seed)
+        if len(held) == 0:
+            raise InputError(f"dataset {dataset!r} has {len(train)} samples, too few to hold out a test set")
         train, test = train.select(kept), train.select(held)
-    feature = train.features[label]
-    parts = [_labels(dataset, table[label]) for table in (train, test)]
-    classes = feature.num_classes if isinstance(feature, ClassLabel) else int(max(part.max() for part in parts)) + 1
-    tables = [
-        TableSplit(table.cast_column(image, Image()), image, labels, image_size)
-        for table, labels in zip((train, test), parts, strict=True)
-    ]
-    return Source(tables[0], tables[1], classes)
+    splits = [_split(dataset, table, image_size) for table in (train, test)]
+    feature = train.features[LABEL_COLUMN]
+    if isinstance(feature, ClassLabel):
+        num_classes = feature.num_classes
+    else:
+        num_classes = int(max(split.labels.max() for split in splits)) + 1
+    return Source(splits[0], splits[1], num_classes)
+
+
+def _split(dataset: str, table: Dataset, image_size: int) -> TableSplit:
+    column = next((name for name in IMAGE_COLUMNS if name in table.column_names), None)
+    if column is None or LABEL_COLUMN not in table.column_names:
+        found = ", ".join(table.column_names)
+        raise InputError(f"dataset {dataset!r} needs the columns 'image' (or 'img') and 'label', it has: {found}")
+    labels = table.with_format("numpy")[LABEL_COLUMN][:]
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        raise InputError(f"dataset {dataset!r}: column 'label' must hold whole numbers from 0 on")
+    try:
+        table = table.cast_column(column, Image())
+    except (TypeError, NotImplementedError):  # what pyarrow raises for a cast that it does not have
+        kind = table.features[column]
+        raise InputError(f"dataset {dataset!r}: column {column!r} must hold images, it holds {kind}") from None
+    return TableSplit(dataset, table, column, labels.astype(np.int64), image_size)
 
 
 def _load(dataset: str) -> DatasetDict:
@@ -146,25 +173,11 @@ def _load(dataset: str) -> DatasetDict:
         splits = load_dataset(str(path) if local else dataset)
     except Exception as error:  # datasets raises many kinds, some of its own and some of its readers
         where = "cannot be read as a data set" if local else "is neither 'digits', a folder here, nor to be had by name"
-        raise InputError(f"dataset {dataset!r} {where}: {str(error).splitlines()[0]}") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"dataset {dataset!r} {where}: {reason}") from None
     if not splits or any(len(table) == 0 for table in splits.values()):
         raise InputError(f"dataset {dataset!r} is empty")
     return splits
-
-
-def _columns(dataset: str, table: Dataset) -> tuple[str, str]:
-    image = next((name for name in IMAGE_COLUMNS if name in table.column_names), None)
-    if image is None or LABEL_COLUMN not in table.column_names:
-        found = ", ".join(table.column_names)
-        raise InputError(f"dataset {dataset!r} needs the columns 'image' and 'label', it has: {found}")
-    return image, LABEL_COLUMN
-
-
-def _labels(dataset: str, column: object) -> np.ndarray:
-    labels = np.asarray(column)
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise InputError(f"dataset {dataset!r}: column 'label' must hold whole numbers from 0 on")
-    return labels.astype(np.int64)
 
 
 def _carve(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flower_kd.errors import InputError
+
 
 @dataclass(frozen=True)
 class DataSpec:
@@ -26,11 +28,16 @@ class DataSpec:
     labels_per_node : int
         Labels a node in partition "pathological", primary labels in "skew"; 0 for the partition's own default.
     samples_per_node : int
-        At most so many private samples a node; 0 for all.
+        At most so many private samples a node, drawn from its partition; 0 for all.
     reference_size : int
         Rows of the reference set.
     image_size : int
         Side in pixels to which images are resized; 0 for as they are.
+
+    Raises
+    ------
+    InputError
+        If a number is below its least value.
     """
 
     dataset: str = "digits"
@@ -43,3 +50,11 @@ class DataSpec:
     samples_per_node: int = 0
     reference_size: int = 0
     image_size: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_partitions < 1:
+            raise InputError(f"num-partitions = {self.num_partitions} must be at least 1")
+        for name in ("seed", "labels_per_node", "samples_per_node", "reference_size", "image_size"):
+            value = getattr(self, name)
+            if value < 0:
+                raise InputError(f"{name.replace('_', '-')} = {value} must be at least 0")

@@ -64,7 +64,7 @@ class GraphStrategy(Strategy):
         self._exchange = 0
         self._num_rounds = 0
         self._network: Network | None = None
-        self._initial: ArrayRecord | None = None
+        self._initial: dict[int, ArrayRecord] = {}
 
     # -- what a strategy is -------------------------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ class GraphStrategy(Strategy):
         """Prepare for a run with the nodes that joined; called once after the handshake."""
 
     def payload(self, vertex: int) -> dict[str, ArrayRecord]:
-        """Return the records that go down to a vertex now; each is asked for once."""
+        """Return the records that go down to a vertex in the next train message."""
         return {}
 
     def absorb(self, replies: dict[int, RecordDict]) -> dict[int, str]:
@@ -123,7 +123,7 @@ class GraphStrategy(Strategy):
         network = grid if isinstance(grid, Network) else self.network(grid)
         self._network, self._num_rounds, self._exchange = network, num_rounds, 0
         hellos = network.join()
-        self._initial = initial_arrays or None
+        self._initial = dict.fromkeys(range(self.num_nodes), initial_arrays) if initial_arrays else {}
         self.begin(hellos)
         self.summary()
         result, arrays, started = Result(), ArrayRecord(), time.monotonic()
@@ -158,13 +158,13 @@ class GraphStrategy(Strategy):
         """Return one message a node: its order, and what its neighbors have for it."""
         network = self._joined(grid)
         step = self._exchange * self.exchange_every
-        order = replace(self.order, server_round=server_round, step=step, exchange=self._exchange).to_record()
-        order.update(config)
-        messages = [
-            Message(RecordDict({CONFIG: order, **self._take(vertex)}), dst_node_id=node, message_type=MessageType.TRAIN)
-            for vertex, node in enumerate(network.get_node_ids())
-        ]
-        self._initial = None
+        order = replace(self.order, server_round=server_round, step=step, exchange=self._exchange)
+        messages = []
+        for vertex, node in enumerate(network.get_node_ids()):
+            record = replace(order, vertex=vertex).to_record()
+            record.update(config)
+            content = RecordDict({CONFIG: record, **self._down(vertex)})
+            messages.append(Message(content, dst_node_id=node, message_type=MessageType.TRAIN))
         return messages
 
     def aggregate_train(
@@ -173,6 +173,8 @@ class GraphStrategy(Strategy):
         """Hand the replies to `absorb`, leave out those it refuses, and return the metrics over nodes."""
         network = self._joined(None)
         contents = {network.vertex(reply.metadata.src_node_id): reply.content for reply in replies}
+        for vertex in contents:
+            self._initial.pop(vertex, None)  # a node that did not answer is sent its initial weights again
         for vertex, why in self.absorb(contents).items():
             network.leave_out(server_round, vertex, why)
         self._exchange += 1
@@ -216,8 +218,8 @@ class GraphStrategy(Strategy):
             self.exchange_every,
         )
 
-    def _take(self, vertex: int) -> dict[str, ArrayRecord]:
-        start = {ARRAYS: self._initial} if self._initial is not None else {}
+    def _down(self, vertex: int) -> dict[str, ArrayRecord]:
+        start = {ARRAYS: self._initial[vertex]} if vertex in self._initial else {}
         return start | self.payload(vertex)
 
     def _joined(self, grid: Grid | None) -> Network:

@@ -52,7 +52,9 @@ class DDist(DistillationStrategy):
     eta : float
         Step of the gradient consensus, in (0, 1].
     clamp : bool
-        Keep z in [0, 1] (the report found that it can leave it). What a node distills from is clamped in any case.
+        Keep the z of the gradient consensus in [0, 1] (the report found that it can leave it). That of the tracking
+        consensus is left alone, or its mean would no longer be that of the predictions. What a node distills from is
+        clamped in any case.
     dissimilarity : str
         "squared-error" as published, or any other; z is then normalized to probabilities first.
     temperature : float
@@ -119,7 +121,7 @@ class DDist(DistillationStrategy):
         here = torch.from_numpy(present)[:, None, None]
         mixed = _mix(without_absent(self.matrix, present), consensus)
         moved = torch.where(here, self.update(mixed, consensus, now, before, self.eta), consensus)
-        if self.clamp:
+        if self.clamp and self.update is not tracking:
             moved = moved.clamp(0.0, 1.0)
         self.consensus[:, index] = moved
         self.predictions[:, index] = torch.where(here, now, before)

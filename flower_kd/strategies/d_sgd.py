@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import networkx as nx
 import numpy as np
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
 from flower_kd import topology, wire
 from flower_kd.protocol import ARRAYS, Hello, Order
@@ -39,12 +41,18 @@ class DSGD(GraphStrategy):
         self._mixed = {}
 
     def payload(self, vertex: int) -> dict[str, ArrayRecord]:
-        """Return a vertex's mixed weights, once."""
-        mixed = self._mixed.pop(vertex, None)
-        return {} if mixed is None else {ARRAYS: mixed}
+        """Return a vertex's mixed weights, unless it has them."""
+        return {ARRAYS: self._mixed[vertex]} if vertex in self._mixed else {}
 
-    # What is evaluated is the mixed model; the next train message then need not carry it again.
+    # What is evaluated is the mixed model; the next train message need not carry it again to nodes that answered.
     evaluation_payload = payload
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Return the metrics over nodes, which have their mixed weights by now."""
+        replies = list(replies)
+        for reply in replies:
+            self._mixed.pop(self._joined(None).vertex(reply.metadata.src_node_id), None)
+        return super().aggregate_evaluate(server_round, replies)
 
     def absorb(self, replies: dict[int, RecordDict]) -> dict[int, str]:
         """Mix the weights of the nodes that answered."""
@@ -52,7 +60,8 @@ class DSGD(GraphStrategy):
         present = np.zeros(self.num_nodes, dtype=bool)
         present[list(weights)] = True
         matrix = without_absent(self.matrix, present)
-        self._mixed = {}
+        # A node that sent nothing usable is sent again what it may not have got.
+        self._mixed = {vertex: mixed for vertex, mixed in self._mixed.items() if vertex not in weights}
         for vertex in weights:
             row = slice(matrix.indptr[vertex], matrix.indptr[vertex + 1])
             shares = [(int(n), float(s)) for n, s in zip(matrix.indices[row], matrix.data[row], strict=True) if s > 0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from logging import INFO, WARNING
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -18,6 +19,7 @@ from flower_kd.protocol import CONFIG, HELLO, JOIN, METRICS, Hello
 from flower_kd.wire import message_bytes
 
 POLL_SECONDS = 0.5
+GREETING_SECONDS = 60.0
 
 
 @dataclass
@@ -144,12 +146,13 @@ class Network(Grid):
             Message(RecordDict({CONFIG: ConfigRecord({"fresh": fresh})}), dst_node_id=node, message_type=JOIN)
             for node in nodes
         ]
-        sent = {message.metadata.dst_node_id: message_bytes(message) for message in messages}
-        for reply in self._grid.send_and_receive(messages, timeout=timeout) if messages else []:
+        for node, message, reply in self._exchange(messages, timeout):
             if reply.has_error():
                 raise InputError(f"a node failed in the handshake: {_last_line(reply.error.reason)}")
+            if HELLO not in reply.content.config_records:
+                raise InputError("a node answers the handshake without saying who it is: is its app of another kind?")
             hello = Hello.from_record(reply.content.config_records[HELLO])
-            vertex, node = self._vertex_by(hello), reply.metadata.src_node_id
+            vertex = self._vertex_by(hello)
             if vertex in self.hellos and vertex not in self.absent:
                 raise InputError(f"two nodes both say they are vertex {self._label(vertex)}: partition-id must differ")
             if vertex in self.absent:
@@ -157,13 +160,29 @@ class Network(Grid):
                 self._vertex_of.pop(self._node_of[vertex], None)
             self.hellos[vertex] = hello
             self._vertex_of[node], self._node_of[vertex] = vertex, node
-            self.traffic.down[vertex] += sent[node]
+            self.traffic.down[vertex] += message_bytes(message)
             self.traffic.up[vertex] += message_bytes(reply)
+
+    def _exchange(self, messages: list[Message], timeout: float | None) -> list[tuple[int, Message, Message]]:
+        """Send messages, and return the node, the message and the reply of each that was answered.
+
+        Replies are told apart by the message they answer: an error that the SuperLink writes on behalf of a node that
+        is gone does not carry the node's id.
+        """
+        replies = list(self._grid.send_and_receive(messages, timeout=timeout)) if messages else []
+        sent = {message.metadata.message_id: message for message in messages}
+        answered = [(sent.get(reply.metadata.reply_to_message_id), reply) for reply in replies]
+        return [(message.metadata.dst_node_id, message, reply) for message, reply in answered if message is not None]
 
     def _vertex_by(self, hello: Hello) -> int:
         if hello.error:
             raise InputError(f"node {hello.name or hello.vertex} cannot take part: {hello.error}")
-        if self.vertex_names is None:
+        if hello.partitions and hello.partitions != self.num_nodes:
+            raise InputError(
+                f"node {hello.name or hello.vertex} says num-partitions={hello.partitions}, but the graph has "
+                f"{self.num_nodes} vertices"
+            )
+        if self.vertex_names is None or not hello.name:
             if not 0 <= hello.vertex < self.num_nodes:
                 raise InputError(
                     f"a node says partition-id={hello.vertex}, the graph has vertices 0 to {self.num_nodes - 1}"
@@ -171,11 +190,13 @@ class Network(Grid):
             return hello.vertex
         if hello.name not in self.vertex_names:
             names = ", ".join(self.vertex_names[:8])
+            raise InputError(f"node {hello.name!r} is no vertex of the graph, whose vertices are named {names}")
+        vertex = self.vertex_names.index(hello.name)
+        if hello.vertex not in (-1, vertex):
             raise InputError(
-                f"node {hello.name or hello.vertex!r} is no vertex of the graph, whose vertices are named {names}: "
-                "give each node its name in the node config"
+                f"node {hello.name!r} says partition-id={hello.vertex}, but its name is vertex {vertex} of the graph"
             )
-        return self.vertex_names.index(hello.name)
+        return vertex
 
     def _check_alike(self, hellos: dict[int, Hello]) -> None:
         checks = [("classes", "class count"), ("reference_rows", "number of reference rows")]
@@ -217,23 +238,26 @@ class Network(Grid):
         if not messages:
             return []
         server_round = 0
+        silent: dict[int, str] = {}
         for message in messages:
             vertex = self._vertex_of[message.metadata.dst_node_id]
+            silent[vertex] = f"no reply within {timeout} s"
             self.traffic.down[vertex] += message_bytes(message)
             server_round = int(message.content.config_records[CONFIG].get("server-round", 0))  # type: ignore[arg-type]
-        wanted = {self._vertex_of[message.metadata.dst_node_id] for message in messages}
         good: dict[int, Message] = {}
-        for reply in self._grid.send_and_receive(messages, timeout=timeout):
-            vertex = self._vertex_of[reply.metadata.src_node_id]
+        for node, _, reply in self._exchange(messages, timeout):
+            vertex = self._vertex_of[node]
             self.traffic.up[vertex] += message_bytes(reply)
-            if reply.has_error():
-                self.leave_out(server_round, vertex, f"it failed with {_last_line(reply.error.reason)}")
-            elif METRICS not in reply.content.metric_records:
-                self.leave_out(server_round, vertex, "its reply has no metrics")
+            problem = _problem(reply)
+            if problem:
+                silent[vertex] = problem
             else:
                 good[vertex] = reply
-        for vertex in sorted(wanted - good.keys() - self.absent):
-            self.leave_out(server_round, vertex, f"no reply within {timeout} s")
+                silent.pop(vertex, None)
+        for vertex in sorted(silent):
+            self.leave_out(server_round, vertex, silent[vertex])
+        if not good:
+            raise InputError(f"no node answered in round {server_round}: {silent[min(silent)]}")
         for vertex in sorted(good):
             self._keep(server_round, vertex, good[vertex])
         return [good[vertex] for vertex in sorted(good)]
@@ -252,7 +276,7 @@ class Network(Grid):
         record = reply.content.metric_records[METRICS]
         prefix = "test-" if reply.metadata.message_type == MessageType.EVALUATE else ""
         kept = self.metrics.setdefault((server_round, vertex), NodeMetrics(server_round, vertex))
-        kept.values.update({f"{prefix}{name}": value for name, value in _scalars(record)})
+        kept.values.update({f"{prefix}{name}": float(value) for name, value in record.items()})  # type: ignore[arg-type]
         kept.values["bytes-shared"] = float(self.traffic.shared[vertex])
 
     def _welcome_back(self) -> None:
@@ -262,11 +286,12 @@ class Network(Grid):
         for node in self._grid.get_node_ids():
             if node in self._vertex_of or node in self._strangers:
                 continue
+            # Whatever comes of it, a node is asked once: waiting for a mute one each round would stop the others.
+            self._strangers.add(node)
             try:
-                self._greet([node], fresh=False, timeout=self.connect_seconds)
+                self._greet([node], fresh=False, timeout=GREETING_SECONDS)
             except InputError as error:
                 log(WARNING, "a node that joined late is not used: %s", error)
-                self._strangers.add(node)
 
     # -- the rest of Grid ---------------------------------------------------------------------------------------------
 
@@ -301,5 +326,15 @@ def _most_common(values: list[object]) -> object:
     return max(values, key=values.count)
 
 
-def _scalars(record: MetricRecord) -> list[tuple[str, float]]:
-    return [(name, value) for name, value in record.items() if not isinstance(value, list)]
+def _problem(reply: Message) -> str:
+    """Return why a reply cannot be used at all; empty if it can."""
+    if reply.has_error():
+        return f"it failed with {_last_line(reply.error.reason)}"
+    record = reply.content.metric_records.get(METRICS)
+    if record is None:
+        return "its reply has no metrics"
+    odd = [name for name, value in record.items() if isinstance(value, list) or not math.isfinite(value)]
+    if odd:
+        return f"its metric {odd[0]!r} is no finite number"
+    wanted = "accuracy" if reply.metadata.message_type == MessageType.EVALUATE else "num-examples"
+    return "" if wanted in record else f"its metrics lack {wanted!r}"

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from flower_kd import wire
 from flower_kd.clients import LoaderBatches, Node, ShuffledBatches, make_client_app, state
+from flower_kd.clients.app import _teacher
 from flower_kd.clients.training import evaluate, train
 from flower_kd.dissimilarity import get, soften
 from flower_kd.errors import InputError
@@ -135,6 +136,12 @@ def test_a_users_loaders() -> None:
     data = TensorDataset(*blobs(0, 10))
     batches = LoaderBatches(DataLoader(data, batch_size=4))
     assert [len(labels) for _, labels in batches.batches(0, 5)] == [4, 4, 2, 4, 4]
+    assert [labels.tolist() for _, labels in batches.batches(1, 2)] == [
+        data.tensors[1][4:8].tolist(),
+        data.tensors[1][8:].tolist(),
+    ]
+    with pytest.raises(InputError, match="generator of its own"):
+        LoaderBatches(DataLoader(data, shuffle=True, generator=torch.Generator()))
     with pytest.raises(InputError, match="gives no batch"):
         list(LoaderBatches(DataLoader(data, batch_size=20, drop_last=True)).batches(0, 1))
     node = linear_node()
@@ -168,3 +175,28 @@ def test_messages_that_make_no_sense(content: RecordDict, words: str) -> None:
     InProcessGrid(app, 1, {})  # which tells Flower who sends
     with pytest.raises(InputError, match=words):
         app(Message(content, dst_node_id=5, message_type="train"), context)
+
+
+def test_a_failed_message_leaves_a_live_node_as_it_was() -> None:
+    """As on engines that keep records: what a failed message did to the model is gone."""
+    context = Context(1, 5, {"partition-id": 0, "num-partitions": 2}, state.LiveState(), {})
+    node = state.fresh(context, build_blob_node)
+    before = {name: value.clone() for name, value in node.model.state_dict().items()}
+    with pytest.raises(RuntimeError), state.kept_on_error(context, node):
+        train(node, Order(1, 2), None, np.arange(0), vertex=0)
+        raise RuntimeError("after training")
+    assert all(torch.equal(before[name], value) for name, value in node.model.state_dict().items())
+    assert not node.optimizer.state_dict()["state"]
+
+
+def test_a_quantized_teacher_is_a_distribution_again() -> None:
+    """Rounding rows of many classes loses mass, which divergences would take for a difference."""
+    soft = torch.softmax(torch.randn(24, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    InProcessGrid(make_client_app(build_blob_node), 1, {})
+    message = Message(RecordDict({"teacher": wire.encode(soft, "uint8")}), dst_node_id=5, message_type="train")
+    teacher = _teacher(message, Order(1, 1), rows=24, classes=3)
+    assert teacher is not None
+    assert torch.allclose(teacher.soft_labels.sum(-1), torch.ones(24), atol=1e-6)
+    raw = _teacher(message, Order(1, 1, dissimilarity="squared-error"), rows=24, classes=3)
+    assert raw is not None
+    assert not torch.allclose(raw.soft_labels.sum(-1), torch.ones(24), atol=1e-6)

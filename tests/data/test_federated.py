@@ -127,22 +127,56 @@ def test_only_the_rows_asked_for_are_decoded(tmp_path: Path, monkeypatch: pytest
         (DataSpec(num_partitions=2000), "1438 training samples, too few"),
         (DataSpec(reference_size=1438), "too few for reference-size = 1438"),
         (DataSpec(dataset="./no-such-folder"), "there is no such folder"),
-        (DataSpec(partition="pathological", labels_per_node=11), "partition 'pathological' does not fit"),
+        (DataSpec(partition="pathological", labels_per_node=11), "labels-per-node = 11 is above the 10 labels"),
+        (DataSpec(partition="pathological", num_partitions=1000), "'pathological' does not fit .* 1000 nodes"),
+        (DataSpec(partition="dirichlet", dirichlet_alpha=0.0), "dirichlet-alpha = 0.0 must be above 0"),
+        (DataSpec(partition="skew", gamma=-1.0), "gamma = -1.0 must be at least 0"),
+        (DataSpec(partition="skewed"), "unknown partition 'skewed', did you mean 'skew'"),
+        (
+            DataSpec(partition="skew", num_partitions=1000),
+            "gives node [0-9]+ no sample: 1438 are too few for 1000",
+        ),
     ],
 )
-def test_what_does_not_fit(spec: DataSpec, words: str) -> None:
+def test_what_does_not_fit_is_refused_before_anything_is_decoded(spec: DataSpec, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        FederatedData(spec).private(0)
+        FederatedData(spec)
 
 
-def test_a_vertex_outside_the_network() -> None:
-    with pytest.raises(InputError, match="partition-id = 2 is outside 0 to 1"):
-        FederatedData(DataSpec(num_partitions=2)).private(2)
+def test_samples_per_node_is_an_upper_bound() -> None:
+    digits = FederatedData(DataSpec(partition="skew", gamma=15.0, num_partitions=16, samples_per_node=90, seed=2))
+    everything = FederatedData(DataSpec(partition="skew", gamma=15.0, num_partitions=16, seed=2))
+    for vertex in range(16):
+        held = everything.private_rows(vertex)
+        rows = digits.private_rows(vertex)
+        assert len(rows) == min(90, len(held))
+        assert set(rows.tolist()) <= set(held.tolist())
+
+
+@pytest.mark.filterwarnings("ignore:The specified min_partition_size")
+def test_a_concentration_that_leaves_nodes_empty() -> None:
+    with pytest.raises(InputError, match=r"'dirichlet' does not fit .*dirichlet-alpha = 0\.001"):
+        FederatedData(DataSpec(partition="dirichlet", dirichlet_alpha=0.001, num_partitions=50))
+
+
+@pytest.mark.parametrize("vertex", [-1, 2])
+def test_a_vertex_outside_the_network(vertex: int) -> None:
+    with pytest.raises(InputError, match=f"partition-id = {vertex} is outside 0 to 1"):
+        FederatedData(DataSpec(num_partitions=2)).private(vertex)
+
+
+@pytest.mark.parametrize(
+    ("key", "least"),
+    [("num_partitions", 1), ("seed", 0), ("labels_per_node", 0), ("samples_per_node", 0), ("reference_size", 0)],
+)
+def test_a_spec_refuses_numbers_below_their_least(key: str, least: int) -> None:
+    with pytest.raises(InputError, match=f"{key.replace('_', '-')} = {least - 1} must be at least {least}"):
+        DataSpec(**{key: least - 1})
 
 
 def test_a_folder_without_labels_or_of_rubbish(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "odd", {"train": 10}, label="digit")
-    with pytest.raises(InputError, match="needs the columns 'image' and 'label', it has: image, digit"):
+    with pytest.raises(InputError, match=r"needs the columns 'image' \(or 'img'\) and 'label', it has: image, digit"):
         FederatedData(DataSpec(dataset=folder))
     (tmp_path / "bad").mkdir()
     with pytest.raises(InputError, match="cannot be read as a data set"):
@@ -164,9 +198,47 @@ def test_pictures_of_different_sizes(tmp_path: Path) -> None:
         {"image": pictures, "label": [0, 1] * 10}, features=Features({"image": Image(), "label": Value("int64")})
     )
     table.to_parquet(tmp_path / "train.parquet")
-    with pytest.raises(InputError, match=r"different sizes .* set image-size"):
+    with pytest.raises(InputError, match=r"images of different sizes .* set image-size"):
         _ = FederatedData(DataSpec(dataset=str(tmp_path), reference_size=6)).reference
     assert FederatedData(DataSpec(dataset=str(tmp_path), reference_size=6, image_size=8)).shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"image": [1, 2] * 5, "label": [0, 1] * 5}, "column 'image' must hold images, it holds"),
+        ({"image": [b"rubbish"] * 10, "label": [0, 1] * 5}, "has an image that cannot be decoded"),
+        ({"image": [b"rubbish"] * 10, "label": ["cat", "dog"] * 5}, "column 'label' must hold whole numbers"),
+        ({"image": [b"rubbish"] * 10, "label": [-1, 1] * 5}, "column 'label' must hold whole numbers"),
+        ({"image": [b"rubbish"] * 10, "label": [None, 1] * 5}, "column 'label' must hold whole numbers"),
+        ({"image": [b"rubbish"], "label": [0]}, "has 1 samples, too few to hold out a test set"),
+    ],
+)
+def test_columns_of_rubbish(tmp_path: Path, columns: dict, words: str) -> None:
+    Dataset.from_dict(columns).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(InputError, match=words):
+        _ = FederatedData(DataSpec(dataset=str(tmp_path))).test
+
+
+def test_the_image_column_may_be_called_img(tmp_path: Path) -> None:
+    folder = write_images(tmp_path, {"train": 20})
+    renamed = Dataset.from_parquet(f"{folder}/train-00000-of-00001.parquet").rename_column("image", "img")
+    renamed.to_parquet(f"{folder}/train-00000-of-00001.parquet")
+    assert FederatedData(DataSpec(dataset=folder)).shape == (1, 8, 8)
+
+
+def test_a_folder_of_image_files(tmp_path: Path) -> None:
+    for split, count in (("train", 6), ("test", 2)):
+        for label, name in enumerate(("cat", "dog")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for k in range(count):
+                Picture.new("RGB", (4, 4), (200 * label, k, 0)).save(tmp_path / split / name / f"{k}.png")
+    files = FederatedData(DataSpec(dataset=str(tmp_path), reference_size=2))
+    assert files.num_classes == 2
+    assert files.shape == (3, 4, 4)
+    inputs, labels = files.test
+    assert labels.tolist() == [0, 0, 1, 1]
+    assert (inputs[labels == 1, 0] > inputs[labels == 0, 0]).all()
 
 
 @pytest.mark.slow

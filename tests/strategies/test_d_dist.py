@@ -59,7 +59,7 @@ def test_gradient_update_by_hand() -> None:
 
 
 def test_clamping_keeps_soft_decisions_in_the_unit_interval() -> None:
-    free, clamped = (began(nx.cycle_graph(6), consensus="tracking", clamp=clamp) for clamp in (False, True))
+    free, clamped = (began(nx.cycle_graph(6), eta=1.0, clamp=clamp) for clamp in (False, True))
     for exchange in range(20):
         for strategy in (free, clamped):
             strategy.teach(ROWS, predictions(exchange, 6), np.ones(6, dtype=bool))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import FaultyGrid, blobs, build_blob_node, build_same_model_node
-from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
 
 from flower_kd.clients import Node, make_client_app
 from flower_kd.errors import InputError
@@ -93,6 +94,8 @@ def test_a_vertex_outside_the_graph(ring: nx.Graph, grid: FaultyGrid) -> None:
 
 
 def test_too_few_nodes_are_named(grid: FaultyGrid) -> None:
+    for context in grid.contexts.values():
+        context.node_config["num-partitions"] = 6
     strategy = Silo(nx.cycle_graph(6))
     network = strategy.network(grid)
     network.connect_seconds = 0.1
@@ -100,17 +103,33 @@ def test_too_few_nodes_are_named(grid: FaultyGrid) -> None:
         strategy.start(network, num_rounds=1)
 
 
-def test_graphs_with_names_find_their_nodes_by_name(grid: FaultyGrid) -> None:
+def named_node(context: Context) -> Node:
+    """Return a blob node of a context that may have a name in place of a partition-id."""
+    vertex = context.node_config.get("partition-id", 0)
+    return build_blob_node(Context(1, 1, {"partition-id": vertex}, RecordDict(), {}))
+
+
+def test_graphs_with_names_find_their_nodes_by_name() -> None:
+    grid = FaultyGrid(make_client_app(named_node), 4, {})
     graph = nx.cycle_graph(4)
     nx.set_node_attributes(graph, dict(enumerate(["ann", "bob", "cyd", "dan"])), "name")
-    with pytest.raises(InputError, match="no vertex of the graph, whose vertices are named ann, bob, cyd, dan"):
+    contexts = list(grid.contexts.values())
+    contexts[2].node_config["name"] = "eve"
+    with pytest.raises(
+        InputError, match="'eve' is no vertex of the graph, whose vertices are named ann, bob, cyd, dan"
+    ):
         Silo(graph).start(grid, num_rounds=1)
-    for context, name in zip(grid.contexts.values(), ["dan", "cyd", "bob", "ann"], strict=True):
+    contexts[2].node_config["name"] = "dan"
+    with pytest.raises(InputError, match="'dan' says partition-id=2, but its name is vertex 3"):
+        Silo(graph).start(grid, num_rounds=1)
+    for context, name in zip(contexts, ["dan", "cyd", "bob", "ann"], strict=True):
         context.node_config["name"] = name
+        del context.node_config["partition-id"]
     strategy = Silo(graph, local_steps=1)
     network = strategy.network(grid)
     strategy.start(network, num_rounds=1)
-    assert {vertex: hello.vertex for vertex, hello in network.hellos.items()} == {3: 0, 2: 1, 1: 2, 0: 3}
+    assert {vertex: hello.name for vertex, hello in network.hellos.items()} == {0: "ann", 1: "bob", 2: "cyd", 3: "dan"}
+    assert [network.vertex(context.node_id) for context in contexts] == [3, 2, 1, 0]
 
 
 def rubbish(kind: str, reply: Message) -> Message | None:
@@ -122,7 +141,9 @@ def rubbish(kind: str, reply: Message) -> Message | None:
     if kind == "lost":
         return None
     if kind == "error":
-        broken = Message(RecordDict(), dst_node_id=reply.metadata.src_node_id, message_type="train")
+        # The SuperLink's own errors come from the SuperLink: only the message they answer tells whose they are.
+        broken = Message(RecordDict(), dst_node_id=SUPERLINK_NODE_ID, message_type="train")
+        broken.metadata.__dict__["_message_id"] = reply.metadata.reply_to_message_id
         return Message(Error(0, "<class 'OSError'>:<'disk full'>"), reply_to=broken)
     if kind == "nan":
         content[key] = ArrayRecord({k: Array(np.full(a.shape, np.nan, np.float32)) for k, a in content[key].items()})
@@ -215,7 +236,8 @@ class _ById:
 
     def send_and_receive(self, messages, *, timeout=None):
         replies = []
-        for message in messages:
+        for number, message in enumerate(messages):
+            message.metadata.__dict__["_message_id"] = str(number)
             reply = self.grid._call(message)
             node = message.metadata.dst_node_id
             if reply.has_error() or self.grid.interfere is None:
@@ -231,3 +253,53 @@ class _ById:
 def test_the_reference_fingerprint_is_that_of_the_rows() -> None:
     assert not torch.equal(blobs(1000, 24)[0], blobs(1001, 24)[0])
     assert encode(blobs(1000, 24)[0])["rows"].shape == (24, 6)
+
+
+def test_where_nobody_answers_the_run_ends_and_says_why(ring: nx.Graph, grid: FaultyGrid) -> None:
+    grid.interfere = lambda vertex, reply: rubbish("error", reply)
+    with pytest.raises(InputError, match="no node answered in round 1: it failed with .*disk full"):
+        NeighborKD(ring, local_steps=2).start(grid, ArrayRecord(), num_rounds=2)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        ({"accuracy": float("nan"), "loss": 1.0}, "its metric 'accuracy' is no finite number"),
+        ({"accuracy": [0.1, 0.2], "loss": 1.0}, "its metric 'accuracy' is no finite number"),
+        ({"loss": 1.0}, "its metrics lack 'accuracy'"),
+    ],
+)
+def test_rubbish_metrics_leave_a_node_out(metrics: dict, words: str, ring: nx.Graph, grid: FaultyGrid, caplog) -> None:
+    def interfere(vertex: int, reply: Message) -> Message:
+        if vertex == 2 and reply.metadata.message_type == "evaluate":
+            reply.content = RecordDict({"metrics": MetricRecord(metrics)})
+        return reply
+
+    grid.interfere = interfere
+    logging.getLogger("flwr").propagate = True
+    with caplog.at_level(logging.WARNING):
+        result = Silo(ring, local_steps=2).start(grid, num_rounds=2)
+    assert result.evaluate_metrics_clientapp[2]["vertices"] == [0, 1, 3]
+    assert f"round 2 goes on without node 2: {words}" in caplog.text
+
+
+def test_another_number_of_partitions_is_refused(ring: nx.Graph, grid: FaultyGrid) -> None:
+    list(grid.contexts.values())[1].node_config["num-partitions"] = 5
+    with pytest.raises(InputError, match="says num-partitions=5, but the graph has 4 vertices"):
+        Silo(ring).start(grid, num_rounds=1)
+
+
+def test_initial_weights_are_sent_again_to_a_node_that_did_not_answer(same_model_grid: FaultyGrid) -> None:
+    lost = {"once": True}
+
+    def interfere(vertex: int, reply: Message) -> Message | None:
+        if vertex == 1 and reply.metadata.message_type == "train" and lost.pop("once", False):
+            return None
+        return reply
+
+    same_model_grid.interfere = interfere
+    strategy = DSGD(nx.cycle_graph(4), local_steps=2)
+    start = ArrayRecord({"weight": torch.zeros(3, 6), "bias": torch.zeros(3)})
+    strategy.start(same_model_grid, start, num_rounds=1, timeout=1.0)
+    assert set(strategy._initial) == {1}
+    assert "arrays" in strategy._down(1)

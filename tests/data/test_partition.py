@@ -1,0 +1,26 @@
+import pytest
+from datasets import Dataset
+from flwr_datasets.partitioner import Partitioner
+
+from flower_kd.data import PARTITIONS, DataSpec, partition_names
+from flower_kd.errors import InputError
+
+
+def test_the_names() -> None:
+    assert partition_names() == ["iid", "skew", "dirichlet", "pathological"]
+
+
+@pytest.mark.parametrize("name", partition_names())
+def test_each_entry_makes_a_partitioner_that_keeps_samples_apart(name: str) -> None:
+    partitioner = PARTITIONS.get(name)(DataSpec(num_partitions=3, gamma=2.0), 0)
+    assert isinstance(partitioner, Partitioner)
+    partitioner.dataset = Dataset.from_dict({"label": [0, 1, 2] * 40, "row": range(120)})
+    rows = [row for vertex in range(3) for row in partitioner.load_partition(vertex)["row"]]
+    assert partitioner.num_partitions == 3
+    assert len(rows) == len(set(rows)) > 0
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_concentration_out_of_range(alpha: float) -> None:
+    with pytest.raises(InputError, match=f"dirichlet-alpha = {alpha} must be above 0"):
+        PARTITIONS.get("dirichlet")(DataSpec(dirichlet_alpha=alpha), 0)
