@@ -108,7 +108,7 @@ class RunConfig:
     pooling: str = _choice("mean", pooling.names)
     pooling_weights: str = _choice("uniform", lambda: ["uniform", "mixing"])
     pooling_self: bool = False
-    rho: float = _number(1.0, 0)
+    rho: float = _number(4.0, 0)
     consensus: str = _choice("gradient", strategies.CONSENSUS.names)
     eta: float = _number(0.5, above=0, high=1)
     clamp: bool = True

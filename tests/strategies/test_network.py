@@ -257,7 +257,7 @@ def test_the_reference_fingerprint_is_that_of_the_rows() -> None:
 
 def test_where_nobody_answers_the_run_ends_and_says_why(ring: nx.Graph, grid: FaultyGrid) -> None:
     grid.interfere = lambda vertex, reply: rubbish("error", reply)
-    with pytest.raises(InputError, match="no node answered in round 1: it failed with .*disk full"):
+    with pytest.raises(InputError, match=r"no node answered in round 1: it failed with .*disk full"):
         NeighborKD(ring, local_steps=2).start(grid, ArrayRecord(), num_rounds=2)
 
 
