@@ -10,11 +10,11 @@ DEMO := PATH="$(BIN):$$PATH" FLWR_HOME="$(CURDIR)/$(VENV)/flwr"
 
 setup: $(READY)
 
-# uv, not pip: pip may take torch's CPU-only build, with which torchvision does not import.
+# Compiled at once: the tests and Flower start many processes. uv, not pip: pip may take torch's CPU-only build, with which torchvision does not import.
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5"
-	VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --quiet --group dev --editable .
+	VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --quiet --compile-bytecode --group dev --editable .
 	touch $(READY)
 
 demo: $(READY)
