@@ -62,13 +62,13 @@ def get(name: str) -> Pooling:
 @POOLINGS.register("mean")
 def mean(logits: Tensor, weights: csr_array, temperature: float) -> list[Teacher | None]:
     """Average the soft labels (AVG of the slides; `holistic` in the follow-up study)."""
-    return _one_teacher(_mix(weights, torch.softmax(logits / temperature, dim=-1)), weights)
+    return _one_teacher(mix(weights, torch.softmax(logits / temperature, dim=-1)), weights)
 
 
 @POOLINGS.register("mean-logits")
 def mean_logits(logits: Tensor, weights: csr_array, temperature: float) -> list[Teacher | None]:
     """Average the logits and soften once (what the slides' public code does)."""
-    return _one_teacher(torch.softmax(_mix(weights, logits) / temperature, dim=-1), weights)
+    return _one_teacher(torch.softmax(mix(weights, logits) / temperature, dim=-1), weights)
 
 
 @POOLINGS.register("pairwise")
@@ -88,7 +88,8 @@ def pairwise(logits: Tensor, weights: csr_array, temperature: float) -> list[Tea
     return teachers
 
 
-def _mix(weights: csr_array, values: Tensor) -> Tensor:
+def mix(weights: csr_array, values: Tensor) -> Tensor:
+    """Return weighted sums over nodes, [nodes, ...], of values [nodes, ...] by a sparse matrix [nodes, nodes]."""
     flat = values.reshape(values.shape[0], -1).numpy()
     return torch.from_numpy(weights.astype(np.float32) @ flat).reshape(values.shape)
 

@@ -31,7 +31,6 @@ DEFAULT_FOLDER = Path("~/flower-kd-results")
 class RunRecord:
     """All that is known of one finished run."""
 
-    label: str
     config: RunConfig
     graph: nx.Graph
     hellos: dict[int, Hello]

@@ -66,7 +66,7 @@ def _record(strategy: object, network: Network, arrays: ArrayRecord, config: Run
     strategy.start(network, arrays, num_rounds=config.num_server_rounds, timeout=config.timeout)  # type: ignore[attr-defined]
     seconds = time.perf_counter() - started
     hellos: dict[int, Hello] = network.hellos
-    return RunRecord(type(strategy).__name__, config, graph, hellos, network.metrics, network.traffic, seconds)
+    return RunRecord(config, graph, hellos, network.metrics, network.traffic, seconds)
 
 
 def _initial_arrays(config: RunConfig, strategy: object, num_nodes: int) -> ArrayRecord:

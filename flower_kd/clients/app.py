@@ -15,6 +15,7 @@ from flower_kd.clients.state import NodeFactory
 from flower_kd.clients.training import evaluate, predict, train
 from flower_kd.data import fingerprint
 from flower_kd.errors import InputError
+from flower_kd.models import num_parameters
 from flower_kd.pooling import Teacher
 from flower_kd.protocol import ARRAYS, CONFIG, HELLO, LOGITS, METRICS, TEACHER, Hello, Order, exchanged_rows
 
@@ -93,7 +94,7 @@ def _hello(node: Node, context: Context) -> Hello:
         partitions=int(context.node_config.get("num-partitions", 0)),
         classes=node.classes,
         model=node.name,
-        parameters=sum(parameter.numel() for parameter in node.model.parameters()),
+        parameters=num_parameters(node.model),
         weights_bytes=wire.content_bytes(RecordDict({ARRAYS: ArrayRecord(node.model.state_dict())})),
         reference_rows=len(reference),
         fingerprint=node.fingerprint or fingerprint(reference),

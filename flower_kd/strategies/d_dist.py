@@ -7,12 +7,11 @@ from collections.abc import Callable
 import networkx as nx
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor
 
 from flower_kd import topology
 from flower_kd.errors import InputError
-from flower_kd.pooling import Teacher
+from flower_kd.pooling import Teacher, mix
 from flower_kd.protocol import Hello, Order
 from flower_kd.registry import Registry
 from flower_kd.strategies.base import without_absent
@@ -119,7 +118,7 @@ class DDist(DistillationStrategy):
         consensus = torch.where(torch.from_numpy(first)[..., None], now, consensus)
         before = torch.where(torch.from_numpy(first)[..., None], now, before)
         here = torch.from_numpy(present)[:, None, None]
-        mixed = _mix(without_absent(self.matrix, present), consensus)
+        mixed = mix(without_absent(self.matrix, present), consensus)
         moved = torch.where(here, self.update(mixed, consensus, now, before, self.eta), consensus)
         if self.clamp and self.update is not tracking:
             moved = moved.clamp(0.0, 1.0)
@@ -128,10 +127,6 @@ class DDist(DistillationStrategy):
         self.known[:, rows] |= present[:, None]
         taught = moved if self.order.dissimilarity == "squared-error" else _probabilities(moved)
         return {int(vertex): Teacher(taught[vertex]) for vertex in np.flatnonzero(present)}
-
-
-def _mix(matrix: csr_array, values: Tensor) -> Tensor:
-    return torch.from_numpy(matrix.astype(np.float32) @ values.reshape(len(values), -1).numpy()).reshape(values.shape)
 
 
 def _probabilities(values: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class Traffic:
 
 @dataclass
 class NodeMetrics:
-    """What one node reported in one round; None for what it did not report."""
+    """What one node reported in one round, by metric."""
 
     server_round: int
     vertex: int
@@ -146,13 +146,13 @@ class Network(Grid):
             Message(RecordDict({CONFIG: ConfigRecord({"fresh": fresh})}), dst_node_id=node, message_type=JOIN)
             for node in nodes
         ]
-        for node, message, reply in self._exchange(messages, timeout):
+        for message, reply in self._exchange(messages, timeout):
             if reply.has_error():
                 raise InputError(f"a node failed in the handshake: {_last_line(reply.error.reason)}")
             if HELLO not in reply.content.config_records:
                 raise InputError("a node answers the handshake without saying who it is: is its app of another kind?")
             hello = Hello.from_record(reply.content.config_records[HELLO])
-            vertex = self._vertex_by(hello)
+            vertex, node = self._vertex_by(hello), message.metadata.dst_node_id
             if vertex in self.hellos and vertex not in self.absent:
                 raise InputError(f"two nodes both say they are vertex {self._label(vertex)}: partition-id must differ")
             if vertex in self.absent:
@@ -163,8 +163,8 @@ class Network(Grid):
             self.traffic.down[vertex] += message_bytes(message)
             self.traffic.up[vertex] += message_bytes(reply)
 
-    def _exchange(self, messages: list[Message], timeout: float | None) -> list[tuple[int, Message, Message]]:
-        """Send messages, and return the node, the message and the reply of each that was answered.
+    def _exchange(self, messages: list[Message], timeout: float | None) -> list[tuple[Message, Message]]:
+        """Send messages, and return each that was answered with its reply.
 
         Replies are told apart by the message they answer: an error that the SuperLink writes on behalf of a node that
         is gone does not carry the node's id.
@@ -172,7 +172,7 @@ class Network(Grid):
         replies = list(self._grid.send_and_receive(messages, timeout=timeout)) if messages else []
         sent = {message.metadata.message_id: message for message in messages}
         answered = [(sent.get(reply.metadata.reply_to_message_id), reply) for reply in replies]
-        return [(message.metadata.dst_node_id, message, reply) for message, reply in answered if message is not None]
+        return [(message, reply) for message, reply in answered if message is not None]
 
     def _vertex_by(self, hello: Hello) -> int:
         if hello.error:
@@ -245,15 +245,16 @@ class Network(Grid):
             self.traffic.down[vertex] += message_bytes(message)
             server_round = int(message.content.config_records[CONFIG].get("server-round", 0))  # type: ignore[arg-type]
         good: dict[int, Message] = {}
-        for node, _, reply in self._exchange(messages, timeout):
-            vertex = self._vertex_of[node]
-            self.traffic.up[vertex] += message_bytes(reply)
+        for message, reply in self._exchange(messages, timeout):
+            vertex, size = self._vertex_of[message.metadata.dst_node_id], message_bytes(reply)
+            self.traffic.up[vertex] += size
             problem = _problem(reply)
             if problem:
                 silent[vertex] = problem
             else:
                 good[vertex] = reply
                 silent.pop(vertex, None)
+                self.traffic.shared[vertex] += size if reply.content.array_records else 0
         for vertex in sorted(silent):
             self.leave_out(server_round, vertex, silent[vertex])
         if not good:
@@ -271,8 +272,6 @@ class Network(Grid):
         if vertex in self.absent:
             self.absent.discard(vertex)
             log(INFO, "node %s is back in round %d", self._label(vertex), server_round)
-        if reply.content.array_records:
-            self.traffic.shared[vertex] += message_bytes(reply)
         record = reply.content.metric_records[METRICS]
         prefix = "test-" if reply.metadata.message_type == MessageType.EVALUATE else ""
         kept = self.metrics.setdefault((server_round, vertex), NodeMetrics(server_round, vertex))
