@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from flower_kd import data, dissimilarity, models, pooling, strategies, topology, wire
+from flower_kd.devices import device
 from flower_kd.errors import InputError
 from flower_kd.registry import unknown
 
@@ -86,7 +87,7 @@ class RunConfig:
     labels_per_node: int = _number(0, 0)
     samples_per_node: int = _number(60, 0)
 
-    model: str = _text("mlp,lenet5", models.parse)
+    model: str = _text("mlp", models.parse)
     weights_file: str = ""
 
     topology: str = _text("ring", _graph_name)
@@ -114,7 +115,9 @@ class RunConfig:
     clamp: bool = True
 
     wire: str = _choice("float32", wire.names)
+    device: str = _text("auto", device)
     output_dir: str = ""
+    overwrite: bool = False
 
     @classmethod
     def parse(cls, run_config: Mapping[str, Any]) -> RunConfig:

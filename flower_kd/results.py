@@ -7,13 +7,16 @@ import io
 import json
 import os
 import time
+import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -159,6 +162,52 @@ def write(folder: Path, record: RunRecord, baseline: RunRecord | None, summary: 
             _replace(folder / name, content)
     except OSError as error:
         raise InputError(f"output-dir {str(folder)!r} cannot be written: {error.strerror}") from None
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a results folder of a finished run holds.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it lies.
+    config, summary
+        Those of the run.
+    history : DataFrame
+        A row a node a round: `round`, `vertex`, and what the node reported, NaN where it reported nothing.
+    alone : DataFrame or None
+        The same of the nodes trained alone, where the run had that baseline.
+    """
+
+    folder: Path
+    config: RunConfig
+    summary: Summary
+    history: pd.DataFrame
+    alone: pd.DataFrame | None
+
+    @cached_property
+    def graph(self) -> nx.Graph:
+        """The communication graph; raises InputError if it came from a file that is gone."""
+        return self.config.graph(self.summary.num_nodes)
+
+
+def read(folder: Path) -> FinishedRun:
+    """Return the finished run of a results folder; raises InputError if it holds none, or not one of ours."""
+    try:
+        summary = Summary(**json.loads((folder / "summary.json").read_text()))
+        config = RunConfig.parse(tomllib.loads((folder / "config.toml").read_text()))
+        history, alone = (
+            pd.read_csv(path) if (path := folder / name).exists() else None
+            for name in ("history.csv", "history-silo.csv")
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"{str(folder)!r} holds no finished run: there is no {Path(error.filename).name}") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{str(folder)!r} holds no run that can be read: {error}") from None
+    if history is None:
+        raise InputError(f"{str(folder)!r} holds no finished run: there is no history.csv")
+    return FinishedRun(folder, config, summary, history, alone)
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -17,5 +17,6 @@ until python -c "import sys, urllib.request as u; u.urlopen('http://127.0.0.1:$F
     if [ "$tries" -gt 60 ]; then echo "the SuperLink did not start, see $FLWR_HOME/superlink.log" >&2; exit 1; fi
     sleep 0.5
 done
-flwr run . --stream --federation-config "num-supernodes=8" --run-config "output-dir='$folder/results/demo'"
+flwr run . --stream --federation-config "num-supernodes=8" \
+    --run-config "model='mlp,lenet5' output-dir='$folder/results/demo' overwrite=true"
 test -s results/demo/summary.json

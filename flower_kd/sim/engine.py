@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterable, Mapping
 from logging import DEBUG
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -22,6 +22,16 @@ from flower_kd.results import Summary
 from flower_kd.seeding import derive
 
 RUN_ID = 1
+
+
+class Listener(Protocol):
+    """Hears what nodes report while a run goes on, for progress bars and logs."""
+
+    def begin(self) -> None:
+        """Note that a run begins with its handshake; `baseline = "silo"` makes two runs of one."""
+
+    def heard(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
+        """Take the metrics of one exchange by vertex; `kind` is "train" or "evaluate"."""
 
 
 class InProcessGrid(Grid):

@@ -10,6 +10,7 @@ from processes import ROOT, as_run_config, environment, flwr_run, free_port, run
 from flower_kd import sim
 
 SHORT: dict[str, object] = {
+    "model": "mlp,lenet5",
     "strategy": "neighbor-kd",
     "baseline": "none",
     "num-server-rounds": 2,

@@ -1,0 +1,25 @@
+"""Which device a node computes on."""
+
+from __future__ import annotations
+
+import torch
+
+from flower_kd.errors import InputError
+
+
+def device(name: str) -> torch.device:
+    """Return the torch device of a name, "auto" being CUDA where there is one and the CPU elsewhere.
+
+    Raises
+    ------
+    InputError
+        If the name is none of torch's, or there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError):  # what torch raises depends on how it was built
+        raise InputError(f"no device {name!r} here (allowed: auto, cpu, cuda, cuda:N where there is one)") from None
+    return found
