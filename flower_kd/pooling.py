@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +12,8 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from flower_kd.registry import Registry
+
+_PART = 2**22  # values that are pooled at a time
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,15 @@ def get(name: str) -> Pooling:
 @POOLINGS.register("mean")
 def mean(logits: Tensor, weights: csr_array, temperature: float) -> list[Teacher | None]:
     """Average the soft labels (AVG of the slides; `holistic` in the follow-up study)."""
-    return _one_teacher(mix(weights, torch.softmax(logits / temperature, dim=-1)), weights)
+    pooled = _by_rows(lambda part: mix(weights, torch.softmax(part / temperature, dim=-1)), logits)
+    return _one_teacher(pooled, weights)
 
 
 @POOLINGS.register("mean-logits")
 def mean_logits(logits: Tensor, weights: csr_array, temperature: float) -> list[Teacher | None]:
     """Average the logits and soften once (what the slides' public code does)."""
-    return _one_teacher(torch.softmax(mix(weights, logits) / temperature, dim=-1), weights)
+    pooled = _by_rows(lambda part: torch.softmax(mix(weights, part) / temperature, dim=-1), logits)
+    return _one_teacher(pooled, weights)
 
 
 @POOLINGS.register("pairwise")
@@ -92,6 +97,18 @@ def mix(weights: csr_array, values: Tensor) -> Tensor:
     """Return weighted sums over nodes, [nodes, ...], of values [nodes, ...] by a sparse matrix [nodes, nodes]."""
     flat = values.reshape(values.shape[0], -1).numpy()
     return torch.from_numpy(weights.astype(np.float32) @ flat).reshape(values.shape)
+
+
+def _by_rows(pool: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
+    """Pool some reference rows at a time: what stands between logits and teachers stays small at any network size."""
+    parts = logits.split(max(1, _PART // (logits.shape[0] * logits.shape[2])), dim=1)
+    if len(parts) == 1:
+        return pool(logits)
+    pooled, start = torch.empty_like(logits), 0
+    for part in parts:
+        pooled[:, start : start + part.shape[1]] = pool(part)
+        start += part.shape[1]
+    return pooled
 
 
 def _one_teacher(soft_labels: Tensor, weights: csr_array) -> list[Teacher | None]:

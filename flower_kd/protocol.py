@@ -107,7 +107,11 @@ class Order(_Record):
     reply : {"nothing", "logits", "weights"}
         What to send back beside the metrics.
     exchange : int
-        Which exchange the reply's rows belong to (`exchanged_rows`); the teacher's are those of the one before.
+        Which exchange the reply's rows belong to (`exchanged_rows`); the teacher's are those of the one before, or of
+        this one if `joint`.
+    joint : bool
+        Take the reply's logits from the forward pass of the last step, on rows that it also distills on where there is
+        a teacher, which then speaks of the same rows: no other pass is needed.
     exchange_rows : int
         Reference rows in one exchange; 0 for all.
     reference_batch : int
@@ -127,6 +131,7 @@ class Order(_Record):
     vertex: int = -1
     reply: Reply = "weights"
     exchange: int = 0
+    joint: bool = False
     exchange_rows: int = 0
     reference_batch: int = 0
     wire: str = "float32"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import networkx as nx
@@ -62,15 +62,14 @@ class FaultyGrid(InProcessGrid):
 
     interfere: Callable[[int, Message], Message | None] | None = None
 
-    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> list[Message]:
-        replies = super().send_and_receive(messages, timeout=timeout)
-        if self.interfere is None:
-            return replies
-        changed = []
-        for reply in replies:
-            vertex = int(self.contexts[reply.metadata.src_node_id].node_config["partition-id"])
-            changed.append(self.interfere(vertex, reply))
-        return [reply for reply in changed if reply is not None]
+    def stream(self, messages: Any) -> Iterator[tuple[Message, Message]]:
+        for message, reply in super().stream(messages):
+            changed: Message | None = reply
+            if self.interfere is not None:
+                vertex = int(self.contexts[reply.metadata.src_node_id].node_config["partition-id"])
+                changed = self.interfere(vertex, reply)
+            if changed is not None:
+                yield message, changed
 
 
 @pytest.fixture

@@ -48,17 +48,20 @@ def make_client_app(build_node: NodeFactory) -> ClientApp:
         reference = node.reference
         assert isinstance(reference, Tensor)
         vertex = order.vertex if order.vertex >= 0 else _vertex(context)
-        rows = exchanged_rows(order.seed, max(order.exchange - 1, 0), len(reference), order.exchange_rows)
+        taught = order.exchange if order.joint else max(order.exchange - 1, 0)
+        rows = exchanged_rows(order.seed, taught, len(reference), order.exchange_rows)
         teacher = _teacher(message, order, rows=len(rows), classes=node.classes)
         with state.kept_on_error(context, node):
             _load_weights(node, message)
-            metrics = train(node, order, teacher, rows, vertex)
+            metrics, predictions = train(node, order, teacher, rows, vertex)
             content = RecordDict({METRICS: MetricRecord({**metrics})})
             if order.reply == "weights":
                 content[ARRAYS] = ArrayRecord(node.model.state_dict())
             elif order.reply == "logits":
-                asked = exchanged_rows(order.seed, order.exchange, len(reference), order.exchange_rows)
-                content[LOGITS] = wire.encode(predict(node.model, reference[asked]), order.wire)
+                if predictions is None:
+                    asked = exchanged_rows(order.seed, order.exchange, len(reference), order.exchange_rows)
+                    predictions = predict(node.model, reference[asked])
+                content[LOGITS] = wire.encode(predictions, order.wire)
         state.save(context, node)
         return Message(content, reply_to=message)
 

@@ -63,15 +63,21 @@ def save(context: Context, node: Node) -> None:
 @contextmanager
 def kept_on_error(context: Context, node: Node) -> Iterator[None]:
     """Take a live node back to where it was if the block fails, as an engine does that keeps records."""
-    before = None
-    if isinstance(context.state, LiveState):
-        before = deepcopy((node.model.state_dict(), node.optimizer.state_dict()))
+    if not isinstance(context.state, LiveState):
+        yield
+        return
+    tensors = [*node.model.parameters(), *node.model.buffers()]
+    before = [tensor.detach().clone() for tensor in tensors]
+    memory = deepcopy(node.optimizer.state_dict()) if node.optimizer.state else None
     try:
         yield
     except Exception:
-        if before is not None:
-            node.model.load_state_dict(before[0])
-            node.optimizer.load_state_dict(before[1])
+        with torch.no_grad():
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)
+        node.optimizer.state.clear()
+        if memory is not None:
+            node.optimizer.load_state_dict(memory)
         raise
 
 

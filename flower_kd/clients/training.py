@@ -20,8 +20,13 @@ from flower_kd.seeding import derive
 
 PREDICT_BATCH = 1024
 
+# Reference inputs [rows, ...] and the logarithms of the teacher's soft labels on them, if there is a teacher.
+Lesson = tuple[Tensor, Tensor | None]
 
-def train(node: Node, order: Order, teacher: Teacher | None, rows: np.ndarray, vertex: int) -> dict[str, float]:
+
+def train(
+    node: Node, order: Order, teacher: Teacher | None, rows: np.ndarray, vertex: int
+) -> tuple[dict[str, float], Tensor | None]:
     """Take the order's SGD steps on `label_weight * CE + kd_weight * dissimilarity` (slides; report, equation 5).
 
     Parameters
@@ -33,7 +38,7 @@ def train(node: Node, order: Order, teacher: Teacher | None, rows: np.ndarray, v
     teacher : Teacher or None
         Without one only labels count.
     rows : ndarray
-        Reference rows the teacher speaks of, [rows].
+        Reference rows the teacher speaks of, [rows]; those of the reply too if the order is `joint`.
     vertex : int
         The node's place in the graph, for its random streams.
 
@@ -41,6 +46,9 @@ def train(node: Node, order: Order, teacher: Teacher | None, rows: np.ndarray, v
     -------
     dict
         Mean losses over the steps, number of private samples, seconds.
+    Tensor or None
+        Logits [rows, classes] of the last step's forward pass where the order is `joint`: the gradient step on weights
+        and the consensus then start from one point, as in the original algorithm (Bistritz et al., algorithm 1).
 
     Raises
     ------
@@ -50,21 +58,23 @@ def train(node: Node, order: Order, teacher: Teacher | None, rows: np.ndarray, v
     started = time.perf_counter()
     node.model.train()
     label_weight = order.label_weight if teacher is not None else 1.0
-    distilled: Iterable[tuple[Tensor, Tensor] | None] = repeat(None)
+    lessons: Iterable[Lesson | None] = repeat(None)
     if teacher is not None and order.kd_weight > 0:
-        distilled = _distillation_batches(node, order, teacher, rows, vertex)
+        lessons = _distillation_batches(node, order, teacher, rows, vertex)
+    elif order.joint:
+        lessons = repeat((_reference(node, rows), None))
     measure = dissimilarity.get(order.dissimilarity, reduction="none")
     label_losses, kd_losses = [], []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(order.seed, "training noise", vertex, order.first_step))
         batches = node.private.batches(order.first_step, order.num_steps)  # type: ignore[union-attr]
-        for (inputs, labels), lesson in zip(batches, distilled, strict=False):
+        for (inputs, labels), lesson in zip(batches, lessons, strict=False):
             node.optimizer.zero_grad()
             # One forward for both halves: half the kernel launches, and batch statistics of all that is seen.
             logits = node.model(inputs if lesson is None else torch.cat([inputs, lesson[0]]))
             label_loss = F.cross_entropy(logits[: len(labels)], labels)
             loss = label_weight * label_loss
-            if lesson is not None and teacher is not None:
+            if lesson is not None and lesson[1] is not None and teacher is not None:
                 kd_loss = _kd_loss(measure, logits[len(labels) :], lesson[1], teacher.weights, order)
                 loss = loss + order.kd_weight * kd_loss
                 kd_losses.append(kd_loss.detach())
@@ -75,7 +85,8 @@ def train(node: Node, order: Order, teacher: Teacher | None, rows: np.ndarray, v
     for name, value in metrics.items():
         if not np.isfinite(value):
             raise InputError(f"{name} is {value}: the model diverged (lower learning-rate?)")
-    return metrics | {"num-examples": len(node.private), "seconds": time.perf_counter() - started}
+    metrics |= {"num-examples": len(node.private), "seconds": time.perf_counter() - started}
+    return metrics, logits[len(labels) :].detach() if order.joint else None
 
 
 def predict(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -102,18 +113,21 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
 
 def _distillation_batches(
     node: Node, order: Order, teacher: Teacher, rows: np.ndarray, vertex: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Lesson]:
     """Yield reference inputs and the logarithms of the teacher's soft labels, a batch a step."""
     log_q = teacher.soft_labels.log()
-    reference, inputs = node.reference, torch.from_numpy(rows)
-    assert isinstance(reference, Tensor)
     size = order.reference_batch or len(rows)
-    if size >= len(rows):
-        yield from repeat((reference[inputs], log_q))
+    if size >= len(rows) or order.joint:
+        yield from repeat((_reference(node, rows), log_q))
     generator = torch.Generator().manual_seed(derive(order.seed, "distillation batches", vertex, order.first_step))
     while True:
         for chosen in torch.randperm(len(rows), generator=generator)[: len(rows) // size * size].split(size):
-            yield reference[inputs[chosen]], log_q[..., chosen, :]
+            yield _reference(node, rows[chosen.numpy()]), log_q[..., chosen, :]
+
+
+def _reference(node: Node, rows: np.ndarray) -> Tensor:
+    assert isinstance(node.reference, Tensor)
+    return node.reference[torch.from_numpy(rows)]
 
 
 def _kd_loss(measure: nn.Module, logits: Tensor, log_q: Tensor, weights: Tensor | None, order: Order) -> Tensor:

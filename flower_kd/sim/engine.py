@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from logging import DEBUG
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,13 +13,14 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.logger import log
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from flower_kd.clients.state import LiveState
 from flower_kd.results import Summary
 from flower_kd.seeding import derive
+from flower_kd.strategies.network import StreamingGrid
 
 RUN_ID = 1
 
@@ -34,7 +35,7 @@ class Listener(Protocol):
         """Take the metrics of one exchange by vertex; `kind` is "train" or "evaluate"."""
 
 
-class InProcessGrid(Grid):
+class InProcessGrid(StreamingGrid):
     """A Grid whose nodes are contexts in this process; a message is a function call.
 
     Parameters
@@ -68,14 +69,19 @@ class InProcessGrid(Grid):
         """Return all node ids."""
         return list(self.contexts)
 
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Have each message answered, and return the messages' ids."""
-        ids = []
+    def stream(self, messages: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
+        """Have each message answered, and yield it with its reply."""
         for message in messages:
             self._sent += 1
             message.metadata.__dict__["_message_id"] = str(self._sent)
-            self._replies[str(self._sent)] = self._call(message)
-            ids.append(str(self._sent))
+            yield message, self._call(message)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Have each message answered, and return the messages' ids."""
+        ids = []
+        for message, reply in self.stream(messages):
+            ids.append(message.metadata.message_id)
+            self._replies[ids[-1]] = reply
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -84,7 +90,7 @@ class InProcessGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Return the replies to all messages."""
-        return self.pull_messages(self.push_messages(messages))
+        return [reply for _, reply in self.stream(messages)]
 
     def _call(self, message: Message) -> Message:
         """Return the app's reply, or the error reply that Flower's engines make of an exception."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from logging import INFO
 
@@ -16,7 +17,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from scipy.sparse import csr_array, diags_array
 
 from flower_kd.errors import InputError
-from flower_kd.protocol import ARRAYS, CONFIG, METRICS, Hello, Order
+from flower_kd.protocol import ARRAYS, CONFIG, Hello, Order
 from flower_kd.strategies.network import Network
 
 
@@ -75,8 +76,11 @@ class GraphStrategy(Strategy):
         """Return the records that go down to a vertex in the next train message."""
         return {}
 
-    def absorb(self, replies: dict[int, RecordDict]) -> dict[int, str]:
-        """Take in one exchange's replies by vertex; return why a vertex's reply cannot be used."""
+    def absorb(self, replies: Iterable[tuple[int, RecordDict]]) -> dict[int, str]:
+        """Take in one exchange's replies, each with its vertex; return why a vertex's reply cannot be used.
+
+        Replies come as nodes answer, so that no more of them are in memory than need be.
+        """
         return {}
 
     # -- the run ------------------------------------------------------------------------------------------------------
@@ -130,11 +134,11 @@ class GraphStrategy(Strategy):
         for server_round in range(1, num_rounds + 1):
             for _ in range(self.local_steps // self.exchange_every):
                 messages = self.configure_train(server_round, arrays, train_config or ConfigRecord(), network)
-                _, metrics = self.aggregate_train(server_round, network.send_and_receive(messages, timeout=timeout))
+                _, metrics = self.aggregate_train(server_round, network.exchange(messages, timeout=timeout))
             if metrics is not None:
                 result.train_metrics_clientapp[server_round] = metrics
             messages = self.configure_evaluate(server_round, arrays, evaluate_config or ConfigRecord(), network)
-            tested = self.aggregate_evaluate(server_round, network.send_and_receive(messages, timeout=timeout))
+            tested = self.aggregate_evaluate(server_round, network.exchange(messages, timeout=timeout))
             if tested is not None:
                 result.evaluate_metrics_clientapp[server_round] = tested
                 log(INFO, "[ROUND %d/%d] accuracy %.4f", server_round, num_rounds, tested["accuracy"])
@@ -155,47 +159,51 @@ class GraphStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return one message a node: its order, and what its neighbors have for it."""
+        """Yield one message a node: its order, and what its neighbors have for it."""
         network = self._joined(grid)
         step = self._exchange * self.exchange_every
         order = replace(self.order, server_round=server_round, step=step, exchange=self._exchange)
-        messages = []
+        record = order.to_record()
+        record.update(config)
         for vertex, node in enumerate(network.get_node_ids()):
-            record = replace(order, vertex=vertex).to_record()
-            record.update(config)
-            content = RecordDict({CONFIG: record, **self._down(vertex)})
-            messages.append(Message(content, dst_node_id=node, message_type=MessageType.TRAIN))
-        return messages
+            own = record if network.hellos[vertex].vertex == vertex else ConfigRecord({**record, "vertex": vertex})
+            content = RecordDict({CONFIG: own, **self._down(vertex)})
+            yield Message(content, dst_node_id=node, message_type=MessageType.TRAIN)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Hand the replies to `absorb`, leave out those it refuses, and return the metrics over nodes."""
+        """Hand the replies to `absorb`, leave out those it refuses; return metrics after a round's last exchange."""
         network = self._joined(None)
-        contents = {network.vertex(reply.metadata.src_node_id): reply.content for reply in replies}
-        for vertex in contents:
-            self._initial.pop(vertex, None)  # a node that did not answer is sent its initial weights again
-        for vertex, why in self.absorb(contents).items():
+        answered: list[int] = []
+        incoming = self._incoming(replies, answered)
+        refused = self.absorb(incoming)
+        deque(incoming, maxlen=0)  # a strategy that asks for nothing may not have looked at them
+        for vertex, why in refused.items():
             network.leave_out(server_round, vertex, why)
         self._exchange += 1
-        return None, over_nodes(contents)
+        last = self._exchange % (self.local_steps // self.exchange_every) == 0
+        return None, over_nodes(network, server_round, answered, "") if last else None
+
+    def _incoming(self, replies: Iterable[Message], answered: list[int]) -> Iterator[tuple[int, RecordDict]]:
+        network = self._joined(None)
+        for reply in replies:
+            vertex = network.vertex(reply.metadata.src_node_id)
+            self._initial.pop(vertex, None)  # a node that did not answer is sent its initial weights again
+            answered.append(vertex)
+            yield vertex, reply.content
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return one message a node in the rounds that are evaluated."""
+        """Yield one message a node in the rounds that are evaluated."""
         if not due(server_round, self.evaluate_every, self._num_rounds):
-            return []
+            return
         network = self._joined(grid)
         record = ConfigRecord({"server-round": server_round, **config})
-        return [
-            Message(
-                RecordDict({CONFIG: record, **self.evaluation_payload(vertex)}),
-                dst_node_id=node,
-                message_type=MessageType.EVALUATE,
-            )
-            for vertex, node in enumerate(network.get_node_ids())
-        ]
+        for vertex, node in enumerate(network.get_node_ids()):
+            content = RecordDict({CONFIG: record, **self.evaluation_payload(vertex)})
+            yield Message(content, dst_node_id=node, message_type=MessageType.EVALUATE)
 
     def evaluation_payload(self, vertex: int) -> dict[str, ArrayRecord]:
         """Return the records that a vertex needs before it is evaluated."""
@@ -204,7 +212,8 @@ class GraphStrategy(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return the metrics over nodes."""
         network = self._joined(None)
-        return over_nodes({network.vertex(reply.metadata.src_node_id): reply.content for reply in replies})
+        answered = [network.vertex(reply.metadata.src_node_id) for reply in replies]
+        return over_nodes(network, server_round, answered, "test-")
 
     def summary(self) -> None:
         """Log what runs on which graph."""
@@ -234,18 +243,20 @@ def due(server_round: int, every: int, num_rounds: int) -> bool:
     return server_round == num_rounds or server_round % every == 0
 
 
-def over_nodes(contents: dict[int, RecordDict]) -> MetricRecord | None:
-    """Return each metric's mean and spread over nodes, and its list by vertex."""
-    if not contents:
+def over_nodes(network: Network, server_round: int, vertices: list[int], prefix: str) -> MetricRecord | None:
+    """Return the mean and spread over nodes of each metric whose name has the prefix, and its list by vertex."""
+    if not vertices:
         return None
-    records = [contents[vertex].metric_records[METRICS] for vertex in sorted(contents)]
-    shared = [name for name in records[0] if all(name in record for record in records)]
-    merged = MetricRecord({"vertices": sorted(contents)})
-    for name in shared:
-        values = [float(record[name]) for record in records]  # type: ignore[arg-type]
-        merged[name] = float(np.mean(values))
-        merged[f"{name}-std"] = float(np.std(values))
-        merged[f"{name}-per-node"] = values
+    vertices = sorted(vertices)
+    reported = [network.metrics[server_round, vertex].values for vertex in vertices]
+    merged = MetricRecord({"vertices": vertices})
+    for name in reported[0]:
+        kind, own = ("test-", name[len("test-") :]) if name.startswith("test-") else ("", name)
+        if kind == prefix and all(name in values for values in reported):
+            values = [values[name] for values in reported]
+            merged[own] = float(np.mean(values))
+            merged[f"{own}-std"] = float(np.std(values))
+            merged[f"{own}-per-node"] = values
     return merged
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import networkx as nx
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from flower_kd import topology
 from flower_kd.errors import InputError
 from flower_kd.pooling import Teacher, mix
-from flower_kd.protocol import Hello, Order
+from flower_kd.protocol import Hello, Order, exchanged_rows
 from flower_kd.registry import Registry
 from flower_kd.strategies.base import without_absent
 from flower_kd.strategies.distillation import DistillationStrategy
@@ -39,6 +40,9 @@ def tracking(mixed: Tensor, consensus: Tensor, now: Tensor, before: Tensor, eta:
 @STRATEGIES.register("d-dist")
 class DDist(DistillationStrategy):
     """Minimize `L_n + rho * D(z_n, s_n)` on each node while neighbors agree on the consensus z (report, equation 5).
+
+    With an exchange every step, weights and consensus move from one point, as published: a node's predictions are those
+    of the step's own forward pass. With rarer exchanges they are asked for after the steps.
 
     Parameters
     ----------
@@ -96,6 +100,9 @@ class DDist(DistillationStrategy):
             kd_weight=rho,
         )
         super().__init__(graph, order, **schedule)
+        # With an exchange a step, on the rows that are exchanged, the step's own forward pass has the predictions.
+        every_row = reference_batch == 0 or 0 < exchange_rows <= reference_batch
+        self.order = replace(self.order, joint=self.exchange_every == 1 and every_row)
         self.update = CONSENSUS.get(consensus)
         self.eta = eta
         self.clamp = clamp
@@ -109,7 +116,7 @@ class DDist(DistillationStrategy):
         self.known = np.zeros(shape[:2], dtype=bool)
 
     def teach(self, rows: np.ndarray, logits: Tensor, present: np.ndarray) -> dict[int, Teacher]:
-        """Move the consensus on the exchanged rows and return it."""
+        """Move the consensus on the exchanged rows; return it, or that on the next exchange's rows in a joint step."""
         index = torch.from_numpy(rows)
         now = torch.softmax(logits / self.order.temperature, dim=-1)
         consensus, before = self.consensus[:, index], self.predictions[:, index]
@@ -125,6 +132,9 @@ class DDist(DistillationStrategy):
         self.consensus[:, index] = moved
         self.predictions[:, index] = torch.where(here, now, before)
         self.known[:, rows] |= present[:, None]
+        if self.order.joint:
+            rows = exchanged_rows(self.order.seed, self._exchange + 1, self._reference_rows, self.order.exchange_rows)
+            moved, present = self.consensus[:, torch.from_numpy(rows)], np.all(self.known[:, rows], axis=1)
         taught = moved if self.order.dissimilarity == "squared-error" else _probabilities(moved)
         return {int(vertex): Teacher(taught[vertex]) for vertex in np.flatnonzero(present)}
 

@@ -54,9 +54,9 @@ class DSGD(GraphStrategy):
             self._mixed.pop(self._joined(None).vertex(reply.metadata.src_node_id), None)
         return super().aggregate_evaluate(server_round, replies)
 
-    def absorb(self, replies: dict[int, RecordDict]) -> dict[int, str]:
+    def absorb(self, replies: Iterable[tuple[int, RecordDict]]) -> dict[int, str]:
         """Mix the weights of the nodes that answered."""
-        weights, refused = usable_weights(replies)
+        weights, refused = usable_weights(dict(replies))
         present = np.zeros(self.num_nodes, dtype=bool)
         present[list(weights)] = True
         matrix = without_absent(self.matrix, present)

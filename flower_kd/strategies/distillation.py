@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import networkx as nx
@@ -66,13 +67,13 @@ class DistillationStrategy(GraphStrategy):
             record["weights"] = Array(teacher.weights.numpy())
         return {TEACHER: record}
 
-    def absorb(self, replies: dict[int, RecordDict]) -> dict[int, str]:
+    def absorb(self, replies: Iterable[tuple[int, RecordDict]]) -> dict[int, str]:
         """Check the logits that came and make teachers of them."""
         rows = exchanged_rows(self.order.seed, self._exchange, self._reference_rows, self.order.exchange_rows)
         logits = torch.zeros(self.num_nodes, len(rows), self._classes)
         present = np.zeros(self.num_nodes, dtype=bool)
         refused = {}
-        for vertex, content in replies.items():
+        for vertex, content in replies:
             try:
                 record = content.array_records.get(LOGITS)
                 if record is None:

@@ -92,7 +92,7 @@ class NeighborKD(DistillationStrategy):
 
     def teach(self, rows: np.ndarray, logits: Tensor, present: np.ndarray) -> dict[int, Teacher]:
         """Pool the logits of each vertex's present neighbors."""
-        weights = normalized(self.weights @ diags_array(present.astype(float)))
+        weights = self.weights if present.all() else normalized(self.weights @ diags_array(present.astype(float)))
         teachers = self.pool(logits, weights, self.order.temperature)
         return {vertex: teacher for vertex, teacher in enumerate(teachers) if teacher is not None}
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from logging import INFO, WARNING
+from typing import TypeVar
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -17,6 +20,8 @@ from flwr.supercore.run import Run
 from flower_kd.errors import InputError
 from flower_kd.protocol import CONFIG, HELLO, JOIN, METRICS, Hello
 from flower_kd.wire import message_bytes
+
+T = TypeVar("T", bound=Hashable)
 
 POLL_SECONDS = 0.5
 GREETING_SECONDS = 60.0
@@ -51,6 +56,14 @@ class NodeMetrics:
     server_round: int
     vertex: int
     values: dict[str, float] = field(default_factory=dict)
+
+
+class StreamingGrid(Grid):
+    """A Grid that has each message answered before it takes the next ones, so that few are in memory at a time."""
+
+    @abstractmethod
+    def stream(self, messages: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
+        """Take messages as they are needed, and yield each with its reply."""
 
 
 class Network(Grid):
@@ -88,6 +101,7 @@ class Network(Grid):
         self._grid = grid
         self.num_nodes = num_nodes
         self.vertex_names = vertex_names
+        self._vertex_of_name = {name: vertex for vertex, name in enumerate(vertex_names or [])}
         self.same_reference = same_reference
         self.same_model = same_model
         self.connect_seconds = connect_seconds
@@ -146,13 +160,14 @@ class Network(Grid):
             Message(RecordDict({CONFIG: ConfigRecord({"fresh": fresh})}), dst_node_id=node, message_type=JOIN)
             for node in nodes
         ]
-        for message, reply in self._exchange(messages, timeout):
+        sizes = {message.metadata.dst_node_id: message_bytes(message) for message in messages}
+        for node, reply in self._answers(messages, timeout):
             if reply.has_error():
                 raise InputError(f"a node failed in the handshake: {_last_line(reply.error.reason)}")
             if HELLO not in reply.content.config_records:
                 raise InputError("a node answers the handshake without saying who it is: is its app of another kind?")
             hello = Hello.from_record(reply.content.config_records[HELLO])
-            vertex, node = self._vertex_by(hello), message.metadata.dst_node_id
+            vertex = self._vertex_by(hello)
             if vertex in self.hellos and vertex not in self.absent:
                 raise InputError(f"two nodes both say they are vertex {self._label(vertex)}: partition-id must differ")
             if vertex in self.absent:
@@ -160,19 +175,25 @@ class Network(Grid):
                 self._vertex_of.pop(self._node_of[vertex], None)
             self.hellos[vertex] = hello
             self._vertex_of[node], self._node_of[vertex] = vertex, node
-            self.traffic.down[vertex] += message_bytes(message)
+            self.traffic.down[vertex] += sizes[node]
             self.traffic.up[vertex] += message_bytes(reply)
 
-    def _exchange(self, messages: list[Message], timeout: float | None) -> list[tuple[Message, Message]]:
-        """Send messages, and return each that was answered with its reply.
+    def _answers(self, messages: Iterable[Message], timeout: float | None) -> Iterator[tuple[int, Message]]:
+        """Send messages, and yield each reply with the node to which the message went that it answers.
 
-        Replies are told apart by the message they answer: an error that the SuperLink writes on behalf of a node that
-        is gone does not carry the node's id.
+        An error that the SuperLink writes on behalf of a node that is gone does not carry the node's id.
         """
-        replies = list(self._grid.send_and_receive(messages, timeout=timeout)) if messages else []
-        sent = {message.metadata.message_id: message for message in messages}
-        answered = [(sent.get(reply.metadata.reply_to_message_id), reply) for reply in replies]
-        return [(message, reply) for message, reply in answered if message is not None]
+        if isinstance(self._grid, StreamingGrid):
+            for message, reply in self._grid.stream(messages):
+                yield message.metadata.dst_node_id, reply
+            return
+        sent = list(messages)
+        replies = self._grid.send_and_receive(sent, timeout=timeout) if sent else []
+        nodes = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
+        for reply in replies:
+            node = nodes.pop(reply.metadata.reply_to_message_id, None)
+            if node is not None:
+                yield node, reply
 
     def _vertex_by(self, hello: Hello) -> int:
         if hello.error:
@@ -188,10 +209,10 @@ class Network(Grid):
                     f"a node says partition-id={hello.vertex}, the graph has vertices 0 to {self.num_nodes - 1}"
                 )
             return hello.vertex
-        if hello.name not in self.vertex_names:
+        if hello.name not in self._vertex_of_name:
             names = ", ".join(self.vertex_names[:8])
             raise InputError(f"node {hello.name!r} is no vertex of the graph, whose vertices are named {names}")
-        vertex = self.vertex_names.index(hello.name)
+        vertex = self._vertex_of_name[hello.name]
         if hello.vertex not in (-1, vertex):
             raise InputError(
                 f"node {hello.name!r} says partition-id={hello.vertex}, but its name is vertex {vertex} of the graph"
@@ -205,7 +226,7 @@ class Network(Grid):
         if self.same_model:
             checks.append(("parameters", "number of parameters"))
             checks.append(("model", "model"))
-        most = {field: _most_common([getattr(h, field) for h in hellos.values()]) for field, _ in checks}
+        most = {field: most_common(getattr(h, field) for h in hellos.values()) for field, _ in checks}
         for vertex, hello in sorted(hellos.items()):
             for name, words in checks:
                 if getattr(hello, name) != most[name]:
@@ -234,34 +255,40 @@ class Network(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send messages, and return the replies that are no errors, in the order of vertices."""
-        messages = list(messages)
-        if not messages:
-            return []
+        replies = self.exchange(messages, timeout=timeout)
+        return sorted(replies, key=lambda reply: self._vertex_of[reply.metadata.src_node_id])
+
+    def exchange(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Send messages, and yield the replies that are no errors, as they come."""
         server_round = 0
         silent: dict[int, str] = {}
-        for message in messages:
-            vertex = self._vertex_of[message.metadata.dst_node_id]
-            silent[vertex] = f"no reply within {timeout} s"
-            self.traffic.down[vertex] += message_bytes(message)
-            server_round = int(message.content.config_records[CONFIG].get("server-round", 0))  # type: ignore[arg-type]
-        good: dict[int, Message] = {}
-        for message, reply in self._exchange(messages, timeout):
-            vertex, size = self._vertex_of[message.metadata.dst_node_id], message_bytes(reply)
+
+        def counted() -> Iterator[Message]:
+            nonlocal server_round
+            for message in messages:
+                vertex = self._vertex_of[message.metadata.dst_node_id]
+                silent[vertex] = f"no reply within {timeout} s"
+                self.traffic.down[vertex] += message_bytes(message)
+                server_round = int(message.content.config_records[CONFIG].get("server-round", 0))  # type: ignore[arg-type]
+                yield message
+
+        answered = 0
+        for node, reply in self._answers(counted(), timeout):
+            vertex, size = self._vertex_of[node], message_bytes(reply)
             self.traffic.up[vertex] += size
             problem = _problem(reply)
             if problem:
                 silent[vertex] = problem
-            else:
-                good[vertex] = reply
-                silent.pop(vertex, None)
-                self.traffic.shared[vertex] += size if reply.content.array_records else 0
+                continue
+            del silent[vertex]
+            answered += 1
+            self.traffic.shared[vertex] += size if reply.content.array_records else 0
+            self._keep(server_round, vertex, reply)
+            yield reply
         for vertex in sorted(silent):
             self.leave_out(server_round, vertex, silent[vertex])
-        if not good:
+        if silent and not answered:
             raise InputError(f"no node answered in round {server_round}: {silent[min(silent)]}")
-        for vertex in sorted(good):
-            self._keep(server_round, vertex, good[vertex])
-        return [good[vertex] for vertex in sorted(good)]
 
     def leave_out(self, server_round: int, vertex: int, why: str) -> None:
         """Warn that a node takes no part in this exchange."""
@@ -321,8 +348,9 @@ def _last_line(reason: str | None) -> str:
     return lines[-1] if lines else "no reason given"
 
 
-def _most_common(values: list[object]) -> object:
-    return max(values, key=values.count)
+def most_common(values: Iterable[T]) -> T:
+    """Return the value that comes most often, the first of them in a tie."""
+    return Counter(values).most_common(1)[0][0]
 
 
 def _problem(reply: Message) -> str:

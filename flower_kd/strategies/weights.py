@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from flwr.app import RecordDict
 
 from flower_kd import wire
 from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS
+from flower_kd.strategies.network import most_common
 
 
-def usable_weights(contents: dict[int, RecordDict]) -> tuple[dict[int, wire.Arrays], dict[int, str]]:
+def usable_weights(contents: Mapping[int, RecordDict]) -> tuple[dict[int, wire.Arrays], dict[int, str]]:
     """Return the weights by vertex, and why the others cannot be used.
 
     Names and shapes are those of most nodes: one rubbish reply must not make the others the odd ones.
@@ -23,7 +26,7 @@ def usable_weights(contents: dict[int, RecordDict]) -> tuple[dict[int, wire.Arra
         else:
             layouts[vertex] = {name: tuple(array.shape) for name, array in record.items()}
     usable: dict[int, wire.Arrays] = {}
-    common = max(layouts.values(), key=list(layouts.values()).count) if layouts else {}
+    common = dict(most_common(frozenset(layout.items()) for layout in layouts.values())) if layouts else {}
     for vertex in layouts:
         try:
             usable[vertex] = wire.decode_weights(contents[vertex].array_records[ARRAYS], common)
