@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from flwr.app import Context
+from torch import Tensor
 
-from flower_kd import data, models
+from flower_kd import data, devices, models
 from flower_kd.clients import Node, ShuffledBatches, make_client_app
+from flower_kd.clients.node import Batch
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.seeding import derive
@@ -28,23 +32,33 @@ def build_node(context: Context) -> Node:
             raise InputError(f"the node config needs a whole number {key!r}: --node-config 'partition-id=0 ...'")
     vertex, num_nodes = int(context.node_config["partition-id"]), int(context.node_config["num-partitions"])
     torch.set_num_threads(config.num_threads)  # the order of float sums depends on it
+    device = devices.device(config.device)
     corpus = data.load(config.data_spec(num_nodes))
     name = config.model_of(vertex, num_nodes)
     model_seed = derive(config.seed, "initial weights", vertex)
     model = models.build(name, corpus.num_classes, corpus.shape, seed=model_seed, weights_file=config.weights_file)
-    test_inputs, test_labels = corpus.test
+    model.to(device)
+    inputs, labels = (tensor.to(device) for tensor in corpus.private(vertex))
+    reference, test = _shared(corpus, device)
     return Node(
         model=model,
         optimizer=torch.optim.SGD(
             model.parameters(), config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
         ),
-        private=ShuffledBatches(*corpus.private(vertex), config.batch_size, config.seed, vertex),
-        reference=corpus.reference,
-        test=list(zip(test_inputs.split(EVALUATE_BATCH), test_labels.split(EVALUATE_BATCH), strict=True)),
+        private=ShuffledBatches(inputs, labels, config.batch_size, config.seed, vertex),
+        reference=reference,
+        test=test,
         classes=corpus.num_classes,
         name=name,
         fingerprint=corpus.fingerprint,
     )
+
+
+@lru_cache(maxsize=4)
+def _shared(corpus: data.FederatedData, device: torch.device) -> tuple[Tensor, list[Batch]]:
+    """Return the reference set and the test batches on a device, of which all nodes of a process use one copy."""
+    inputs, labels = (tensor.to(device).split(EVALUATE_BATCH) for tensor in corpus.test)
+    return corpus.reference.to(device), list(zip(inputs, labels, strict=True))
 
 
 app = make_client_app(build_node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from flower_kd.errors import InputError
 
@@ -23,3 +24,8 @@ def device(name: str) -> torch.device:
     except (RuntimeError, AssertionError):  # what torch raises depends on how it was built
         raise InputError(f"no device {name!r} here (allowed: auto, cpu, cuda, cuda:N where there is one)") from None
     return found
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's first parameter; the CPU if it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from zlib import crc32
 
 import numpy as np
+import torch
 
 
 def derive(seed: int, purpose: str, *indices: int) -> int:
@@ -21,3 +24,16 @@ def derive(seed: int, purpose: str, *indices: int) -> int:
     """
     words = np.random.SeedSequence([seed, crc32(purpose.encode()), *indices]).generate_state(2, np.uint32)
     return (int(words[0]) << 31) ^ int(words[1])
+
+
+@contextmanager
+def torch_seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Start torch's global generators, the CPU's and that of `device`, from a seed; give them back as they were."""
+    gpus = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        # Not torch.manual_seed: it resets all GPUs, and until they are in use takes a millisecond and keeps every call.
+        torch.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
+        yield

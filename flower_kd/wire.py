@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, MutableMapping
+from functools import lru_cache
+from io import BytesIO
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -69,7 +72,7 @@ def encode(rows: Tensor | np.ndarray, wire_format: str = "float32") -> ArrayReco
     values = np.ascontiguousarray(rows.detach().cpu().numpy() if isinstance(rows, Tensor) else rows, dtype=np.float32)
     if not np.isfinite(values).all():
         raise InputError("the rows to send hold NaN or Inf: the model diverged (lower learning-rate?)")
-    return ArrayRecord({name: Array(array) for name, array in FORMATS.get(wire_format)(values).items()})
+    return ArrayRecord({name: as_array(array) for name, array in FORMATS.get(wire_format)(values).items()})
 
 
 def decode(record: ArrayRecord, shape: tuple[int | None, ...] | None = None) -> Tensor:
@@ -107,6 +110,11 @@ def decode(record: ArrayRecord, shape: tuple[int | None, ...] | None = None) -> 
     return torch.from_numpy(rows.astype(np.float32, copy=False))
 
 
+def encode_weights(weights: Mapping[str, Tensor]) -> ArrayRecord:
+    """Return a model's state as a Flower record, as `ArrayRecord(weights)` does."""
+    return ArrayRecord({name: as_array(weight.detach().cpu().numpy()) for name, weight in weights.items()})
+
+
 def decode_weights(record: ArrayRecord, like: Mapping[str, tuple[int, ...]]) -> Arrays:
     """Return a model's weights from a record, after checking names, shapes and finiteness.
 
@@ -137,16 +145,62 @@ def message_bytes(message: Message) -> int:
 
 def content_bytes(content: RecordDict) -> int:
     """Return the size of a serialized message with this content in bytes."""
-    return METADATA_BYTES + int(recorddict_to_proto(content).ByteSize())
+    layout = tuple((name, _layout(record)) for name, record in content.items())
+    size = _sizes.get(layout)
+    if size is None:
+        size = _sizes[layout] = int(recorddict_to_proto(content).ByteSize())
+    return METADATA_BYTES + size
+
+
+# What one message of a layout takes, all of that layout take: thousands of messages of a run are serialized once.
+_sizes: dict[Hashable, int] = {}
+
+
+def _layout(value: Any) -> Hashable:
+    """Return all that the serialized size of a record or value depends on."""
+    if isinstance(value, Array):
+        return value.dtype, value.shape, value.stype, len(value.data)
+    if isinstance(value, MutableMapping):
+        return type(value), tuple((name, _layout(entry)) for name, entry in value.items())
+    if isinstance(value, list):
+        return tuple(_layout(entry) for entry in value)
+    if isinstance(value, str | bytes):
+        return type(value), len(value) if isinstance(value, bytes) else len(value.encode())
+    if type(value) is int:  # as many bytes as its bits need
+        return int, value < 0, (~value if value < 0 else value).bit_length()
+    return cast(Hashable, type(value))
 
 
 # 64 hexadecimal digits a message id, 64 bits a node, run or task id, a double a time; 3 bytes of keys and lengths each.
 METADATA_BYTES = 2 * (64 + 3) + 5 * (10 + 1) + 2 * (8 + 1) + len("evaluate") + 2
 
 
+def as_array(values: np.ndarray) -> Array:
+    """Return what `Array(values)` returns, without numpy's slow writer."""
+    dtype, shape = str(values.dtype), tuple(values.shape)
+    return Array(dtype, shape, _NUMPY, _header(dtype, shape) + values.tobytes())
+
+
+_NUMPY = "numpy.ndarray"
+
+
+@lru_cache(maxsize=1024)
+def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Return what stands before the values (C order) in numpy's file format."""
+    header = BytesIO()
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
 def _read(name: str, array: Array) -> np.ndarray:
-    if math.prod(array.shape) > len(array.data):  # each value takes a byte at least: memory is not for claims
+    size = math.prod(array.shape)
+    if size > len(array.data):  # each value takes a byte at least: memory is not for claims
         raise InputError(f"array {name!r} cannot be read: {len(array.data)} bytes for a shape of {array.shape}")
+    if array.stype == _NUMPY and array.dtype in _NUMBERS:
+        header = _header(array.dtype, array.shape)
+        if array.data.startswith(header) and len(array.data) == len(header) + size * np.dtype(array.dtype).itemsize:
+            return np.frombuffer(bytearray(array.data), array.dtype, offset=len(header)).reshape(array.shape)
     try:
         values = array.numpy()  # numpy's own format with pickling refused
     except (ValueError, TypeError, EOFError, OSError, MemoryError, SyntaxError) as error:
@@ -154,6 +208,9 @@ def _read(name: str, array: Array) -> np.ndarray:
     if not (isinstance(values, np.ndarray) and np.issubdtype(values.dtype, np.number)):
         raise InputError(f"array {name!r} cannot be read: it holds no numbers")
     return values
+
+
+_NUMBERS = frozenset(str(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"])
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:

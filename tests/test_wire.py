@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord
-from hypothesis import given
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.common.serde import recorddict_to_proto
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -110,3 +111,26 @@ def test_weights_are_checked(weights: dict[str, np.ndarray], words: str) -> None
     record = ArrayRecord({name: Array(value) for name, value in weights.items()})
     with pytest.raises(InputError, match=words):
         wire.decode_weights(record, {"a": (3,), "b": (2,)})
+
+
+VALUES = st.one_of(
+    st.integers(-(2**63), 2**63 - 1), st.floats(), st.booleans(), st.text(max_size=300), st.binary(max_size=300)
+)
+LISTS = st.one_of(st.lists(st.integers(-300, 300)), st.lists(st.floats()), st.lists(st.text(max_size=5)))
+
+
+@given(config=st.dictionaries(st.text(max_size=9), st.one_of(VALUES, LISTS)), rows=st.integers(0, 40))
+@example(config={"n": -64}, rows=1)
+@example(config={"n": -65}, rows=1)
+def test_counted_bytes_are_those_of_the_serializer(config: dict, rows: int) -> None:
+    """Also from the second message of a layout on, which is not serialized."""
+    content = RecordDict({"config": ConfigRecord(config), "rows": wire.encode(np.zeros((rows, 3), np.float32))})
+    content["metrics"] = MetricRecord({"loss": 0.5, "samples": rows})
+    expected = recorddict_to_proto(content).ByteSize() + wire.METADATA_BYTES
+    assert wire.content_bytes(content) == wire.content_bytes(content) == expected
+
+
+@pytest.mark.parametrize("values", [np.zeros((2, 3), np.float32), np.array(7), np.ones((0, 4), np.uint8)])
+def test_arrays_are_those_of_flower(values: np.ndarray) -> None:
+    assert wire.as_array(values) == Array(values)
+    assert np.array_equal(wire.as_array(values.T).numpy(), values.T)  # not in C order

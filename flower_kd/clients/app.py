@@ -56,7 +56,7 @@ def make_client_app(build_node: NodeFactory) -> ClientApp:
             metrics, predictions = train(node, order, teacher, rows, vertex)
             content = RecordDict({METRICS: MetricRecord({**metrics})})
             if order.reply == "weights":
-                content[ARRAYS] = ArrayRecord(node.model.state_dict())
+                content[ARRAYS] = wire.encode_weights(node.model.state_dict())
             elif order.reply == "logits":
                 if predictions is None:
                     asked = exchanged_rows(order.seed, order.exchange, len(reference), order.exchange_rows)
@@ -98,7 +98,7 @@ def _hello(node: Node, context: Context) -> Hello:
         classes=node.classes,
         model=node.name,
         parameters=num_parameters(node.model),
-        weights_bytes=wire.content_bytes(RecordDict({ARRAYS: ArrayRecord(node.model.state_dict())})),
+        weights_bytes=wire.content_bytes(RecordDict({ARRAYS: wire.encode_weights(node.model.state_dict())})),
         reference_rows=len(reference),
         fingerprint=node.fingerprint or fingerprint(reference),
     )

@@ -66,15 +66,19 @@ def kept_on_error(context: Context, node: Node) -> Iterator[None]:
     if not isinstance(context.state, LiveState):
         yield
         return
-    tensors = [*node.model.parameters(), *node.model.buffers()]
-    before = [tensor.detach().clone() for tensor in tensors]
+    parameters, buffers = list(node.model.parameters()), list(node.model.buffers())
+    # One tensor of all parameters: this is done for each message.
+    weights = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+    statistics = [buffer.clone() for buffer in buffers]
     memory = deepcopy(node.optimizer.state_dict()) if node.optimizer.state else None
     try:
         yield
     except Exception:
         with torch.no_grad():
-            for tensor, value in zip(tensors, before, strict=True):
-                tensor.copy_(value)
+            for parameter, part in zip(parameters, weights.split([p.numel() for p in parameters]), strict=True):
+                parameter.copy_(part.view_as(parameter))
+            for buffer, value in zip(buffers, statistics, strict=True):
+                buffer.copy_(value)
         node.optimizer.state.clear()
         if memory is not None:
             node.optimizer.load_state_dict(memory)

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from flower_kd import dissimilarity
 from flower_kd.clients.node import Batch, Node
+from flower_kd.devices import device_of
 from flower_kd.errors import InputError
 from flower_kd.pooling import Teacher
 from flower_kd.protocol import Order
-from flower_kd.seeding import derive
+from flower_kd.seeding import derive, torch_seeded
 
 PREDICT_BATCH = 1024
 
@@ -56,7 +57,9 @@ def train(
         If a loss is not finite.
     """
     started = time.perf_counter()
-    node.model.train()
+    device = device_of(node.model)
+    if not node.model.training:  # switching walks through all modules
+        node.model.train()
     label_weight = order.label_weight if teacher is not None else 1.0
     lessons: Iterable[Lesson | None] = repeat(None)
     if teacher is not None and order.kd_weight > 0:
@@ -65,10 +68,10 @@ def train(
         lessons = repeat((_reference(node, rows), None))
     measure = dissimilarity.get(order.dissimilarity, reduction="none")
     label_losses, kd_losses = [], []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(order.seed, "training noise", vertex, order.first_step))
+    with torch_seeded(derive(order.seed, "training noise", vertex, order.first_step), device):
         batches = node.private.batches(order.first_step, order.num_steps)  # type: ignore[union-attr]
         for (inputs, labels), lesson in zip(batches, lessons, strict=False):
+            inputs, labels = inputs.to(device), labels.to(device)
             node.optimizer.zero_grad()
             # One forward for both halves: half the kernel launches, and batch statistics of all that is seen.
             logits = node.model(inputs if lesson is None else torch.cat([inputs, lesson[0]]))
@@ -91,31 +94,34 @@ def train(
 
 def predict(model: nn.Module, inputs: Tensor) -> Tensor:
     """Return logits [rows, classes] for inputs [rows, ...], in evaluation mode and without gradients."""
+    device = device_of(model)
     model.eval()
     with torch.inference_mode():
-        return torch.cat([model(part) for part in inputs.split(PREDICT_BATCH)])
+        return torch.cat([model(part.to(device)) for part in inputs.split(PREDICT_BATCH)])
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
     """Return accuracy in [0, 1], mean cross entropy (nats) and number of samples."""
+    device = device_of(model)
     model.eval()
-    correct, loss, samples = 0.0, 0.0, 0
+    correct, loss, samples = torch.zeros((), device=device), torch.zeros((), device=device), 0
     with torch.inference_mode():
-        for inputs, labels in batches:
+        for batch in batches:
+            inputs, labels = (part.to(device) for part in batch)
             logits = model(inputs)
-            loss += F.cross_entropy(logits, labels, reduction="sum").item()
-            correct += (logits.argmax(dim=-1) == labels).sum().item()
+            loss += F.cross_entropy(logits, labels, reduction="sum")
+            correct += (logits.argmax(dim=-1) == labels).sum()
             samples += len(labels)
     if samples == 0:
         raise InputError("the test set is empty")
-    return {"accuracy": correct / samples, "loss": loss / samples, "num-examples": samples}
+    return {"accuracy": correct.item() / samples, "loss": loss.item() / samples, "num-examples": samples}
 
 
 def _distillation_batches(
     node: Node, order: Order, teacher: Teacher, rows: np.ndarray, vertex: int
 ) -> Iterator[Lesson]:
     """Yield reference inputs and the logarithms of the teacher's soft labels, a batch a step."""
-    log_q = teacher.soft_labels.log()
+    log_q = teacher.soft_labels.to(device_of(node.model)).log()
     size = order.reference_batch or len(rows)
     if size >= len(rows) or order.joint:
         yield from repeat((_reference(node, rows), log_q))
@@ -127,14 +133,14 @@ def _distillation_batches(
 
 def _reference(node: Node, rows: np.ndarray) -> Tensor:
     assert isinstance(node.reference, Tensor)
-    return node.reference[torch.from_numpy(rows)]
+    return node.reference[torch.from_numpy(rows)].to(device_of(node.model))
 
 
 def _kd_loss(measure: nn.Module, logits: Tensor, log_q: Tensor, weights: Tensor | None, order: Order) -> Tensor:
     """Return the distillation term: a mean or sum over rows, summed over teachers that stay apart."""
     per_row = measure(dissimilarity.soften(logits, order.temperature), log_q)  # [rows] or [teachers, rows]
     if per_row.ndim == 2:
-        per_row = per_row.sum(0) if weights is None else weights @ per_row
+        per_row = per_row.sum(0) if weights is None else weights.to(per_row.device) @ per_row
     return per_row.sum() if order.kd_reduction == "sum" else per_row.mean()
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from flower_kd.errors import InputError
 from flower_kd.models.registry import MODELS, ModelFactory, check_name
 from flower_kd.models.weights import load_weights
+from flower_kd.seeding import torch_seeded
 
 
 def build(name: str, num_classes: int, shape: tuple[int, int, int], seed: int = 0, weights_file: str = "") -> nn.Module:
@@ -36,8 +36,7 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int], seed: int = 
     """
     check_name(name)
     factory = _import_factory(name) if ":" in name else MODELS.get(name)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reset the GPUs' generators too
+    with torch_seeded(seed):
         try:
             model = factory(num_classes=num_classes, shape=shape)
         except Exception as error:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import traceback
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from logging import DEBUG
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Protocol
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.logger import log
@@ -18,6 +21,8 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from flower_kd.clients.state import LiveState
+from flower_kd.errors import InputError
+from flower_kd.protocol import CONFIG, JOIN, METRICS
 from flower_kd.results import Summary
 from flower_kd.seeding import derive
 from flower_kd.strategies.network import StreamingGrid
@@ -35,46 +40,40 @@ class Listener(Protocol):
         """Take the metrics of one exchange by vertex; `kind` is "train" or "evaluate"."""
 
 
-class InProcessGrid(StreamingGrid):
-    """A Grid whose nodes are contexts in this process; a message is a function call.
+class LocalGrid(StreamingGrid):
+    """What grids share whose nodes are on this machine; a subclass says how messages are answered.
 
     Parameters
     ----------
-    client_app : ClientApp
-        Called once a message.
     num_nodes : int
         Number of nodes; their ids are as random as Flower's.
-    run_config : mapping
-        What every node's context holds.
+    listener : Listener, optional
+        Hears what the nodes report.
     """
 
-    def __init__(self, client_app: ClientApp, num_nodes: int, run_config: Mapping[str, Any]) -> None:
-        self.client_app = client_app
-        self.contexts = {
-            node_id: Context(
-                run_id=RUN_ID,
-                node_id=node_id,
-                node_config={"partition-id": vertex, "num-partitions": num_nodes},
-                state=LiveState(),
-                run_config=dict(run_config),
-            )
-            for vertex, node_id in enumerate(derive(0, "node id", vertex) for vertex in range(num_nodes))
-        }
+    def __init__(self, num_nodes: int, listener: Listener | None = None) -> None:
+        self.listener = listener
+        self._vertex_of = {derive(0, "node id", vertex): vertex for vertex in range(num_nodes)}
         self._replies: dict[str, Message] = {}
         self._sent = 0
         # Flower's Message asks its runtime who sends it; here nobody else has said so.
         TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = RUN_ID, RUN_ID, SUPERLINK_NODE_ID
 
+    @abstractmethod
+    def answer(self, messages: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
+        """Yield each message with its reply, in order."""
+
+    def close(self) -> None:
+        """End what the grid started."""
+
     def get_node_ids(self) -> list[int]:
         """Return all node ids."""
-        return list(self.contexts)
+        return list(self._vertex_of)
 
     def stream(self, messages: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
-        """Have each message answered, and yield it with its reply."""
-        for message in messages:
-            self._sent += 1
-            message.metadata.__dict__["_message_id"] = str(self._sent)
-            yield message, self._call(message)
+        """Have each message answered, and yield it with its reply; then tell the listener."""
+        answered = self.answer(self._numbered(messages))
+        yield from answered if self.listener is None else self._overheard(answered, self.listener)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Have each message answered, and return the messages' ids."""
@@ -91,15 +90,6 @@ class InProcessGrid(StreamingGrid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Return the replies to all messages."""
         return [reply for _, reply in self.stream(messages)]
-
-    def _call(self, message: Message) -> Message:
-        """Return the app's reply, or the error reply that Flower's engines make of an exception."""
-        try:
-            return self.client_app(message, self.contexts[message.metadata.dst_node_id])
-        except Exception as error:
-            log(DEBUG, traceback.format_exc())
-            reason = f"{type(error)}:<'{error}'>"
-            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
     def set_run(self, run: Run) -> None:
         """Do nothing: this grid has one run."""
@@ -120,19 +110,146 @@ class InProcessGrid(StreamingGrid):
         """Return a new message."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
+    def _numbered(self, messages: Iterable[Message]) -> Iterator[Message]:
+        for message in messages:
+            self._sent += 1
+            message.metadata.__dict__["_message_id"] = str(self._sent)
+            yield message
 
-def run_apps(server_app: ServerApp, client_app: ClientApp, num_nodes: int, run_config: Mapping[str, Any]) -> Context:
-    """Run any Flower ServerApp and ClientApp in this process and return the server's context."""
-    grid = InProcessGrid(client_app, num_nodes, run_config)
+    def _overheard(
+        self, answered: Iterator[tuple[Message, Message]], listener: Listener
+    ) -> Iterator[tuple[Message, Message]]:
+        heard: dict[int, dict[str, float]] = {}
+        kind, server_round = "", 0
+        for message, reply in answered:
+            if not kind:
+                kind = message.metadata.message_type
+                server_round = _server_round(message)
+                if kind == JOIN:
+                    listener.begin()
+            if reply.has_content() and METRICS in reply.content.metric_records:
+                metrics = reply.content.metric_records[METRICS]
+                heard[self._vertex_of[message.metadata.dst_node_id]] = dict(metrics)  # type: ignore[arg-type]
+            yield message, reply
+        if kind in (MessageType.TRAIN, MessageType.EVALUATE):
+            listener.heard(server_round, kind, heard)
+
+
+def _server_round(message: Message) -> int:
+    config = message.content.config_records.get(CONFIG)
+    return int(config.get("server-round", 0)) if config else 0  # type: ignore[arg-type]
+
+
+class InProcessGrid(LocalGrid):
+    """A Grid whose nodes are contexts in this process; a message is a function call.
+
+    Parameters
+    ----------
+    client_app : ClientApp
+        Called once a message.
+    num_nodes, listener
+        As in LocalGrid.
+    run_config : mapping
+        What every node's context holds.
+    """
+
+    def __init__(
+        self,
+        client_app: ClientApp,
+        num_nodes: int,
+        run_config: Mapping[str, Any],
+        listener: Listener | None = None,
+    ) -> None:
+        super().__init__(num_nodes, listener)
+        self.client_app = client_app
+        self.contexts = {
+            node_id: Context(
+                run_id=RUN_ID,
+                node_id=node_id,
+                node_config={"partition-id": vertex, "num-partitions": num_nodes},
+                state=LiveState(),
+                run_config=dict(run_config),
+            )
+            for node_id, vertex in self._vertex_of.items()
+        }
+
+    def get_node_ids(self) -> list[int]:
+        """Return all node ids."""
+        return list(self.contexts)
+
+    def answer(self, messages: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
+        """Yield each message with its reply."""
+        for message in messages:
+            yield message, self._call(message)
+
+    def _call(self, message: Message) -> Message:
+        """Return the app's reply, or the error reply that Flower's engines make of an exception."""
+        try:
+            return self.client_app(message, self.contexts[message.metadata.dst_node_id])
+        except Exception as error:
+            log(DEBUG, traceback.format_exc())
+            reason = f"{type(error)}:<'{error}'>"
+            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+def run_apps(
+    server_app: ServerApp,
+    client_app: ClientApp | str,
+    num_nodes: int,
+    run_config: Mapping[str, Any],
+    *,
+    workers: int = 1,
+    listener: Listener | None = None,
+) -> Context:
+    """Run any Flower ServerApp and ClientApp on this machine, and return the server's context.
+
+    Parameters
+    ----------
+    server_app : ServerApp
+        Runs in this process.
+    client_app : ClientApp or str
+        The app, or its `module:attribute`, which workers need.
+    num_nodes : int
+        Number of nodes.
+    run_config : mapping
+        What the server's and every node's context holds.
+    workers : int
+        Processes over which the nodes are spread; with 1 all are in this process.
+    listener : Listener, optional
+        Hears what the nodes report.
+
+    Raises
+    ------
+    InputError
+        If there are workers and the client app has no name by which they can find it.
+    """
+    from flower_kd.sim.workers import WorkerGrid
+
+    grid: LocalGrid
+    if workers > 1:
+        if isinstance(client_app, ClientApp):
+            raise InputError(f"workers = {workers}: give the client app as a text 'module:attribute'")
+        grid = WorkerGrid(client_app, num_nodes, run_config, workers, listener)
+    else:
+        app = resolve_name(client_app) if isinstance(client_app, str) else client_app
+        grid = InProcessGrid(app, num_nodes, run_config, listener)
     context = Context(
         run_id=RUN_ID, node_id=SUPERLINK_NODE_ID, node_config={}, state=RecordDict(), run_config=dict(run_config)
     )
-    server_app(grid, context)
+    with closing(grid):
+        server_app(grid, context)
     return context
 
 
-def run(run_config: Mapping[str, Any], num_nodes: int, output_dir: str | Path | None = None) -> Summary:
-    """Run what `flwr run . -c "..."` runs, in this process.
+def run(
+    run_config: Mapping[str, Any],
+    num_nodes: int,
+    output_dir: str | Path | None = None,
+    *,
+    workers: int = 1,
+    listener: Listener | None = None,
+) -> Summary:
+    """Run what `flwr run . -c "..."` runs, on this machine without Flower's engine.
 
     Parameters
     ----------
@@ -142,15 +259,22 @@ def run(run_config: Mapping[str, Any], num_nodes: int, output_dir: str | Path | 
         Number of nodes.
     output_dir : path, optional
         Where the results folder goes; overrides `output-dir`.
+    workers : int
+        Processes over which the nodes are spread; the figures are the same for any number. Where it is above 1, a
+        script calls this under `if __name__ == "__main__":`, as everywhere in multiprocessing.
+    listener : Listener, optional
+        Hears what the nodes report.
 
     Raises
     ------
     InputError
         For every mistake in the config, the data or the graph, in one sentence.
     """
-    from flower_kd import client_app, server_app
+    from flower_kd import server_app
 
     config = dict(run_config) | ({"output-dir": str(output_dir)} if output_dir is not None else {})
-    context = run_apps(server_app.app, client_app.app, num_nodes, config)
+    context = run_apps(
+        server_app.app, "flower_kd.client_app:app", num_nodes, config, workers=workers, listener=listener
+    )
     record = context.state.config_records[server_app.SUMMARY]
     return Summary(**json.loads(str(record["json"])))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import networkx as nx
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from flower_kd import topology, wire
 from flower_kd.protocol import ARRAYS, Hello, Order
@@ -66,7 +66,7 @@ class DSGD(GraphStrategy):
             row = slice(matrix.indptr[vertex], matrix.indptr[vertex + 1])
             shares = [(int(n), float(s)) for n, s in zip(matrix.indices[row], matrix.data[row], strict=True) if s > 0]
             self._mixed[vertex] = ArrayRecord(
-                {name: Array(_average(own, name, shares, weights)) for name, own in weights[vertex].items()}
+                {name: wire.as_array(_average(own, name, shares, weights)) for name, own in weights[vertex].items()}
             )
         return refused
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import networkx as nx
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
 
 from flower_kd import dissimilarity, wire
@@ -64,7 +64,7 @@ class DistillationStrategy(GraphStrategy):
             return {}
         record = wire.encode(teacher.soft_labels, self.order.wire)
         if teacher.weights is not None:
-            record["weights"] = Array(teacher.weights.numpy())
+            record["weights"] = wire.as_array(teacher.weights.numpy())
         return {TEACHER: record}
 
     def absorb(self, replies: Iterable[tuple[int, RecordDict]]) -> dict[int, str]:
