@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flower_kd.registry import Registry
 
-_PART = 2**22  # values that are pooled at a time
+_PART = 2**20  # values that are pooled at a time
 
 
 @dataclass(frozen=True)

@@ -101,8 +101,9 @@ class ShuffledBatches:
         return len(self.labels)
 
 
-# A few passes of many nodes: nodes take turns, and a pass spans several turns.
-@lru_cache(maxsize=4096)
+# For the few nodes that take a step a turn. A larger cache is of no use to thousands of nodes, and scatters its small
+# tensors over the memory in which each node's large ones come and go.
+@lru_cache(maxsize=64)
 def _shuffled(seed: int, vertex: int, data_pass: int, samples: int) -> Tensor:
     generator = torch.Generator().manual_seed(derive(seed, "private batches", vertex, data_pass))
     return torch.randperm(samples, generator=generator)

@@ -72,7 +72,6 @@ def train(
         batches = node.private.batches(order.first_step, order.num_steps)  # type: ignore[union-attr]
         for (inputs, labels), lesson in zip(batches, lessons, strict=False):
             inputs, labels = inputs.to(device), labels.to(device)
-            node.optimizer.zero_grad()
             # One forward for both halves: half the kernel launches, and batch statistics of all that is seen.
             logits = node.model(inputs if lesson is None else torch.cat([inputs, lesson[0]]))
             label_loss = F.cross_entropy(logits[: len(labels)], labels)
@@ -83,6 +82,7 @@ def train(
                 kd_losses.append(kd_loss.detach())
             loss.backward()
             node.optimizer.step()
+            node.optimizer.zero_grad()  # now, not before the next step: between messages no gradient takes memory
             label_losses.append(label_loss.detach())
     metrics = {"train-loss": _mean(label_losses), "kd-loss": _mean(kd_losses)}
     for name, value in metrics.items():
