@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pkgutil import resolve_name
 from typing import Any
 
@@ -15,7 +16,7 @@ from flwr.app import Message
 from flower_kd.errors import InputError
 from flower_kd.sim.engine import InProcessGrid, Listener, LocalGrid
 
-MESSAGES_A_TURN = 64
+MESSAGES_AHEAD = 64
 
 
 class WorkerGrid(LocalGrid):
@@ -61,16 +62,34 @@ class WorkerGrid(LocalGrid):
             self._receive(index)  # imports take seconds, which are not the run's
 
     def answer(self, messages: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
-        """Yield each message with its reply; a turn of messages is answered by all workers at the same time."""
+        """Yield each message with its reply, as workers answer.
+
+        A worker gets its next message before its reply is looked at, and never two at a time: with both sides writing,
+        large messages would fill the pipe in both directions for ever.
+        """
         messages = iter(messages)
-        while turn := list(islice(messages, MESSAGES_A_TURN * len(self._pipes))):
-            workers = [self._worker(message) for message in turn]
-            busy = sorted(set(workers))
-            for index in busy:
-                self._send(index, [message for message, own in zip(turn, workers, strict=True) if own == index])
-            replies = {index: iter(self._receive(index)) for index in busy}
-            for message, index in zip(turn, workers, strict=True):
-                yield message, next(replies[index])
+        queues: list[deque[Message]] = [deque() for _ in self._pipes]
+        busy: dict[int, Message] = {}
+
+        def hand_out(index: int) -> None:
+            if queues[index]:
+                busy[index] = queues[index].popleft()
+                self._send(index, busy[index])
+
+        while True:
+            ahead = MESSAGES_AHEAD - sum(len(queue) for queue in queues)
+            for message in islice(messages, ahead):
+                index = self._worker(message)
+                queues[index].append(message)
+                if index not in busy:
+                    hand_out(index)
+            if not busy:
+                return
+            ready = wait([self._pipes[index] for index in busy])
+            for index in [index for index in busy if self._pipes[index] in ready]:
+                message, reply = busy.pop(index), self._receive(index)
+                hand_out(index)
+                yield message, reply
 
     def close(self) -> None:
         """End the workers."""
@@ -87,13 +106,13 @@ class WorkerGrid(LocalGrid):
         vertex, workers = self._vertex_of[message.metadata.dst_node_id], len(self._pipes)
         return (vertex + vertex // workers) % workers
 
-    def _send(self, index: int, messages: list[Message]) -> None:
+    def _send(self, index: int, message: Message) -> None:
         try:
-            self._pipes[index].send(messages)
+            self._pipes[index].send(message)
         except OSError:
             raise self._ended(index) from None
 
-    def _receive(self, index: int) -> list[Message]:
+    def _receive(self, index: int) -> Any:
         try:
             return self._pipes[index].recv()
         except (EOFError, OSError):
@@ -106,12 +125,13 @@ class WorkerGrid(LocalGrid):
 
 
 def _work(pipe: Connection, client_app: str, num_nodes: int, run_config: dict[str, Any]) -> None:
-    """Answer lists of messages until the other end of the pipe is closed."""
+    """Answer messages until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the first process decides what to do about it
     grid = InProcessGrid(resolve_name(client_app), num_nodes, run_config)
     try:
-        pipe.send([])
+        pipe.send("ready")
         while True:
-            pipe.send([reply for _, reply in grid.answer(pipe.recv())])
+            [(_, reply)] = grid.answer([pipe.recv()])
+            pipe.send(reply)
     except (EOFError, OSError):
         return

@@ -5,9 +5,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from processes import ROOT, as_run_config, environment, flwr_run, free_port, running, superlink
+from processes import ROOT, as_run_config
 
 from flower_kd import sim
+from flower_kd.sim import loopback
+from flower_kd.sim.loopback import environment, flwr_run, free_port, running, superlink
 
 SHORT: dict[str, object] = {
     "model": "mlp,lenet5",
@@ -25,9 +27,7 @@ SHORT: dict[str, object] = {
 @pytest.fixture(scope="module")
 def simulation(tmp_path_factory: pytest.TempPathFactory):
     """Return what runs the app in Flower's simulation engine."""
-    folder, port = tmp_path_factory.mktemp("simulation"), free_port()
-    env = environment(folder / "home", FLWR_LOCAL_SUPERLINK_HTTP_API_PORT=str(port))
-    with superlink(env, port, folder / "superlink.log", "--simulation", "--isolation", "subprocess"):
+    with loopback.simulation(tmp_path_factory.mktemp("simulation")) as env:
         yield lambda app, *options: flwr_run(app, env, *options)
 
 
@@ -63,7 +63,7 @@ def test_a_users_own_app(simulation) -> None:
 def test_superlink_and_supernodes_on_loopback(tmp_path: Path) -> None:
     """Three processes as on devices: the logits of two nodes with different networks meet in the SuperLink."""
     port = free_port()
-    env = environment(tmp_path / "home")
+    env = environment(tmp_path / "home", FLWR_SUPEREXEC_TASK_POLL_INTERVAL="0.05")
     (tmp_path / "home" / "config.toml").write_text(
         f'[superlink]\ndefault = "loopback"\n[superlink.loopback]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
     )

@@ -1,0 +1,107 @@
+"""Flower's own processes on this machine's loopback interface, which end with the block that began them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flower_kd.errors import InputError
+
+START_SECONDS = 60.0
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """Return an environment with a Flower folder of its own and this interpreter's commands first."""
+    home.mkdir(parents=True, exist_ok=True)
+    return os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # what an app needs is here already
+        **more,
+    }
+
+
+@contextmanager
+def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command, and end it with all it started."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=env, stdout=output, stderr=output, start_new_session=True)
+    try:
+        yield process
+    finally:
+        for how in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(process.pid, how)
+                process.wait(timeout=10)
+            except ProcessLookupError:
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        process.wait()
+
+
+@contextmanager
+def superlink(env: dict[str, str], port: int, log: Path, *options: str) -> Iterator[None]:
+    """Run a SuperLink until the end of the block, which begins when it answers; raises InputError if it never does."""
+    command = ["flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(port), *options]
+    with running(command, env, log) as process:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise InputError(f"flower-superlink did not start: {end_of(log.read_text())}") from None
+                time.sleep(0.2)
+        yield
+
+
+@contextmanager
+def simulation(folder: Path) -> Iterator[dict[str, str]]:
+    """Run Flower's simulation engine until the end of the block, and yield the environment in which `flwr run` uses it.
+
+    Parameters
+    ----------
+    folder : Path
+        Flower's files and the log go there.
+    """
+    port = free_port()
+    env = environment(
+        folder / "flwr", FLWR_LOCAL_SUPERLINK_HTTP_API_PORT=str(port), FLWR_SUPEREXEC_TASK_POLL_INTERVAL="0.05"
+    )
+    with superlink(env, port, folder / "superlink.log", "--simulation", "--isolation", "subprocess"):
+        yield env
+
+
+def flwr_run(app: Path, env: dict[str, str], *options: str, timeout: float = 240) -> str:
+    """Run `flwr run APP --stream` and return what it printed; raises InputError if it takes longer than `timeout` s."""
+    command = ["flwr", "run", str(app), *options, "--stream"]
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise InputError(f"flwr run did not end within {timeout:g} s") from None
+    return done.stdout + done.stderr
+
+
+def end_of(text: str) -> str:
+    """Return the last words of what a command printed, on one line."""
+    words = [word for word in text.split() if any(letter.isalnum() for letter in word)]
+    return " ".join(words[-40:]) or "it printed nothing"
