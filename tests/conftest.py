@@ -8,7 +8,7 @@ from typing import Any
 import networkx as nx
 import pytest
 import torch
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from flower_kd.clients import Node, ShuffledBatches, make_client_app
@@ -93,3 +93,16 @@ def recorded_grid(app: ClientApp, num_nodes: int) -> InProcessGrid:
     for context in grid.contexts.values():
         context.state = RecordDict()
     return grid
+
+
+def run_strategy(strategy: Any, grid: Any) -> dict[str, float]:
+    """Return every figure of three rounds but the seconds."""
+    network = strategy.network(grid)
+    weights = {"weight": torch.zeros(3, 6), "bias": torch.zeros(3)} if strategy.same_model else {}
+    strategy.start(network, ArrayRecord(weights), num_rounds=3)
+    return {
+        f"{server_round}/{vertex}/{name}": value
+        for (server_round, vertex), metrics in network.metrics.items()
+        for name, value in metrics.values.items()
+        if name != "seconds"
+    }

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection, wait
 from pkgutil import resolve_name
 from typing import Any
 
+import torch
 from flwr.app import Message
 
 from flower_kd.errors import InputError
@@ -43,6 +44,7 @@ class WorkerGrid(LocalGrid):
         listener: Listener | None = None,
     ) -> None:
         super().__init__(num_nodes, listener)
+        torch.set_num_threads(1)  # a server's threads would wait for cores that the workers have
         processes = get_context("spawn")  # forks of a process that has used torch's threads can hang
         self._pipes: list[Connection] = []
         self._processes = []

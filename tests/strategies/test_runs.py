@@ -4,7 +4,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from conftest import FaultyGrid, build_blob_node, build_same_model_node, recorded_grid
+from conftest import FaultyGrid, build_blob_node, build_same_model_node, recorded_grid, run_strategy
 from flwr.app import ArrayRecord
 
 from flower_kd.clients import make_client_app
@@ -17,6 +17,7 @@ KD_STRATEGIES = {
     "pairwise": lambda graph: NeighborKD(graph, pooling="pairwise", dissimilarity="js", wire="uint8", **SCHEDULE),
     "msed": lambda graph: NeighborKD(graph, pooling="pairwise", dissimilarity="msed", alpha=0.2, **SCHEDULE),
     "d-dist": lambda graph: DDist(graph, rho=2.0, exchange_rows=8, **SCHEDULE),
+    "d-dist joint": lambda graph: DDist(graph, exchange_rows=8, local_steps=6, exchange_every=1, evaluate_every=2),
     "d-dist tracking": lambda graph: DDist(graph, consensus="tracking", dissimilarity="kl", wire="float16", **SCHEDULE),
     "silo": lambda graph: Silo(graph, local_steps=6, evaluate_every=2),
 }
@@ -28,27 +29,15 @@ ALL = [(name, make, build_blob_node) for name, make in KD_STRATEGIES.items()]
 ALL += [(name, make, build_same_model_node) for name, make in WEIGHT_STRATEGIES.items()]
 
 
-def run(strategy, grid) -> dict[str, list[float]]:
-    network = strategy.network(grid)
-    weights = {"weight": torch.zeros(3, 6), "bias": torch.zeros(3)} if strategy.same_model else {}
-    strategy.start(network, ArrayRecord(weights), num_rounds=3)
-    return {
-        f"{server_round}/{vertex}/{name}": value
-        for (server_round, vertex), metrics in network.metrics.items()
-        for name, value in metrics.values.items()
-        if name != "seconds"
-    }
-
-
 @pytest.mark.parametrize(("name", "make", "build"), ALL, ids=[case[0] for case in ALL])
 def test_figures_do_not_depend_on_the_engine_or_on_node_ids(name, make, build, ring: nx.Graph) -> None:
     """Live nodes, nodes rebuilt from records for each message, and nodes listed backwards give the same figures."""
     app = make_client_app(build)
-    live = run(make(ring), InProcessGrid(app, 4, {}))
-    assert live == run(make(ring), recorded_grid(app, 4))
+    live = run_strategy(make(ring), InProcessGrid(app, 4, {}))
+    assert live == run_strategy(make(ring), recorded_grid(app, 4))
     backwards = InProcessGrid(app, 4, {})
     backwards.contexts = dict(reversed(backwards.contexts.items()))
-    assert live == run(make(ring), backwards)
+    assert live == run_strategy(make(ring), backwards)
     assert all(f"{server_round}/{v}/test-accuracy" in live for server_round in (2, 3) for v in range(4))
     assert "1/0/test-accuracy" not in live  # evaluate_every = 2
 
@@ -67,8 +56,8 @@ def test_teachers_help(ring: nx.Graph, grid: FaultyGrid) -> None:
 
 
 def test_a_second_start_begins_anew(ring: nx.Graph, grid: FaultyGrid) -> None:
-    first = run(NeighborKD(ring, **SCHEDULE), grid)
-    assert run(NeighborKD(ring, **SCHEDULE), grid) == first
+    first = run_strategy(NeighborKD(ring, **SCHEDULE), grid)
+    assert run_strategy(NeighborKD(ring, **SCHEDULE), grid) == first
 
 
 def test_results_hold_means_and_lists_by_vertex(ring: nx.Graph, grid: FaultyGrid) -> None:
