@@ -1,13 +1,14 @@
 """The main job through Flower's own processes: the simulation engine, and SuperLink with SuperNodes."""
 
 import json
+import tomllib
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from processes import ROOT, as_run_config
 
-from flower_kd import sim
+from flower_kd import sim, strategies
 from flower_kd.sim import loopback
 from flower_kd.sim.loopback import environment, flwr_run, free_port, running, superlink
 
@@ -42,6 +43,32 @@ def test_flowers_simulation_engine_gives_the_figures_of_the_process(simulation, 
     assert (tmp_path / "flower" / "accuracy.png").stat().st_size > 1000
     assert "mean" in output  # the table
     assert "Traceback" not in output
+
+
+def test_every_strategy_has_the_same_figures_in_flower_and_in_process(simulation, tmp_path: Path, monkeypatch) -> None:
+    app = Path(__file__).parent / "every_strategy"
+    monkeypatch.syspath_prepend(app)
+    from every_strategy.server import RUNS
+    from every_strategy.server import app as server_app
+
+    output = simulation(
+        app,
+        "--federation-config",
+        "num-supernodes=4",
+        "--run-config",
+        as_run_config({"output-dir": str(tmp_path / "flower")}),
+    )
+    assert (tmp_path / "flower" / "figures.json").exists(), output
+    flower = json.loads((tmp_path / "flower" / "figures.json").read_text())
+    config = tomllib.loads((app / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    sim.run_apps(server_app, "flower_kd.client_app:app", 4, config | {"output-dir": str(tmp_path / "here")})
+    here = json.loads((tmp_path / "here" / "figures.json").read_text())
+    assert set(here) == set(flower) == set(RUNS)
+    assert {keys["strategy"] for keys in RUNS.values()} == set(strategies.names())
+    for name in RUNS:
+        assert flower[name]["accuracy"] == pytest.approx(here[name]["accuracy"], abs=1e-6), name
+        assert flower[name]["bytes"] == here[name]["bytes"], name
+    assert len({str(figures["accuracy"]) for figures in here.values()}) == len(RUNS)
 
 
 def test_a_users_mistake_is_one_sentence_in_flower_too(simulation, tmp_path: Path) -> None:

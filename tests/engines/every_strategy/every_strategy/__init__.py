@@ -1,0 +1,1 @@
+"""Every strategy in one run of Flower."""

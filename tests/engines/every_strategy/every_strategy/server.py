@@ -1,0 +1,34 @@
+"""Runs one strategy after the other, and keeps the figures of each."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from flower_kd import results, server_app
+from flower_kd.config import RunConfig
+
+RUNS = {
+    "silo": {"strategy": "silo"},
+    "fedavg": {"strategy": "fedavg"},
+    "d-sgd": {"strategy": "d-sgd", "exchange_every": 2},
+    "neighbor-kd": {"strategy": "neighbor-kd", "exchange_rows": 20, "reference_batch": 10, "wire": "uint8"},
+    "neighbor-kd, pairwise": {"strategy": "neighbor-kd", "pooling": "pairwise", "dissimilarity": "js"},
+    "d-dist": {"strategy": "d-dist", "exchange_every": 1, "exchange_rows": 20, "reference_batch": 0},
+    "d-dist, tracking": {"strategy": "d-dist", "consensus": "tracking", "exchange_every": 2},
+}
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    config, figures = RunConfig.parse(context.run_config), {}
+    folder = Path(config.output_dir)
+    for name, keys in RUNS.items():
+        record, _ = server_app.run(grid, replace(config, **keys), folder / name)
+        summary = asdict(results.summarize(record, None))
+        figures[name] = {"accuracy": summary["accuracy"]["per_node"], "bytes": summary["bytes"]}
+    (folder / "figures.json").write_text(json.dumps(figures))
