@@ -1,9 +1,15 @@
 """Federated and fully decentralized knowledge distillation on Flower."""
 
-from flower_kd import dissimilarity, topology
-from flower_kd.clients import Node, make_client_app
-from flower_kd.errors import InputError
-from flower_kd.strategies import DSGD, DDist, FedAvg, NeighborKD, Silo
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flower_kd import dissimilarity, topology
+    from flower_kd.clients import Node, make_client_app
+    from flower_kd.errors import InputError
+    from flower_kd.strategies import DSGD, DDist, FedAvg, NeighborKD, Silo
 
 __all__ = [
     "DSGD",
@@ -17,3 +23,16 @@ __all__ = [
     "make_client_app",
     "topology",
 ]
+
+_CLIENTS = ("Node", "make_client_app")
+_STRATEGIES = ("DSGD", "DDist", "FedAvg", "NeighborKD", "Silo")
+_MODULE_OF = dict.fromkeys(_CLIENTS, "clients") | dict.fromkeys(_STRATEGIES, "strategies") | {"InputError": "errors"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is asked for: `flower-kd --help` shall not wait for torch."""
+    if name in _MODULE_OF:
+        return getattr(import_module(f"flower_kd.{_MODULE_OF[name]}"), name)
+    if name in __all__:
+        return import_module(f"flower_kd.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

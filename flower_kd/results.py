@@ -1,15 +1,11 @@
-"""What a run leaves: summary, history, picture, and the table on the screen."""
+"""What a run leaves: summary, history and picture, whole at its end and as far as it came before."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import os
 import time
 import tomllib
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,10 +13,8 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
+from flower_kd import folders
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.protocol import Hello
@@ -28,11 +22,12 @@ from flower_kd.strategies.network import NodeMetrics, Traffic
 
 # Not the working folder: under Flower that is the one in which the SuperLink was started, whenever that was.
 DEFAULT_FOLDER = Path("~/flower-kd-results")
+CONFIG_FILE = "config.toml"
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """All that is known of one finished run."""
+    """All that is known of one run, at its end or where it stopped."""
 
     config: RunConfig
     graph: nx.Graph
@@ -55,9 +50,19 @@ class RunRecord:
         return found
 
     def final(self, name: str) -> list[float]:
-        """Return each node's value of a metric in the last round, in the order of vertices; NaN where it has none."""
-        last = self.config.num_server_rounds
-        return [values.get(last, float("nan")) for values in self.series(name).values()]
+        """Return each node's value in the last round that has any, in the order of vertices; NaN where it has none."""
+        series = self.series(name)
+        last = max((server_round for values in series.values() for server_round in values), default=0)
+        return [values.get(last, float("nan")) for values in series.values()]
+
+    def history(self) -> pd.DataFrame:
+        """Return what history.csv holds: a row a node a round."""
+        names = sorted({name for metrics in self.metrics.values() for name in metrics.values})
+        rows = [
+            {"round": server_round, "vertex": vertex, **metrics.values}
+            for (server_round, vertex), metrics in sorted(self.metrics.items())
+        ]
+        return pd.DataFrame(rows, columns=["round", "vertex", *names])
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,11 @@ class Summary:
     baseline: dict[str, Any] | None = None
 
 
+def has_baseline(config: RunConfig) -> bool:
+    """Return whether a run also trains each node alone."""
+    return config.baseline == "silo" and config.strategy != "silo"
+
+
 def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
     """Return a run's figures."""
     config = record.config
@@ -116,11 +126,11 @@ def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
 
 
 def _over_nodes(values: list[float]) -> dict[str, Any]:
-    known = [value for value in values if value == value]
+    some = not np.isnan(values).all()
     return {
-        "mean": float(np.mean(known)) if known else None,
-        "std": float(np.std(known)) if known else None,
-        "per_node": [value if value == value else None for value in values],
+        "mean": float(np.nanmean(values)) if some else None,
+        "std": float(np.nanstd(values)) if some else None,
+        "per_node": [None if np.isnan(value) else value for value in values],
     }
 
 
@@ -135,33 +145,56 @@ def folder_for(config: RunConfig) -> Path:
     Raises
     ------
     InputError
-        If nothing can be written there: better known before the run than after it.
+        If nothing can be written there, or another run's results are there that `overwrite` does not give up: better
+        known before the run than after it.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")
     default = DEFAULT_FOLDER / f"{stamp}-{config.strategy}-seed{config.seed}"
     folder = Path(config.output_dir or default).expanduser().absolute()
-    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise InputError(f"output-dir {str(folder)!r} cannot be written: {str(nearest)!r} is no folder to write in")
+    folders.check_writable(folder)
+    if not config.overwrite:
+        folders.check_free(folder)
     return folder
 
 
+def begin(folder: Path, config: RunConfig) -> None:
+    """Make the results folder that of a run that begins; raises InputError if it cannot be written."""
+    # Leave to overwrite was given once: the file may be run again.
+    kept = replace(config, overwrite=False)
+    # In this order a full disk leaves the earlier run as it was.
+    folders.write(folder, {CONFIG_FILE: _toml(kept.to_dict()).encode()})
+    folders.clear(folder, keep=[CONFIG_FILE])
+
+
 def write(folder: Path, record: RunRecord, baseline: RunRecord | None, summary: Summary) -> None:
-    """Write the results folder; raises InputError if it cannot be written."""
-    parts: dict[str, bytes] = {
-        "config.toml": _toml(record.config.to_dict()).encode(),
-        "history.csv": _history(record).encode(),
-        "summary.json": to_json(summary).encode(),
-        "accuracy.png": _png(accuracy_figure(record, baseline)),
-    }
-    if baseline:
-        parts["history-silo.csv"] = _history(baseline).encode()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in parts.items():
-            _replace(folder / name, content)
-    except OSError as error:
-        raise InputError(f"output-dir {str(folder)!r} cannot be written: {error.strerror}") from None
+    """Write what a finished run leaves; raises InputError if it cannot be written."""
+    # The summary comes last: where it is, all is.
+    folders.write(folder, _so_far(record, baseline) | {"summary.json": to_json(summary).encode()})
+
+
+def write_unfinished(folder: Path, record: RunRecord | None, baseline: RunRecord | None) -> None:
+    """Write how far a run came that ended early; raises InputError if it cannot be written."""
+    folders.write(folder, _so_far(record, baseline))
+
+
+def _so_far(record: RunRecord | None, baseline: RunRecord | None) -> dict[str, bytes]:
+    """Return the files that need no end of the run, by name."""
+    files: dict[str, bytes] = {}
+    lines: dict[str, list[pd.DataFrame]] = {}
+    title = ""
+    for name, label, run in (("history.csv", "", record), ("history-silo.csv", "alone", baseline)):
+        if run is None or not run.metrics:
+            continue
+        history = run.history()
+        files[name] = history.to_csv(index=False, lineterminator="\n").encode()
+        if "test-accuracy" in history:
+            lines[label or run.config.strategy] = [history]
+            title = f"{run.config.dataset}, {run.config.topology}"
+    if lines:
+        from flower_kd import pictures  # matplotlib takes half a second, which processes that draw nothing save
+
+        files["accuracy.png"] = pictures.png(pictures.accuracy_by_round(lines, title))
+    return files
 
 
 @dataclass(frozen=True)
@@ -192,11 +225,19 @@ class FinishedRun:
         return self.config.graph(self.summary.num_nodes)
 
 
+def read_config(folder: Path) -> RunConfig:
+    """Return the config of a run's folder, finished or not; raises InputError if it holds none that can be read."""
+    try:
+        return RunConfig.parse(tomllib.loads((folder / CONFIG_FILE).read_text("utf-8")))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(folder / CONFIG_FILE)!r} cannot be read: {_line(error)}") from None
+
+
 def read(folder: Path) -> FinishedRun:
     """Return the finished run of a results folder; raises InputError if it holds none, or not one of ours."""
     try:
-        summary = Summary(**json.loads((folder / "summary.json").read_text()))
-        config = RunConfig.parse(tomllib.loads((folder / "config.toml").read_text()))
+        summary = Summary(**json.loads((folder / "summary.json").read_text("utf-8")))
+        config = RunConfig.parse(tomllib.loads((folder / CONFIG_FILE).read_text("utf-8")))
         history, alone = (
             pd.read_csv(path) if (path := folder / name).exists() else None
             for name in ("history.csv", "history-silo.csv")
@@ -204,94 +245,16 @@ def read(folder: Path) -> FinishedRun:
     except FileNotFoundError as error:
         raise InputError(f"{str(folder)!r} holds no finished run: there is no {Path(error.filename).name}") from None
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{str(folder)!r} holds no run that can be read: {error}") from None
+        raise InputError(f"{str(folder)!r} holds no run that can be read: {_line(error)}") from None
     if history is None:
         raise InputError(f"{str(folder)!r} holds no finished run: there is no history.csv")
     return FinishedRun(folder, config, summary, history, alone)
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _toml(values: dict[str, Any]) -> str:
     # A JSON text, number or truth value is a TOML one.
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
-
-
-def _history(record: RunRecord) -> str:
-    """Return a row a node a round."""
-    names = sorted({name for metrics in record.metrics.values() for name in metrics.values})
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["round", "vertex", *names])
-    for (server_round, vertex), metrics in sorted(record.metrics.items()):
-        rows.writerow([server_round, vertex, *(metrics.values.get(name, "") for name in names)])
-    return text.getvalue()
-
-
-def accuracy_figure(record: RunRecord, baseline: RunRecord | None) -> Figure:
-    """Return test accuracy by round, a line a node, and the means."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    runs: list[tuple[RunRecord, str, str]] = [(record, record.config.strategy, "tab:blue")]
-    if baseline:
-        runs.append((baseline, "alone", "tab:orange"))
-    for run, label, color in runs:
-        by_vertex = run.series("test-accuracy")
-        for values in by_vertex.values():
-            axes.plot(list(values), list(values.values()), color=color, alpha=0.25, linewidth=0.8)
-        rounds = sorted({server_round for values in by_vertex.values() for server_round in values})
-        means = [np.mean([values[r] for values in by_vertex.values() if r in values]) for r in rounds]
-        axes.plot(rounds, means, color=color, linewidth=2.2, marker=".", label=f"{label}, mean")
-    axes.set(xlabel="round", ylabel="test accuracy", title=f"{record.config.dataset}, {record.config.topology}")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    return image.getvalue()
-
-
-def show(record: RunRecord, baseline: RunRecord | None, summary: Summary) -> None:
-    """Print each node's accuracy, next to the same node alone, and the bytes next to those of D-SGD."""
-    console = Console(width=100)
-    table = Table(title=f"{summary.strategy} on {summary.dataset}, {summary.topology} of {summary.num_nodes} nodes")
-    columns: list[tuple[str, Callable[[int], str]]] = [
-        ("node", str),
-        ("model", lambda vertex: summary.models[vertex]),
-        (summary.strategy, lambda vertex: _percent(summary.accuracy["per_node"][vertex])),
-    ]
-    if summary.baseline:
-        alone = summary.baseline
-        columns.append(("alone", lambda vertex: _percent(alone["per_node"][vertex])))
-    for name, _ in columns:
-        table.add_column(name, justify="left" if name == "model" else "right")
-    for vertex in range(summary.num_nodes):
-        table.add_row(*(cell(vertex) for _, cell in columns))
-    table.add_section()
-    for label, key in (("mean", "mean"), ("spread", "std")):
-        row = [label, "", _percent(summary.accuracy[key])]
-        table.add_row(*row, *([_percent(summary.baseline[key])] if summary.baseline else []))
-    console.print(table)
-    sent, d_sgd = summary.bytes["per_edge"], summary.bytes["d_sgd_per_edge"]
-    ratio = f", {d_sgd / sent:,.0f} times as much" if sent else ""
-    console.print(
-        f"sent over one edge in one direction: {_megabytes(sent)}; D-SGD, an exchange a step, would have sent "
-        f"{_megabytes(d_sgd)}{ratio}; all messages both ways: {_megabytes(summary.bytes['total'])}"
-    )
-    console.print(f"{summary.seconds['total']:.1f} s, {summary.seconds['per_round']:.3f} s a round")
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
-
-
-def _megabytes(count: float) -> str:
-    return f"{count / 1e6:.2f} MB"
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())

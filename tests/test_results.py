@@ -1,13 +1,20 @@
 import csv
+import errno
 import json
+import os
+import shutil
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from flower_kd import sim
+from flower_kd import folders, results, sim
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
+from flower_kd.protocol import Hello
+from flower_kd.strategies.network import NodeMetrics, Traffic
 
 SHORT = {"num-server-rounds": 3, "local-steps": 2, "samples-per-node": 20, "reference-size": 40, "model": "mlp"}
 
@@ -94,3 +101,149 @@ def test_distilling_beats_training_alone_on_skewed_digits(strategy: str, tmp_pat
     assert summary.baseline is not None
     assert summary.accuracy["mean"] > summary.baseline["mean"] + 0.03
     assert summary.bytes["per_edge"] < summary.bytes["d_sgd_per_edge"] / 20
+
+
+def test_a_folder_with_a_run_is_refused_before_anything_trains(finished: tuple[sim.Summary, Path]) -> None:
+    _, folder = finished
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(InputError, match=f"output-dir '{folder}' holds a finished run: .*--overwrite.*--resume"):
+        sim.run(SHORT, 4, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["config.toml", "summary.json", "comparison.json", "sweep.json"])
+def test_any_results_are_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("")
+    with pytest.raises(InputError, match="holds a"):
+        sim.run(SHORT, 2, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_overwriting_removes_the_files_of_the_earlier_run_and_no_others(tmp_path: Path) -> None:
+    sim.run(SHORT | {"strategy": "neighbor-kd"}, 2, tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    assert (tmp_path / "history-silo.csv").exists()
+    sim.run(SHORT | {"strategy": "silo", "overwrite": True}, 2, tmp_path)
+    assert not (tmp_path / "history-silo.csv").exists()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert results.read(tmp_path).summary.strategy == "silo"
+    assert results.read(tmp_path).config.overwrite is False  # the config may be run again
+
+
+def test_a_mistake_leaves_what_would_have_been_overwritten(tmp_path: Path) -> None:
+    sim.run(SHORT | {"strategy": "silo"}, 2, tmp_path)
+    with pytest.raises(InputError, match="no such folder"):  # which the nodes find out in the handshake
+        sim.run(SHORT | {"dataset": "./nowhere", "overwrite": True}, 2, tmp_path)
+    assert results.read(tmp_path).config.dataset == "digits"
+
+
+class Ends:
+    """A listener that ends a run in a stage (0 is the nodes alone) when a round has been evaluated."""
+
+    def __init__(self, error: type[BaseException], stage: int, server_round: int) -> None:
+        self.error, self.stage, self.server_round = error, stage, server_round
+        self.begun = -1
+
+    def begin(self) -> None:
+        self.begun += 1
+
+    def heard(self, server_round: int, kind: str, metrics: dict) -> None:
+        if (self.begun, server_round, kind) == (self.stage, self.server_round, "evaluate"):
+            raise self.error("stop")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, InputError])
+def test_a_run_that_ends_early_leaves_its_history(error: type[BaseException], tmp_path: Path) -> None:
+    sim.run(SHORT | {"strategy": "silo"}, 2, tmp_path)
+    with pytest.raises(error, match="stop"):
+        sim.run(SHORT | {"overwrite": True}, 2, tmp_path, listener=Ends(error, stage=1, server_round=2))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"config.toml", "history.csv", "history-silo.csv", "accuracy.png"}  # the old summary is gone
+    assert results.read_config(tmp_path).strategy == "d-dist"
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history["round"].tolist() == [1, 1, 2, 2]
+    assert history["test-accuracy"][:2].notna().all()
+    assert len(pd.read_csv(tmp_path / "history-silo.csv")) == 6
+    with pytest.raises(InputError, match="holds no finished run"):
+        results.read(tmp_path)
+
+
+def test_nodes_alone_that_are_interrupted_leave_their_history(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        sim.run(SHORT, 2, tmp_path / "run", listener=Ends(KeyboardInterrupt, stage=0, server_round=2))
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"config.toml", "history-silo.csv", "accuracy.png"}
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    replace = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if Path(target).name == at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+
+
+def test_a_disk_that_fills_up_leaves_whole_files_and_the_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    full_disk(monkeypatch, "accuracy.png")
+    with pytest.raises(InputError, match="cannot be written: No space left on device") as refusal:
+        sim.run(SHORT | {"strategy": "silo"}, 2, tmp_path / "run")
+    assert str(tmp_path / "run") in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.toml", "history.csv"}
+    assert len(pd.read_csv(tmp_path / "run" / "history.csv")) == 6
+    assert any("silo on digits" in record.message for record in caplog.records if record.levelname == "WARNING")
+
+
+def test_a_disk_that_is_full_from_the_start_keeps_the_earlier_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = sim.run(SHORT | {"strategy": "silo"}, 2, tmp_path)
+    full_disk(monkeypatch, "config.toml")
+    with pytest.raises(InputError, match="No space left"):
+        sim.run(SHORT | {"strategy": "silo", "seed": 1, "overwrite": True}, 2, tmp_path)
+    assert results.read(tmp_path).summary == before
+
+
+def test_the_final_value_is_that_of_the_last_round_that_has_one() -> None:
+    metrics = {
+        (server_round, vertex): NodeMetrics(server_round, vertex, values)
+        for server_round, vertex, values in [
+            (1, 0, {"test-accuracy": 0.5}),
+            (1, 1, {"test-accuracy": 0.6}),
+            (2, 0, {"test-accuracy": 0.7}),
+            (2, 1, {"train-loss": 1.0}),
+            (3, 0, {"train-loss": 1.0}),
+        ]
+    }
+    hellos = {vertex: Hello(vertex, model="mlp") for vertex in range(2)}
+    record = results.RunRecord(RunConfig(), None, hellos, metrics, Traffic.none(2), 1.0)
+    assert record.final("test-accuracy") == pytest.approx([0.7, float("nan")], nan_ok=True)
+    assert record.history().columns.tolist() == ["round", "vertex", "test-accuracy", "train-loss"]
+    summary = results.summarize(record, None)
+    assert summary.accuracy == {"mean": 0.7, "std": 0.0, "per_node": [0.7, None]}
+    nobody = replace(record, metrics={})
+    assert results.summarize(nobody, None).accuracy == {"mean": None, "std": None, "per_node": [None, None]}
+
+
+def test_an_older_summary_can_be_read(finished: tuple[sim.Summary, Path], tmp_path: Path) -> None:
+    summary, folder = finished
+    shutil.copytree(folder, tmp_path / "old")
+    older = json.loads((folder / "summary.json").read_text())
+    for name in ("models", "topology", "dataset", "baseline"):
+        del older[name]
+    (tmp_path / "old" / "summary.json").write_text(json.dumps(older))
+    assert results.read(tmp_path / "old").summary.accuracy == summary.accuracy
+
+
+def test_names_of_files() -> None:
+    assert folders.name_of("alpha=0.5,temperature=10-seed0") == "alpha=0.5,temperature=10-seed0"
+    assert "/" not in folders.name_of("model=a/b")
+    assert folders.name_of("a/b") != folders.name_of("a%2Fb")
+    long = ["x" * 300 + end for end in "ab"]
+    assert folders.name_of(long[0]) != folders.name_of(long[1])
+    assert len(folders.name_of(long[0])) < 200

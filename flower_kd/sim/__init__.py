@@ -1,6 +1,19 @@
 """The in-process engine and what researchers do with it."""
 
-from flower_kd.results import Summary
-from flower_kd.sim.engine import InProcessGrid, run, run_apps
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flower_kd.results import Summary
+    from flower_kd.sim.engine import InProcessGrid, run, run_apps
 
 __all__ = ["InProcessGrid", "Summary", "run", "run_apps"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the engine when it is asked for: `flower-kd --help` needs no torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("flower_kd.sim.engine"), name)

@@ -6,7 +6,7 @@ import math
 import time
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from logging import INFO, WARNING
 from typing import TypeVar
@@ -105,6 +105,7 @@ class Network(Grid):
         self.same_reference = same_reference
         self.same_model = same_model
         self.connect_seconds = connect_seconds
+        self.on_join: Callable[[], None] = lambda: None  # called when all nodes fit, before anything is trained
         self.hellos: dict[int, Hello] = {}
         self.traffic = Traffic.none(num_nodes)
         self.metrics: dict[tuple[int, int], NodeMetrics] = {}
@@ -152,6 +153,7 @@ class Network(Grid):
                 )
             time.sleep(POLL_SECONDS)
         self._check_alike(self.hellos)
+        self.on_join()
         return self.hellos
 
     def _greet(self, nodes: list[int], *, fresh: bool, timeout: float) -> None:

@@ -1,0 +1,176 @@
+"""Many runs, one after another or several at a time; what is finished is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from flower_kd import folders, results
+from flower_kd.config import RunConfig
+from flower_kd.errors import InputError
+from flower_kd.sim import processes as worker_processes
+from flower_kd.sim import progress, seeds
+from flower_kd.sim.job import Job, Outcome, attempt, problem, state
+from flower_kd.sim.logs import warnings_to
+from flower_kd.sim.progress import Display
+from flower_kd.sim.signals import held
+
+# Where results go is said once for all runs, and a seed is one of several.
+NOT_IN_CONFIG = {"output-dir": "--output-dir", "overwrite": "--overwrite"}
+
+
+def jobs(runs: Mapping[str, Mapping[str, Any]], seed_text: str, num_nodes: int, folder: Path) -> list[Job]:
+    """Return a job a run a seed.
+
+    Parameters
+    ----------
+    runs : mapping
+        Run configs by label; without `baseline`, nodes are not trained alone as well.
+    seed_text : str
+        See `seeds.parse`.
+    num_nodes : int
+        Number of nodes.
+    folder : Path
+        That of the batch.
+
+    Raises
+    ------
+    InputError
+        If the seeds are none, or a config says what only the command line does.
+    """
+    found = []
+    for label, config in runs.items():
+        for key, option in NOT_IN_CONFIG.items():
+            if key in config:
+                raise InputError(f"{key} = {config[key]!r} is no key of one run among several: use {option}")
+        if config.get("num-nodes", 0) not in (0, num_nodes):
+            raise InputError(f"num-nodes = {config['num-nodes']!r} and --num-nodes {num_nodes} differ")
+        first = config.get("seed", RunConfig.seed)
+        for seed in seeds.parse(seed_text, first if isinstance(first, int) else RunConfig.seed):
+            name = folders.name_of(f"{label}-seed{seed}")
+            of_batch = {"baseline": "none", **config, "seed": seed, "overwrite": True}
+            found.append(Job(label, of_batch, num_nodes, folder / folders.RUNS / name))
+    return found
+
+
+def problems(jobs: Sequence[Job]) -> dict[str, list[str]]:
+    """Return what keeps jobs from running, and the labels that it keeps."""
+    found: dict[str, list[str]] = {}
+    for job in jobs:
+        words = problem(job)
+        if words and job.label not in found.setdefault(words, []):
+            found[words].append(job.label)
+    return found
+
+
+def claim(folder: Path, jobs: Sequence[Job], marker: str, *, overwrite: bool, resume: bool) -> None:
+    """Make a folder that of a batch; nothing is changed if it cannot be.
+
+    Parameters
+    ----------
+    folder : Path
+        That of the batch.
+    jobs : sequence of Job
+        What the batch is.
+    marker : str
+        The file by which such a batch is known, "comparison.json" or "sweep.json".
+    overwrite : bool
+        Whether to give up what is there.
+    resume : bool
+        Whether runs that are there and are none of these jobs may stay or, where their folder is needed, be replaced.
+
+    Raises
+    ------
+    InputError
+        If nothing can be written there, or other results are there.
+    """
+    folders.check_writable(folder)
+    if overwrite:
+        for run in (folder / folders.RUNS).glob("*"):
+            folders.clear(run)
+            with suppress(OSError):  # somebody else's files are in it
+                run.rmdir()
+        folders.clear(folder)
+        return
+    folders.check_free(folder, allow=marker)
+    if resume:
+        return
+    by_folder = {job.folder: job for job in jobs}
+    for config in (folder / folders.RUNS).glob(f"*/{results.CONFIG_FILE}"):
+        if config.parent not in by_folder or state(by_folder[config.parent]) == "other":
+            raise folders.refusal(folder, f"other runs, such as {config.parent.name!r}")
+
+
+def run_all(
+    jobs: Sequence[Job],
+    *,
+    processes: int = 1,
+    workers: int = 1,
+    tensorboard: bool = False,
+    ended: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
+    """Run jobs, but for those that are finished in their folder, and show how far they are.
+
+    Ctrl-C and SIGTERM end all of them: finished folders stay, and runs that are stopped leave their history.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        What to run; their folders differ.
+    processes : int
+        How many run at a time; with 1, in this process.
+    workers : int
+        Processes over which the nodes of one run are spread.
+    tensorboard : bool
+        Whether each run writes scalars for TensorBoard.
+    ended : callable
+        Called in this process with each Outcome as it comes; Ctrl-C waits until it returns.
+
+    Returns
+    -------
+    list of Outcome
+        In the order of the jobs.
+    """
+    outcomes: dict[Path, Outcome] = {}
+
+    def take(outcome: Outcome) -> None:
+        with held():
+            outcomes[outcome.job.folder] = outcome
+            ended(outcome)
+
+    def take_finished(job: Job) -> bool:
+        done = state(job) == "finished"
+        if done:
+            take(Outcome(job, results.read(job.folder).summary))
+        return done
+
+    todo = [job for job in jobs if not take_finished(job)]
+    if not todo:
+        return [outcomes[job.folder] for job in jobs]
+    options: dict[str, Any] = {"workers": workers, "tensorboard": tensorboard}
+    with progress.display(len(jobs), len(jobs) - len(todo)) as display:
+        try:
+            if processes > 1:
+                worker_processes.run(todo, processes, **options, display=display, ended=take)
+            else:
+                _one_by_one(todo, **options, display=display, ended=take)
+        except KeyboardInterrupt:
+            for job in todo:
+                if job.folder not in outcomes:
+                    take_finished(job)  # between its last file and its report
+            raise
+    return [outcomes[job.folder] for job in jobs]
+
+
+def _one_by_one(
+    jobs: Sequence[Job], *, workers: int, tensorboard: bool, display: Display, ended: Callable[[Outcome], None]
+) -> None:
+    for job in jobs:
+        display.begin(job.name)
+        with warnings_to(partial(display.said, job.name)):
+            outcome = attempt(job, partial(display.moved, job.name), workers=workers, tensorboard=tensorboard)
+        display.end(job.name)
+        ended(outcome)

@@ -1,0 +1,315 @@
+"""The command line: `flower-kd`.
+
+Commands import what they need when they are called: torch takes seconds, which `--help` should not.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from flower_kd.errors import InputError
+
+if TYPE_CHECKING:
+    from flower_kd.sim.job import Outcome
+
+MISTAKE, FAILED, INTERRUPTED = 2, 1, 130
+DEFAULT_NODES = 8
+PIPE_WIDTH = 120
+DEFAULT_STRATEGIES = "silo,fedavg,d-sgd,d-dist,neighbor-kd"
+
+
+class _Commands(TyperGroup):
+    """Ends a command that meets a user's mistake with one sentence."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for; SIGTERM ends it as Ctrl-C does."""
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            _say(str(error))
+            raise typer.Exit(MISTAKE) from None
+        except KeyboardInterrupt:
+            _say("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Config = Annotated[
+    list[str] | None,
+    typer.Option("--run-config", "-c", help="What `flwr run -c` takes: 'key=value key=value', or a TOML file."),
+]
+Nodes = Annotated[
+    int | None,
+    typer.Option("--num-nodes", min=1, help=f"Number of nodes (default: num-nodes of the config, or {DEFAULT_NODES})."),
+]
+Workers = Annotated[int, typer.Option(min=1, help="Processes over which the nodes of one run are spread.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Runs at a time, each in a process of its own.")]
+Seeds = Annotated[str, typer.Option(help="How many seeds, from that of the config on, or a list such as 0,4,7.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results that are in the folder.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Keep what is finished and fits, run the rest.")]
+Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Also write scalars for TensorBoard.")]
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    show_version: Annotated[bool, typer.Option("--version", help="Show the version and end.", is_eager=True)] = False,
+) -> None:
+    """Federated and decentralized knowledge distillation, in process: runs, comparisons, sweeps."""
+    if show_version:
+        typer.echo(f"flower-kd {version('flower-kd')}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    config: Config = None,
+    num_nodes: Nodes = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Where results go (default: in ~/flower-kd-results).")] = None,
+    workers: Workers = 1,
+    overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Show a run that is finished; start one that is not anew.")
+    ] = False,
+    tensorboard: Tensorboard = False,
+) -> None:
+    """Run what `flwr run` runs, without Flower's engine."""
+    from flower_kd import results, run_table
+    from flower_kd.config import RunConfig
+    from flower_kd.sim import job, progress, run_config
+    from flower_kd.sim.logs import warnings_to
+
+    _not_both(overwrite, resume)
+    if tensorboard:
+        _check_tensorboard()
+    settings = run_config.parse(config)
+    nodes = _num_nodes(num_nodes, settings)
+    if output_dir is not None:
+        settings["output-dir"] = str(output_dir)
+    if resume and not settings.get("output-dir"):
+        raise InputError("--resume needs the folder of the run: --output-dir")
+    if overwrite or resume:
+        settings["overwrite"] = True
+    folder = results.folder_for(RunConfig.parse(settings))
+    this = job.Job("run", settings, nodes, folder)
+    found = job.state(this) if resume else "none"
+    if resume:
+        _refuse_other(folder, found)
+    if found == "finished":
+        summary = results.read(folder).summary
+    else:
+        with (
+            _interruptible(lambda: _left_by_run(folder)),
+            progress.display() as display,
+            warnings_to(lambda line: display.said(this.name, line)),
+        ):
+            display.begin(this.name)
+            summary = job.execute(
+                this, lambda moment: display.moved(this.name, moment), workers=workers, tensorboard=tensorboard
+            )
+            display.end(this.name)
+    console = _console()
+    console.print(run_table.table(summary))
+    _say_where(console, folder)
+
+
+@app.command()
+def compare(
+    experiment: Annotated[
+        Path | None, typer.Argument(help="A TOML file with [common] and [runs.NAME] tables.", show_default=False)
+    ] = None,
+    strategies: Annotated[
+        str, typer.Option(help=f"Which ones, with commas between them (default: {DEFAULT_STRATEGIES}).")
+    ] = "",
+    only: Annotated[str, typer.Option(help="Which runs of the experiment, with commas between them.")] = "",
+    seeds: Seeds = "1",
+    config: Config = None,
+    num_nodes: Nodes = None,
+    output_dir: Annotated[Path, typer.Option(help="Where results go.")] = Path("results/compare"),
+    jobs: Jobs = 1,
+    workers: Workers = 1,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    tensorboard: Tensorboard = False,
+) -> None:
+    """Run strategies, or the runs of an experiment file, on the same data and seeds. Given again, it goes on."""
+    from flower_kd.sim import experiment as experiments
+    from flower_kd.sim import run_config
+    from flower_kd.sim.compare import Comparison, screen
+
+    _not_both(overwrite, resume)
+    if tensorboard:
+        _check_tensorboard()
+    settings = run_config.parse(config)
+    if experiment is None and only:
+        raise InputError(f"--only {only!r} picks runs of an experiment file, and none is given")
+    if experiment is not None and strategies:
+        raise InputError(f"--strategies {strategies!r} and the experiment {str(experiment)!r} exclude each other")
+    runs = (
+        experiments.of_strategies(strategies or DEFAULT_STRATEGIES, settings)
+        if experiment is None
+        else experiments.read(experiment, settings, only)
+    )
+    comparison = Comparison(runs, seeds, _num_nodes(num_nodes, settings), output_dir.expanduser().absolute())
+    console = _console()
+    try:
+        with _interruptible(lambda: _left_by_batch(comparison.folder, comparison.outcomes, len(comparison.jobs))):
+            comparison.run(processes=jobs, workers=workers, tensorboard=tensorboard, overwrite=overwrite, resume=resume)
+    finally:
+        if comparison.outcomes:
+            console.print(screen(comparison))
+    _end_batch(console, comparison.folder, comparison.failed)
+
+
+@app.command()
+def sweep(
+    grid: Annotated[list[str] | None, typer.Option(help="key=value,value,... (once for each key).")] = None,
+    seeds: Seeds = "1",
+    config: Config = None,
+    num_nodes: Nodes = None,
+    output_dir: Annotated[Path, typer.Option(help="Where results go.")] = Path("results/sweep"),
+    jobs: Jobs = 1,
+    workers: Workers = 1,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> None:
+    """Run every combination of the values of some keys. Given again, it goes on."""
+    from flower_kd.sim import grid as grids
+    from flower_kd.sim import run_config
+    from flower_kd.sim.sweep import Sweep
+
+    _not_both(overwrite, resume)
+    settings = run_config.parse(config)
+    nodes = _num_nodes(num_nodes, settings)
+    swept = Sweep(settings, grids.parse(grid or []), seeds, nodes, output_dir.expanduser().absolute())
+    console = _console()
+    try:
+        with _interruptible(lambda: _left_by_batch(swept.folder, swept.outcomes, len(swept.jobs))):
+            swept.run(processes=jobs, workers=workers, overwrite=overwrite, resume=resume)
+    finally:
+        if len(swept.failed) < len(swept.outcomes):
+            console.print(swept.best())
+    _end_batch(console, swept.folder, swept.failed)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="What run, compare or sweep left.", show_default=False)],
+) -> None:
+    """Make one web page of a run, a comparison or a sweep."""
+    from flower_kd.sim import report as reports
+
+    typer.echo(reports.write(folder.expanduser()))
+
+
+@app.command()
+def topology(config: Config = None, num_nodes: Nodes = None) -> None:
+    """Show the communication graph of a config: size, diameter, spectral gap."""
+    from flower_kd.config import RunConfig
+    from flower_kd.sim import run_config, topology_card
+
+    settings = run_config.parse(config)
+    card = topology_card.card(RunConfig.parse(settings), _num_nodes(num_nodes, settings))
+    topology_card.show(card, _console())
+
+
+@app.command()
+def bench(
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Which figures to measure (once for each).")] = None,
+) -> None:
+    """Measure how fast this machine runs."""
+    from flower_kd.sim import bench as benches
+
+    benches.run(json_file, only or [], _console())
+
+
+def _say(sentence: str) -> None:
+    typer.echo(f"flower-kd: {' '.join(sentence.split())}", err=True)
+
+
+def _console() -> Console:
+    """Return the screen; a file or a pipe is as wide as tables need."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPE_WIDTH)
+
+
+def _not_both(overwrite: bool, resume: bool) -> None:
+    if overwrite and resume:
+        raise InputError("--overwrite and --resume exclude each other")
+
+
+def _check_tensorboard() -> None:
+    from flower_kd.sim.tensorboard import summary_writer
+
+    summary_writer()
+
+
+def _num_nodes(option: int | None, settings: dict[str, Any]) -> int:
+    """Return the number of nodes of the command line, the config, or the default."""
+    in_config = settings.get("num-nodes") or None
+    if option is not None and in_config not in (None, option):
+        raise InputError(f"num-nodes = {in_config!r} and --num-nodes {option} differ")
+    nodes = option or in_config or DEFAULT_NODES
+    if not isinstance(nodes, int) or nodes < 1:
+        raise InputError(f"num-nodes = {nodes!r} must be a whole number, at least 1")
+    return nodes
+
+
+def _refuse_other(folder: Path, found: str) -> None:
+    from flower_kd import folders
+
+    if found == "other":
+        raise folders.refusal(folder, "another run")
+    if found == "none":
+        folders.check_free(folder)
+
+
+@contextmanager
+def _interruptible(left: Callable[[], str]) -> Iterator[None]:
+    """End on Ctrl-C with a line that says what is left."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say(f"interrupted; {left()}")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _left_by_run(folder: Path) -> str:
+    return f"the history so far is in {folder}" if (folder / "history.csv").exists() else "no round was done"
+
+
+def _left_by_batch(folder: Path, outcomes: list[Outcome], jobs: int) -> str:
+    finished = sum(outcome.summary is not None for outcome in outcomes)
+    return f"{finished} of {jobs} runs are finished in {folder}, the same command goes on from there"
+
+
+def _end_batch(console: Console, folder: Path, failed: list[Outcome]) -> None:
+    """Say where results are and what failed."""
+    by_error: dict[str, list[str]] = {}
+    for outcome in failed:
+        by_error.setdefault(outcome.error, []).append(outcome.job.name)
+    for error, names in by_error.items():
+        _say(f"{', '.join(names)} failed: {error}")
+    _say_where(console, folder)
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _say_where(console: Console, folder: Path) -> None:
+    lines = f"results: {folder}\na page of them: flower-kd report {shlex.quote(str(folder))}"
+    console.print(lines, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,192 @@
+"""Several strategies or settings side by side, with several seeds: `flower-kd compare`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+
+from flower_kd import folders, pictures, results
+from flower_kd.errors import InputError
+from flower_kd.sim import batch
+from flower_kd.sim.job import Outcome
+from flower_kd.sim.seeds import interval
+from flower_kd.sim.signals import held
+
+MARKER = "comparison.json"
+PICTURE_SECONDS = 5.0
+
+
+class Comparison:
+    """A comparison and its folder, which after each run holds all that is done.
+
+    Parameters
+    ----------
+    runs : mapping
+        Run configs by label.
+    seed_text : str
+        See `seeds.parse`.
+    num_nodes : int
+        Number of nodes.
+    folder : Path
+        Where results go.
+
+    Raises
+    ------
+    InputError
+        If no run can be made of it.
+    """
+
+    def __init__(self, runs: Mapping[str, Mapping[str, Any]], seed_text: str, num_nodes: int, folder: Path) -> None:
+        self.folder = folder
+        self.jobs = batch.jobs(runs, seed_text, num_nodes, folder)
+        self._outcomes: dict[Path, Outcome] = {}
+        self._pictured = -PICTURE_SECONDS
+        found = batch.problems(self.jobs)
+        # A run that cannot be is a row that says so, as long as there is something to compare.
+        if {label for labels in found.values() for label in labels} == set(runs):
+            raise InputError("; ".join(found))
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """What ended so far, in the order of the jobs."""
+        return [self._outcomes[job.folder] for job in self.jobs if job.folder in self._outcomes]
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """Those that have no summary."""
+        return [outcome for outcome in self.outcomes if outcome.summary is None]
+
+    def run(
+        self,
+        *,
+        processes: int = 1,
+        workers: int = 1,
+        tensorboard: bool = False,
+        overwrite: bool = False,
+        resume: bool = False,
+    ) -> None:
+        """Run what is not finished yet; see `batch.run_all` and `batch.claim`.
+
+        Raises
+        ------
+        InputError
+            If the folder holds something else, or cannot be written.
+        """
+        batch.claim(self.folder, self.jobs, MARKER, overwrite=overwrite, resume=resume)
+        self._write()
+        try:
+            batch.run_all(self.jobs, processes=processes, workers=workers, tensorboard=tensorboard, ended=self._take)
+        finally:
+            with held():
+                self._write()
+                self._draw()
+
+    def _take(self, outcome: Outcome) -> None:
+        self._outcomes[outcome.job.folder] = outcome
+        self._write()
+        if time.monotonic() - self._pictured > PICTURE_SECONDS:
+            self._draw()
+
+    def _write(self) -> None:
+        finished = [
+            asdict(outcome.summary)
+            | {"run": outcome.job.label, "folder": outcome.job.folder.relative_to(self.folder).as_posix()}
+            for outcome in self.outcomes
+            if outcome.summary is not None
+        ]
+        failed = [
+            {"run": outcome.job.label, "seed": outcome.job.seed, "error": outcome.error} for outcome in self.failed
+        ]
+        parts = {
+            MARKER: json.dumps(finished, indent=2, allow_nan=False),
+            "failed.json": json.dumps(failed, indent=2),
+            "comparison.csv": table(self.outcomes).to_csv(index=False, lineterminator="\n"),
+        }
+        folders.write(self.folder, {name: text.encode() for name, text in parts.items()})
+
+    def _draw(self) -> None:
+        histories: dict[str, list[pd.DataFrame]] = {}
+        finals: dict[str, tuple[Any, list[float | None]]] = {}
+        for outcome in self.outcomes:
+            if outcome.summary is not None:
+                run = results.read(outcome.job.folder)
+                histories.setdefault(outcome.job.label, []).append(run.history)
+                finals.setdefault(outcome.job.label, (run.graph, run.summary.accuracy["per_node"]))
+        if histories:
+            picture = pictures.png(pictures.comparison(histories, finals))
+            folders.write(self.folder, {"comparison.png": picture})
+        self._pictured = time.monotonic()
+
+
+def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """Return what comparison.csv holds: a row a label, means over its seeds.
+
+    Columns: `run`; `seeds`, how many finished; `accuracy`, mean over nodes and seeds, with `accuracy-low` and
+    `accuracy-high` and the `interval` that they are; `spread`, standard deviation over nodes; `mb-per-edge`, 10^6 bytes
+    that a node sends over one edge in one direction; `times-less-than-d-sgd`; `seconds`; `error`, empty if none failed.
+    """
+    by_label: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_label.setdefault(outcome.job.label, []).append(outcome)
+    return pd.DataFrame([_row(label, ended) for label, ended in by_label.items()], columns=list(_row("", [])))
+
+
+def _row(label: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    summaries = [outcome.summary for outcome in outcomes if outcome.summary is not None]
+    accuracy = interval([_number(summary.accuracy["mean"]) for summary in summaries])
+    per_edge = _mean([summary.bytes["per_edge"] for summary in summaries])
+    d_sgd = _mean([summary.bytes["d_sgd_per_edge"] for summary in summaries])
+    return {
+        "run": label,
+        "seeds": len(summaries),
+        "accuracy": accuracy.mean,
+        "accuracy-low": accuracy.low,
+        "accuracy-high": accuracy.high,
+        "interval": accuracy.kind,
+        "spread": _mean([_number(summary.accuracy["std"]) for summary in summaries]),
+        "mb-per-edge": per_edge / 1e6,
+        "times-less-than-d-sgd": d_sgd / per_edge if per_edge else np.nan,
+        "seconds": _mean([summary.seconds["total"] for summary in summaries]),
+        "error": "; ".join(dict.fromkeys(outcome.error for outcome in outcomes if outcome.error)),
+    }
+
+
+def screen(comparison: Comparison) -> Table:
+    """Return the table for the screen."""
+    rows = table(comparison.outcomes)
+    kinds = ", ".join(dict.fromkeys(kind for kind in rows["interval"] if kind != "no value"))
+    shown = Table(title=f"means over nodes and seeds; interval: {kinds}" if kinds else None)
+    for column in ("run", "accuracy", "interval", "spread", "MB per edge", "D-SGD sends", "seconds"):
+        shown.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
+    for _, row in rows.iterrows():
+        if row["seeds"] == 0:
+            shown.add_row(row["run"], "failed")
+            continue
+        ratio = row["times-less-than-d-sgd"]
+        shown.add_row(
+            row["run"],
+            f"{row['accuracy']:.3f}",
+            f"{row['accuracy-low']:.3f} to {row['accuracy-high']:.3f}",
+            f"{row['spread']:.3f}",
+            f"{row['mb-per-edge']:.3f}",
+            "" if np.isnan(ratio) else f"{ratio:,.1f} x",
+            f"{row['seconds']:.1f}",
+        )
+    return shown
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else np.nan
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value

@@ -1,0 +1,84 @@
+"""Which runs a comparison is made of: strategies by name, or the tables of an experiment file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.common.config import flatten_dict
+
+from flower_kd import strategies
+from flower_kd.errors import InputError
+from flower_kd.registry import unknown
+
+Runs = dict[str, dict[str, Any]]
+
+
+def of_strategies(text: str, config: Mapping[str, Any]) -> Runs:
+    """Return one run config a strategy.
+
+    Parameters
+    ----------
+    text : str
+        Names of strategies with commas between them.
+    config : mapping
+        The other keys of all runs.
+
+    Raises
+    ------
+    InputError
+        If a name is none or comes twice, or the config names a strategy itself.
+    """
+    if "strategy" in config:
+        raise InputError(f"strategy = {config['strategy']!r} is no key of all runs: use --strategies")
+    return {name: {**config, "strategy": name} for name in _names(text, strategies.names(), "strategy", "--strategies")}
+
+
+def read(path: Path, config: Mapping[str, Any], only: str = "") -> Runs:
+    """Return the run configs of an experiment file by label.
+
+    Parameters
+    ----------
+    path : Path
+        A TOML file with the keys of all runs in [common] and those of each run in [runs.LABEL].
+    config : mapping
+        Keys that override the file's.
+    only : str
+        Labels with commas between them; all if it is empty.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or holds something else, or a label is none of the file's or comes twice.
+    """
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"experiment {str(path)!r} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"experiment {str(path)!r} is no TOML file: {' '.join(str(error).split())}") from None
+    odd = next((name for name in tables if name not in ("common", "runs")), None)
+    if odd is not None:
+        raise InputError(f"experiment {str(path)!r} has {odd!r} at its top: allowed are [common] and [runs.LABEL]")
+    common, runs = tables.get("common", {}), tables.get("runs", {})
+    if not isinstance(runs, dict) or not all(isinstance(table, dict) for table in (common, *runs.values())):
+        raise InputError(f"experiment {str(path)!r}: [common] and each [runs.LABEL] must be a table")
+    if not runs:
+        raise InputError(f"experiment {str(path)!r} has no run: each needs a table [runs.LABEL]")
+    labels = _names(only, list(runs), "run", "--only") if only else list(runs)
+    try:
+        return {label: {**flatten_dict(common), **flatten_dict(runs[label]), **config} for label in labels}
+    except ValueError as error:
+        raise InputError(f"experiment {str(path)!r}: {' '.join(str(error).split())}") from None
+
+
+def _names(text: str, allowed: list[str], kind: str, option: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in allowed:
+            raise InputError(f"{option}: {unknown(kind, name, allowed)}")
+        if names.count(name) > 1:
+            raise InputError(f"{option} lists {name!r} twice")
+    return names

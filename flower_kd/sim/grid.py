@@ -1,0 +1,88 @@
+"""The grid of a sweep: which values of which keys, and every combination of them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from itertools import product
+from typing import Any
+
+from flower_kd.config import RunConfig
+from flower_kd.errors import InputError
+from flower_kd.registry import unknown
+
+Grid = dict[str, list[Any]]
+
+# These are said once for all runs, by options of their own.
+_NO_AXES = {"output-dir": "--output-dir", "overwrite": "--overwrite", "seed": "--seeds", "num-nodes": "--num-nodes"}
+
+
+def parse(texts: Sequence[str]) -> Grid:
+    """Return the values of each key, in the key's type.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        Each `key=value,value,...`; a value that holds a comma stands in single quotes.
+
+    Raises
+    ------
+    InputError
+        If a text is not of that form, a key is none of the run config's or comes twice, or a value is of another type
+        or comes twice.
+    """
+    types = {spec.name.replace("_", "-"): type(spec.default) for spec in fields(RunConfig)}
+    allowed = [key for key in types if key not in _NO_AXES]
+    grid: Grid = {}
+    for text in texts:
+        key, equals, listed = text.partition("=")
+        key = key.strip()
+        if not equals:
+            raise InputError(f"--grid {text!r} must be key=value,value,... such as temperature=1,10")
+        if key in _NO_AXES:
+            raise InputError(f"--grid {text!r}: {key} is no axis of a sweep, use {_NO_AXES[key]}")
+        if key not in allowed:
+            raise InputError(f"--grid {text!r}: {unknown('key', key, allowed)}")
+        if key in grid:
+            raise InputError(f"--grid names {key} twice")
+        values = next(csv.reader([listed], quotechar="'", skipinitialspace=True), [])
+        grid[key] = [_typed(key, value.strip(), types[key]) for value in values or [""]]
+        twice = next((value for value in grid[key] if grid[key].count(value) > 1), None)
+        if twice is not None:
+            raise InputError(f"--grid {text!r} lists {as_text(twice)} twice")
+    if not grid:
+        raise InputError("a sweep needs a grid: --grid key=value,value,...")
+    return grid
+
+
+def combinations(grid: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
+    """Return every choice of a value a key, by a label such as "dissimilarity=kl,temperature=10"."""
+    choices = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    return {",".join(f"{key}={_escaped(value)}" for key, value in choice.items()): choice for choice in choices}
+
+
+def as_text(value: Any) -> str:
+    """Return a value as one writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def _escaped(value: Any) -> str:
+    # A label must be the label of one choice only: commas are between its values.
+    return as_text(value).replace("%", "%25").replace(",", "%2C")
+
+
+def _typed(key: str, text: str, kind: type) -> Any:
+    if kind is str and text:
+        return text
+    if kind is bool and text in ("true", "false"):
+        return text == "true"
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    words = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}[kind]
+    raise InputError(f"--grid {key}: {text!r} must be {words}")

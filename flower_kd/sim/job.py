@@ -1,0 +1,143 @@
+"""One run of a batch: what it is, whether it is done already, and how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from flower_kd import results, server_app
+from flower_kd.config import RunConfig
+from flower_kd.errors import InputError
+from flower_kd.results import Summary
+from flower_kd.sim import engine
+from flower_kd.sim.engine import Listener
+from flower_kd.sim.progress import Moment, RoundCounter
+from flower_kd.sim.tensorboard import TensorBoard, summary_writer
+
+State = Literal["none", "finished", "unfinished", "other"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be done.
+
+    Parameters
+    ----------
+    label : str
+        What it is a run of; runs that differ in the seed alone have the same.
+    config : dict
+        Its run config, by kebab-case keys.
+    num_nodes : int
+        Number of nodes.
+    folder : Path
+        Its results folder; the last part is its name.
+    """
+
+    label: str
+    config: dict[str, Any]
+    num_nodes: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """What it is called on the screen."""
+        return self.folder.name
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        return int(self.config["seed"])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: with a summary, or an error in one sentence."""
+
+    job: Job
+    summary: Summary | None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Several listeners as one."""
+
+    all: Sequence[Listener]
+
+    def begin(self) -> None:
+        """Pass it on."""
+        for listener in self.all:
+            listener.begin()
+
+    def heard(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
+        """Pass it on."""
+        for listener in self.all:
+            listener.heard(server_round, kind, metrics)
+
+
+def problem(job: Job) -> str:
+    """Return why a job cannot run, as far as that is known without its data; empty if it can."""
+    try:
+        server_app.plan(RunConfig.parse(job.config), job.num_nodes)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def state(job: Job) -> State:
+    """Return what the job's folder holds: nothing, the job's run, finished or not, or something else."""
+    if not (job.folder / results.CONFIG_FILE).exists():
+        return "none"
+    try:
+        if _essence(results.read_config(job.folder)) != _essence(RunConfig.parse(job.config)):
+            return "other"
+        if not (job.folder / "summary.json").exists():
+            return "unfinished"
+        return "finished" if results.read(job.folder).summary.num_nodes == job.num_nodes else "other"
+    except InputError:
+        return "other"
+
+
+def _essence(config: RunConfig) -> RunConfig:
+    """Return a config without what does not change the run's figures."""
+    return replace(config, output_dir="", overwrite=False)
+
+
+def execute(job: Job, tell: Callable[[Moment], None], *, workers: int, tensorboard: bool) -> Summary:
+    """Run a job in this process.
+
+    Parameters
+    ----------
+    job : Job
+        What to run.
+    tell : callable
+        Told after each exchange how far the run is.
+    workers : int
+        Processes over which its nodes are spread.
+    tensorboard : bool
+        Whether to write scalars for TensorBoard.
+
+    Raises
+    ------
+    InputError
+        For every mistake in the config, the data or the graph.
+    """
+    config = RunConfig.parse(job.config)
+    listeners: list[Listener] = [RoundCounter(config, tell)]
+    with ExitStack() as stack:
+        if tensorboard:
+            listeners.append(stack.enter_context(closing(TensorBoard(job.folder, config, summary_writer()))))
+        return engine.run(job.config, job.num_nodes, job.folder, workers=workers, listener=Listeners(listeners))
+
+
+def attempt(job: Job, tell: Callable[[Moment], None], *, workers: int, tensorboard: bool) -> Outcome:
+    """Run a job in this process and return how it ended: one that fails must not stop the others."""
+    try:
+        return Outcome(job, execute(job, tell, workers=workers, tensorboard=tensorboard))
+    except InputError as error:
+        return Outcome(job, None, " ".join(str(error).split()))
+    except Exception as error:
+        return Outcome(job, None, f"{type(error).__name__}: {' '.join(str(error).split())}")

@@ -1,0 +1,46 @@
+"""The run config of a command line: what `flwr run -c` takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from flwr.common.config import parse_config_args
+
+from flower_kd.errors import InputError
+
+# As in Flower's parser, which passes over what does not match.
+_PAIR = re.compile(r"(\S+?)=(\'[^\']*\'|\"[^\"]*\"|\S+)")
+
+
+def parse(texts: Sequence[str] | None) -> dict[str, Any]:
+    """Return the run config of the texts after each `-c`.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        `key=value` pairs with spaces between them, or the path of one TOML file.
+
+    Raises
+    ------
+    InputError
+        If they cannot be read.
+    """
+    shown = " ".join(texts or [])
+    for text in texts or []:
+        rest = _PAIR.sub("", text).split()
+        if rest and not text.endswith(".toml"):
+            raise InputError(f"-c {text!r}: {rest[0]!r} is neither key=value nor the path of a .toml file")
+    try:
+        return parse_config_args(list(texts or []))
+    except click.ClickException:
+        raise InputError(
+            f"-c {shown!r} cannot be read: key=value pairs, each key once and texts in quotes, are such as "
+            "\"strategy='d-dist' alpha=0.5\""
+        ) from None
+    except OSError as error:
+        raise InputError(f"-c {shown!r} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"-c {shown!r} cannot be read: {' '.join(str(error).split())}") from None

@@ -1,0 +1,165 @@
+"""Every combination of some keys' values, with several seeds: `flower-kd sweep`."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+
+from flower_kd import folders, pictures
+from flower_kd.errors import InputError
+from flower_kd.sim import batch
+from flower_kd.sim.grid import as_text, combinations
+from flower_kd.sim.job import Outcome
+from flower_kd.sim.seeds import interval
+from flower_kd.sim.signals import held
+
+MARKER = "sweep.json"
+WRITE_SECONDS = 5.0
+BEST = 5
+FIGURES = ("accuracy", "accuracy-std", "bytes-per-edge", "seconds")
+
+
+class Sweep:
+    """A sweep and its folder.
+
+    Parameters
+    ----------
+    config : mapping
+        The keys of all runs.
+    grid : mapping
+        Values by key, which override the config's.
+    seed_text : str
+        See `seeds.parse`.
+    num_nodes : int
+        Number of nodes.
+    folder : Path
+        Where results go.
+
+    Raises
+    ------
+    InputError
+        If any of the combinations cannot run.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        grid: Mapping[str, Sequence[Any]],
+        seed_text: str,
+        num_nodes: int,
+        folder: Path,
+    ) -> None:
+        self.folder = folder
+        self.grid = grid
+        self._choices = combinations(grid)
+        runs = {label: {**config, **choice} for label, choice in self._choices.items()}
+        self.jobs = batch.jobs(runs, seed_text, num_nodes, folder)
+        found = batch.problems(self.jobs)
+        if found:
+            labels = list(dict.fromkeys(label for labels in found.values() for label in labels))
+            raise InputError(
+                f"{len(labels)} of {len(runs)} combinations cannot run, such as {labels[0]}: {'; '.join(found)}"
+            )
+        self._about = {
+            "config": dict(config),
+            "num_nodes": num_nodes,
+            "grid": {key: list(values) for key, values in grid.items()},
+            "seeds": list(dict.fromkeys(job.seed for job in self.jobs)),
+        }
+        self._outcomes: dict[Path, Outcome] = {}
+        self._written = -WRITE_SECONDS
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """What ended so far, in the order of the jobs."""
+        return [self._outcomes[job.folder] for job in self.jobs if job.folder in self._outcomes]
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """Those that have no summary."""
+        return [outcome for outcome in self.outcomes if outcome.summary is None]
+
+    def run(self, *, processes: int = 1, workers: int = 1, overwrite: bool = False, resume: bool = False) -> None:
+        """Run what is not finished yet; see `batch.run_all` and `batch.claim`.
+
+        Raises
+        ------
+        InputError
+            If the folder holds something else, or cannot be written.
+        """
+        batch.claim(self.folder, self.jobs, MARKER, overwrite=overwrite, resume=resume)
+        folders.write(self.folder, {MARKER: json.dumps(self._about, indent=2).encode()})
+        try:
+            batch.run_all(self.jobs, processes=processes, workers=workers, ended=self._take)
+        finally:
+            with held():
+                self._write()
+
+    def table(self) -> pd.DataFrame:
+        """Return what sweep.csv holds: a row a run that ended.
+
+        Columns: the grid's keys; `seed`; `accuracy` and `accuracy-std` over nodes, in [0, 1]; `bytes-per-edge`;
+        `seconds`; `error`, empty if the run finished; `folder`.
+        """
+        columns = [*self.grid, "seed", *FIGURES, "error", "folder"]
+        return pd.DataFrame([self._row(outcome) for outcome in self.outcomes], columns=columns)
+
+    def _row(self, outcome: Outcome) -> dict[str, Any]:
+        job, summary = outcome.job, outcome.summary
+        figures = {}
+        if summary is not None:
+            figures = {
+                "accuracy": summary.accuracy["mean"],
+                "accuracy-std": summary.accuracy["std"],
+                "bytes-per-edge": summary.bytes["per_edge"],
+                "seconds": summary.seconds["total"],
+            }
+        known = {name: np.nan if figures.get(name) is None else figures[name] for name in FIGURES}
+        return {
+            **self._choices[job.label],
+            "seed": job.seed,
+            **known,
+            "error": outcome.error,
+            "folder": job.folder.relative_to(self.folder).as_posix(),
+        }
+
+    def best(self) -> Table:
+        """Return the best settings for the screen."""
+        accuracies: dict[str, list[float]] = {}
+        for outcome in self.outcomes:
+            if outcome.summary is not None and outcome.summary.accuracy["mean"] is not None:
+                accuracies.setdefault(outcome.job.label, []).append(outcome.summary.accuracy["mean"])
+        intervals = {label: interval(values) for label, values in accuracies.items()}
+        shown = Table(title=f"the best of {len(intervals)} settings")
+        for column in (*self.grid, "accuracy", "interval"):
+            shown.add_column(column, justify="right")
+        for label in sorted(intervals, key=lambda label: -intervals[label].mean)[:BEST]:
+            found = intervals[label]
+            words = f"{found.low:.3f} to {found.high:.3f} ({found.kind})"
+            shown.add_row(*map(as_text, self._choices[label].values()), f"{found.mean:.3f}", words)
+        return shown
+
+    def _take(self, outcome: Outcome) -> None:
+        self._outcomes[outcome.job.folder] = outcome
+        if time.monotonic() - self._written > WRITE_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        table, parquet = self.table(), io.BytesIO()
+        table.to_parquet(parquet, index=False)
+        parts = {
+            "sweep.csv": table.to_csv(index=False, lineterminator="\n").encode(),
+            "sweep.parquet": parquet.getvalue(),
+        }
+        if table["accuracy"].notna().any():
+            parts["sweep.png"] = pictures.png(pictures.heat_maps(table, list(self.grid)))
+        folders.write(self.folder, parts)
+        self._written = time.monotonic()

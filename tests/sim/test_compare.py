@@ -1,0 +1,178 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from flower_kd import results
+from flower_kd.sim import seeds
+from flower_kd.sim.cli import app
+
+SHORT = "num-server-rounds=2 local-steps=2 samples-per-node=20 reference-size=40"
+
+
+def compare(folder: Path, *words: object, config: str = SHORT) -> Result:
+    options = ["compare", "--num-nodes", 2, "--output-dir", folder, "-c", config, *words]
+    return CliRunner().invoke(app, [str(word) for word in options])
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("runs/*/summary.json")}
+
+
+def table(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "comparison.csv").open() as lines:
+        return {row["run"]: row for row in csv.DictReader(lines)}
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compare")
+    result = compare(folder, "--strategies", "silo,d-sgd,neighbor-kd", "--seeds", 3)
+    assert result.exit_code == 0, result.output
+    assert "1.96 standard errors" in result.output
+    return folder
+
+
+def test_a_comparison_is_every_strategy_with_every_seed(compared: Path) -> None:
+    entries = json.loads((compared / "comparison.json").read_text())
+    assert [(entry["run"], entry["seed"]) for entry in entries] == [
+        (label, seed) for label in ("silo", "d-sgd", "neighbor-kd") for seed in (0, 1, 2)
+    ]
+    for entry in entries:
+        run = results.read(compared / entry["folder"])
+        assert run.summary.accuracy == entry["accuracy"]
+        assert run.config.baseline == "none"
+    assert json.loads((compared / "failed.json").read_text()) == []
+    assert (compared / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_says_mean_interval_bytes_and_ratio(compared: Path) -> None:
+    entries = json.loads((compared / "comparison.json").read_text())
+    for label, row in table(compared).items():
+        own = [entry for entry in entries if entry["run"] == label]
+        means = [entry["accuracy"]["mean"] for entry in own]
+        assert float(row["accuracy"]) == pytest.approx(np.mean(means))
+        assert float(row["accuracy-high"]) - float(row["accuracy"]) == pytest.approx(
+            1.96 * np.std(means, ddof=1) / np.sqrt(3)
+        )
+        assert float(row["spread"]) == pytest.approx(np.mean([entry["accuracy"]["std"] for entry in own]))
+        assert float(row["mb-per-edge"]) == pytest.approx(own[0]["bytes"]["per_edge"] / 1e6, rel=0.01)
+    assert table(compared)["silo"]["times-less-than-d-sgd"] == ""
+    assert 1 < float(table(compared)["d-sgd"]["times-less-than-d-sgd"]) < 3  # an exchange a round of two steps
+
+
+def test_the_same_command_runs_nothing_again_and_another_is_refused(compared: Path) -> None:
+    before = stamps(compared)
+    again = compare(compared, "--strategies", "silo,d-sgd,neighbor-kd", "--seeds", 3)
+    assert again.exit_code == 0
+    assert "neighbor-kd" in again.output
+    for words in (("--strategies", "silo"), ("--seeds", "0,1")):
+        result = compare(compared, *words)
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert f"output-dir '{compared}' holds other runs" in result.stderr
+        assert "--resume" in result.stderr
+    assert compare(compared, "--seeds", 3, config=f"{SHORT} momentum=0.5").exit_code == 2
+    assert stamps(compared) == before
+    assert len(json.loads((compared / "comparison.json").read_text())) == 9
+
+
+def test_resume_keeps_what_fits_and_overwrite_keeps_nothing(tmp_path: Path) -> None:
+    assert compare(tmp_path, "--strategies", "silo,fedavg").exit_code == 0
+    before = stamps(tmp_path)
+    (tmp_path / "runs" / "fedavg-seed0" / "summary.json").unlink()
+    assert compare(tmp_path, "--strategies", "silo,fedavg,d-dist", "--seeds", "0,4", "--resume").exit_code == 0
+    after = stamps(tmp_path)
+    assert len(after) == 6
+    assert after["silo-seed0"] == before["silo-seed0"]
+    assert after["fedavg-seed0"] > before["fedavg-seed0"]
+    assert table(tmp_path)["silo"]["interval"] == "lowest to highest"
+    (tmp_path / "runs" / "silo-seed0" / "notes.txt").write_text("mine")
+    assert compare(tmp_path, "--strategies", "fedavg", "--overwrite").exit_code == 0
+    assert list(stamps(tmp_path)) == ["fedavg-seed0"]
+    assert stamps(tmp_path)["fedavg-seed0"] > after["fedavg-seed0"]
+    assert [path.name for path in (tmp_path / "runs" / "silo-seed0").iterdir()] == ["notes.txt"]
+
+
+def test_a_strategy_that_cannot_run_is_a_failed_row(tmp_path: Path) -> None:
+    result = compare(tmp_path, "--strategies", "d-sgd,silo", config=f"{SHORT} model='mlp,lenet5'")
+    assert result.exit_code == 1
+    assert "d-sgd-seed0 failed: strategy 'd-sgd' averages weights" in result.stderr
+    assert [entry["run"] for entry in json.loads((tmp_path / "comparison.json").read_text())] == ["silo"]
+    (failed,) = json.loads((tmp_path / "failed.json").read_text())
+    assert (failed["run"], failed["seed"]) == ("d-sgd", 0)
+    assert "averages weights" in failed["error"]
+    assert table(tmp_path)["d-sgd"]["accuracy"] == ""
+    assert "averages weights" in table(tmp_path)["d-sgd"]["error"]
+
+
+def test_a_run_that_breaks_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken.py").write_text("def factory(*args, **kwargs):\n    raise RuntimeError('no\\nmodel')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "file.toml").write_text(
+        "[common]\nstrategy = 'silo'\n[runs.bad]\nmodel = 'broken:factory'\n[runs.'a/b']\nmodel = 'mlp'\n"
+    )
+    result = compare(tmp_path / "out", tmp_path / "file.toml")
+    assert result.exit_code == 1, result.output
+    assert result.stderr.count("\n") == 1
+    (entry,) = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert (entry["run"], entry["folder"]) == ("a/b", "runs/a%2Fb-seed0")
+    (failed,) = json.loads((tmp_path / "out" / "failed.json").read_text())
+    assert failed["run"] == "bad"
+    assert "\n" not in failed["error"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[common]\nseed = 1\n", "has no run"),
+        ("strategy = 'silo'\n[runs.a]\n", "has 'strategy' at its top"),
+        ("[runs]\na = 1\n", "must be a table"),
+        ("[runs.a\n", "is no TOML file"),
+        ("[runs.a]\nstrategy = 'silo'\nseed = [1]\n", "seed"),
+        ("[runs.a]\noutput-dir = 'x'\n", "use --output-dir"),
+        ("[runs.a]\ngama = 1.0\n", "unknown key 'gama'"),
+    ],
+)
+def test_mistakes_in_an_experiment_file(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "file.toml").write_text(text)
+    result = compare(tmp_path / "out", tmp_path / "file.toml")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
+    assert words in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--strategies", "silo,fedsgd"], "unknown strategy 'fedsgd'"),
+        (["--strategies", "silo,silo"], "lists 'silo' twice"),
+        (["--seeds", "0"], "--seeds 0 must be at least 1"),
+        (["--seeds", "a"], "--seeds 'a' must be a number of seeds"),
+        (["--only", "silo"], "picks runs of an experiment file"),
+        (["nowhere.toml"], "'nowhere.toml' cannot be read"),
+        (["-c", "strategy='silo'"], "use --strategies"),
+        (["-c", "temperature=0.0"], "temperature = 0.0 must be above 0"),
+        (["-c", "overwrite=true"], "use --overwrite"),
+        (["--resume", "--overwrite"], "exclude each other"),
+    ],
+)
+def test_mistakes_on_the_command_line(words: list[str], sentence: str, tmp_path: Path) -> None:
+    result = compare(tmp_path / "out", *words)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
+    assert sentence in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_intervals() -> None:
+    assert seeds.interval([0.5]).kind == "one seed"
+    two = seeds.interval([0.5, 0.7])
+    assert (two.mean, two.low, two.high, two.kind) == (pytest.approx(0.6), 0.5, 0.7, "lowest to highest")
+    three = seeds.interval([1.0, 2.0, 3.0])
+    assert (three.low, three.high) == (pytest.approx(2 - 1.96 / 3**0.5), pytest.approx(2 + 1.96 / 3**0.5))
+    assert np.isnan(seeds.interval([np.nan]).mean)
+    assert seeds.parse("3", 5) == [5, 6, 7]
+    assert seeds.parse("4,", 5) == [4]
