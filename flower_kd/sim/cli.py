@@ -217,14 +217,34 @@ def report(
 
 
 @app.command()
-def topology(config: Config = None, num_nodes: Nodes = None) -> None:
-    """Show the communication graph of a config: size, diameter, spectral gap."""
+def topology(
+    name: Annotated[
+        str | None, typer.Argument(help="A topology or a file (default: that of the config).", show_default=False)
+    ] = None,
+    config: Config = None,
+    num_nodes: Nodes = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Where it is drawn (default: results/topology/NAME-NODES.png).")
+    ] = None,
+) -> None:
+    """Draw a communication graph; show degree, diameter, spectral gap, and the bytes of a round."""
+    from flower_kd import folders, pictures
     from flower_kd.config import RunConfig
     from flower_kd.sim import run_config, topology_card
 
     settings = run_config.parse(config)
-    card = topology_card.card(RunConfig.parse(settings), _num_nodes(num_nodes, settings))
-    topology_card.show(card, _console())
+    if name is not None:
+        settings["topology"] = name
+    parsed = RunConfig.parse(settings)
+    nodes = _num_nodes(num_nodes, settings)
+    shown = Path(parsed.topology).stem
+    path = (picture or Path("results/topology") / f"{shown}-{nodes}.png").expanduser().absolute()
+    folders.check_writable(path.parent)
+    card = topology_card.card(parsed, nodes)
+    console = _console()
+    console.print(topology_card.table(card, shown))
+    folders.write(path.parent, {path.name: pictures.png(pictures.draw_graph(card.graph, f"{shown} of {nodes} nodes"))})
+    console.print(f"drawn: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -34,7 +34,7 @@ def two_jobs() -> Figure:
 def _seconds(jobs: int) -> float:
     with TemporaryDirectory() as temporary:
         folder = str(Path(temporary) / "sweep")
-        command = [sys.executable, "-m", "flower_kd.sim.cli", *SWEEP, "--jobs", str(jobs), "--output-dir", folder]
+        command = [sys.executable, "-m", "flower_kd", *SWEEP, "--jobs", str(jobs), "--output-dir", folder]
         started = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True)
         seconds = time.perf_counter() - started

@@ -1,0 +1,378 @@
+"""One self-contained HTML page of a run, a comparison or a sweep."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from flower_kd import folders, results
+from flower_kd.config import RunConfig
+from flower_kd.errors import InputError
+from flower_kd.results import CONFIG_FILE, Summary
+from flower_kd.sim.report_page import MISSING, Column, Order, figures, key_list, note, page, picture, section, table
+from flower_kd.sim.seeds import interval
+
+REPORT_FILE = "report.html"
+
+# Where results went says nothing about them, and a page that is passed on needs no local paths.
+_NOT_OF_THE_RUN = ("output-dir", "overwrite")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_FIGURES = ("accuracy", "accuracy-std", "alone", "bytes-per-edge", "d-sgd", "seconds")
+_BARS = "Bars run from a column's lowest value to its highest."
+_MEANS = "Means are over the seeds that finished; the spread is over nodes."
+
+
+def write(folder: Path) -> Path:
+    """Write report.html into a folder of results and return its path.
+
+    Parameters
+    ----------
+    folder : Path
+        That of a finished run, a comparison or a sweep.
+
+    Raises
+    ------
+    InputError
+        If the folder holds none of them or a damaged one, or cannot be written.
+    """
+    kinds = {"comparison.json": _comparison, "sweep.json": _sweep, "sweep.csv": _sweep, "summary.json": _run}
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {str(folder)!r}")
+    build = next((build for name, build in kinds.items() if (folder / name).exists()), None)
+    if build is None:
+        raise InputError(
+            f"{str(folder)!r} holds nothing to report: no summary.json (of a finished run), comparison.json (of a "
+            "comparison) or sweep.json (of a sweep)"
+        )
+    # A file's name may hold bytes that are no text.
+    folders.write(folder, {REPORT_FILE: build(folder).encode(errors="xmlcharrefreplace")})
+    return folder / REPORT_FILE
+
+
+# -- a run -------------------------------------------------------------------------------------------------------------
+
+
+def _run(folder: Path) -> str:
+    finished = results.read(folder)
+    summary = finished.summary
+    with _reading(folder / "summary.json"):
+        row, nodes = _figures(summary), _nodes(summary)
+    with _reading(folder / "history.csv"):
+        rounds = _rounds(finished.history)
+    if finished.alone is not None:
+        with _reading(folder / "history-silo.csv"):
+            rounds["alone"] = _rounds(finished.alone)["test-accuracy"]
+    return page(
+        f"{summary.strategy} on {summary.dataset}, {summary.topology} of {summary.num_nodes} nodes",
+        f"{summary.rounds} rounds, seed {summary.seed}",
+        [
+            figures(_headline(row, summary.rounds)),
+            _picture(folder / "accuracy.png", "Line chart of test accuracy by round, as in the table of rounds"),
+            section("Nodes", table("Nodes", list(_node_columns(nodes))), note(_BARS)),
+            section("Rounds", table("Rounds", list(_round_columns(rounds))), note("Means and spread are over nodes.")),
+            section("Config", _config(finished.config.to_dict())),
+        ],
+    )
+
+
+def _headline(row: Mapping[str, float], rounds: int) -> Iterator[tuple[str, str, str]]:
+    yield "accuracy", _percent(row["accuracy"], " %"), f"mean over nodes; spread {_percent(row['accuracy-std'])} points"
+    if not np.isnan(row["alone"]):
+        gain = _points(row["accuracy"] - row["alone"])
+        yield "the same nodes alone", _percent(row["alone"], " %"), f"{gain} points with their neighbors"
+    of_d_sgd = f"D-SGD, an exchange a step: {_megabytes(row['d-sgd'])} MB"
+    if row["bytes-per-edge"]:
+        of_d_sgd += f", {_short(row['d-sgd'] / row['bytes-per-edge'])} times as much"
+    yield "bytes per edge", f"{_megabytes(row['bytes-per-edge'])} MB", of_d_sgd
+    yield "time a round", f"{_short(row['seconds'] / rounds)} s", f"{_short(row['seconds'])} s in all"
+
+
+def _nodes(summary: Summary) -> pd.DataFrame:
+    nodes = pd.DataFrame({"accuracy": pd.Series(summary.accuracy["per_node"], dtype=float)})
+    if summary.models:
+        nodes["model"] = summary.models
+    if summary.baseline:
+        nodes["alone"] = np.array(summary.baseline["per_node"], dtype=float)
+    return nodes
+
+
+def _node_columns(nodes: pd.DataFrame) -> Iterator[Column]:
+    yield Column("vertex", nodes.index, order="ascending")
+    if "model" in nodes:
+        yield Column("model", nodes["model"])
+    yield _accuracy_column("accuracy, %", nodes["accuracy"])
+    if "alone" in nodes:
+        yield _accuracy_column("alone, %", nodes["alone"])
+        yield Column("difference, points", nodes["accuracy"] - nodes["alone"], _points, best="highest")
+
+
+def _rounds(history: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a round: means over nodes of what they reported, and the spread of their accuracy."""
+    columns = history.columns.union(["test-accuracy"])  # which is not there if no node could ever be evaluated
+    by_round = history.reindex(columns=columns).groupby("round")
+    return by_round.mean().assign(spread=by_round["test-accuracy"].std(ddof=0))
+
+
+def _round_columns(rounds: pd.DataFrame) -> Iterator[Column]:
+    yield Column("round", rounds.index, order="ascending")
+    yield _accuracy_column("accuracy, %", rounds["test-accuracy"])
+    yield Column("spread, points", rounds["spread"], _percent)
+    if "alone" in rounds:
+        yield _accuracy_column("alone, %", rounds["alone"])
+    for name in ("train-loss", "kd-loss", "test-loss"):
+        if name in rounds:
+            yield Column(name, rounds[name], "{:.3f}".format)
+    if "bytes-shared" in rounds:
+        yield Column("shared so far, MB a node", rounds["bytes-shared"], _megabytes)
+
+
+# -- a comparison ------------------------------------------------------------------------------------------------------
+
+
+def _comparison(folder: Path) -> str:
+    with _reading(folder / "comparison.json") as path:
+        finished = _compared(json.loads(path.read_text()))
+    with _reading(folder / "failed.json") as path:
+        failed = [{key: run[key] for key in ("run", "seed", "error")} for run in json.loads(path.read_text())]
+    configs = []
+    for run in finished:
+        with _reading(folder / run["folder"] / CONFIG_FILE) as path:
+            configs.append(tomllib.loads(path.read_text()))
+    columns = ["run", "seed", *_FIGURES, "error", "folder"]
+    runs = pd.DataFrame([*finished, *failed], columns=columns)
+    rows = _over_seeds(runs, ["run"])
+    alt = "Charts of test accuracy by round and by bytes for each label, as in the tables"
+    return page(
+        f"Comparison: {', '.join(rows['run'].sort_index())}",
+        "A label's runs differ in nothing but their seed",
+        [
+            figures(_overview(rows, lambda row: row["run"])),
+            section("Results", *_results(rows, ["run"])),
+            _picture(folder / "comparison.png", alt),
+            *_failures(runs, ["run"]),
+            section("Runs", table("Runs", list(_run_columns(runs[runs["error"] == ""])))),
+            *_configs([run["run"] for run in finished], configs),
+        ],
+    )
+
+
+def _compared(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the figures of each run of a comparison.json."""
+    runs = []
+    for entry in entries:
+        fields = dict(entry)
+        run = {"run": str(fields.pop("run")), "folder": str(fields.pop("folder"))}
+        summary = Summary(**fields)
+        runs.append({**run, "seed": summary.seed, "error": "", **_figures(summary)})
+    return runs
+
+
+def _run_columns(runs: pd.DataFrame) -> Iterator[Column]:
+    yield Column("label", runs["run"])
+    yield Column("seed", runs["seed"])
+    yield _accuracy_column("accuracy, %", runs["accuracy"])
+    yield Column("spread, points", runs["accuracy-std"], _percent)
+    if runs["alone"].notna().any():
+        yield _accuracy_column("alone, %", runs["alone"])
+    yield Column("MB per edge", runs["bytes-per-edge"], _megabytes)
+    yield Column("seconds", runs["seconds"], _short)
+    yield Column("folder", runs["folder"])
+
+
+def _configs(labels: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what the configs of several runs have in common, and in what they differ."""
+    if not configs:
+        return
+    texts = pd.DataFrame([{key: _toml(value) for key, value in config.items()} for config in configs])
+    texts = texts.drop(columns=list(_NOT_OF_THE_RUN), errors="ignore").fillna(MISSING)
+    varied = [key for key in texts if texts[key].nunique() > 1]
+    if varied:
+        by_label = texts[varied].groupby(np.array(labels), sort=False).agg(lambda values: ", ".join(values.unique()))
+        columns = [Column("label", by_label.index), *(Column(key, by_label[key]) for key in varied)]
+        yield section("Config: where the runs differ", table("Where the runs differ", columns))
+    shared = {key: value for key, value in configs[0].items() if key not in varied}
+    yield section("Config: what all runs share", _config(shared))
+
+
+# -- a sweep -----------------------------------------------------------------------------------------------------------
+
+
+def _sweep(folder: Path) -> str:
+    with _reading(folder / "sweep.json") as path:
+        sweep = json.loads(path.read_text())
+        grid = {key: ", ".join(_toml(value) for value in values) for key, values in sweep["grid"].items()}
+        config = RunConfig().to_dict() | sweep["config"]
+        lead = f"{sweep['num_nodes']} nodes, seeds {', '.join(str(seed) for seed in sweep['seeds'])}"
+    with _reading(folder / "sweep.csv") as path:
+        runs = _swept(path, list(grid))
+    rows = _over_seeds(runs, list(grid))
+    common = {key: value for key, value in config.items() if key not in {*grid, "seed"}}
+    columns = [Column("key", list(grid)), Column("values", list(grid.values()))]
+    return page(
+        f"Sweep of {', '.join(grid)}",
+        lead,
+        [
+            figures(_overview(rows, lambda row: ", ".join(f"{key} = {_plain(row[key])}" for key in grid))),
+            section("Settings", *_results(rows, list(grid))),
+            _picture(folder / "sweep.png", "Heat maps of mean test accuracy by setting, as in the table of settings"),
+            *_failures(runs, list(grid)),
+            section("Grid", table("Grid", columns)),
+            section("Config: what all runs share", _config(common)),
+        ],
+    )
+
+
+def _swept(path: Path, keys: Sequence[str]) -> pd.DataFrame:
+    """Return the runs of a sweep.csv; texts such as "none" or nothing at all are values like others."""
+    if not keys:
+        raise ValueError("the grid of sweep.json is empty")
+    figures_of = ["accuracy", "accuracy-std", "bytes-per-edge", "seconds"]
+    runs = pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in figures_of})
+    return runs[[*keys, "seed", *figures_of, "error"]].astype(dict.fromkeys(figures_of, float))
+
+
+# -- what comparisons and sweeps share: runs that finished or failed, by setting and seed ------------------------------
+
+
+def _over_seeds(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Return a row a setting, the most accurate first: means over the seeds that finished."""
+    means = [name for name in _FIGURES if name in runs]
+    rows = []
+    for setting, of_setting in runs.groupby(list(keys), sort=False, dropna=False):
+        finished = of_setting[of_setting["error"] == ""]
+        over_seeds = interval(finished["accuracy"].astype(float))
+        row = dict(zip(keys, setting, strict=True)) | {name: finished[name].astype(float).mean() for name in means}
+        row["interval"] = (over_seeds.low, over_seeds.high) if finished["accuracy"].count() > 1 else None
+        row |= {"kind": over_seeds.kind, "finished": len(finished), "failed": len(of_setting) - len(finished)}
+        rows.append(row)
+    frame = pd.DataFrame(rows, columns=[*keys, *means, "interval", "kind", "finished", "failed"])
+    return frame.sort_values("accuracy", ascending=False, kind="stable")
+
+
+def _overview(rows: pd.DataFrame, describe: Callable[[pd.Series], str]) -> Iterator[tuple[str, str, str]]:
+    finished = rows[rows["accuracy"].notna()]
+    if not finished.empty:
+        best = finished.iloc[0]
+        yield "highest accuracy", _percent(best["accuracy"], " %"), describe(best)
+    yield "runs finished", str(rows["finished"].sum()), f"{rows['failed'].sum()} failed"
+
+
+def _results(rows: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:
+    columns = [Column("label" if key == "run" else key, rows[key], _plain) for key in keys]
+    columns.append(_accuracy_column("accuracy, %", rows["accuracy"], order="descending"))
+    columns.append(
+        Column("over seeds, %", rows["interval"], lambda ends: f"{_percent(ends[0])} to {_percent(ends[1])}")
+    )
+    columns.append(Column("spread, points", rows["accuracy-std"], _percent, best="lowest"))
+    columns.append(Column("MB per edge", rows["bytes-per-edge"], _megabytes, best="lowest"))
+    remarks = [f"Over seeds: {'; '.join(rows['kind'].unique())}.", _MEANS, _BARS]
+    if "d-sgd" in rows:
+        times_less = (rows["d-sgd"] / rows["bytes-per-edge"]).replace(np.inf, np.nan)
+        columns.append(Column("times less than D-SGD", times_less, _short))
+        remarks.append("D-SGD is counted with an exchange a step.")
+    columns.append(Column("seconds", rows["seconds"], _short))
+    columns.append(Column("seeds", rows["finished"]))
+    if rows["failed"].any():
+        columns.append(Column("failed", rows["failed"]))
+    yield table("Results", columns)
+    yield note(" ".join(remarks))
+
+
+def _failures(runs: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:
+    failed = runs[runs["error"] != ""]
+    if not failed.empty:
+        columns = [Column("label" if key == "run" else key, failed[key], _plain) for key in (*keys, "seed", "error")]
+        yield section("What failed", table("What failed", columns))
+
+
+# -- pieces of all pages -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Path]:
+    """Say in one sentence what is wrong with a file whose content is looked at."""
+    try:
+        yield path
+    except FileNotFoundError:
+        raise InputError(f"there is no {str(path)!r}, which the report needs") from None
+    except KeyError as error:
+        raise InputError(f"{str(path)!r} is damaged: it holds no {' '.join(str(error).split())}") from None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{str(path)!r} is damaged: {' '.join(str(error).split())}") from None
+
+
+def _figures(summary: Summary) -> dict[str, float]:
+    """Return the figures of a run, by the names they have in sweep.csv where they are there too; NaN for none."""
+    alone = summary.baseline or {"mean": None}
+    values = {
+        "accuracy": summary.accuracy["mean"],
+        "accuracy-std": summary.accuracy["std"],
+        "alone": alone["mean"],
+        "bytes-per-edge": summary.bytes["per_edge"],
+        "d-sgd": summary.bytes["d_sgd_per_edge"],
+        "seconds": summary.seconds["total"],
+    }
+    return {name: np.nan if value is None else float(value) for name, value in values.items()}
+
+
+def _picture(path: Path, alt: str) -> str:
+    """Return a picture of the folder, or nothing if it is not there."""
+    if not path.exists():
+        return ""
+    with _reading(path):
+        content = path.read_bytes()
+        if not content.startswith(_PNG_SIGNATURE):
+            raise ValueError("it is no PNG picture")
+    return picture(content, alt)
+
+
+def _config(values: Mapping[str, Any]) -> str:
+    """Return a config's keys: those that were changed, with their defaults, before the others."""
+    defaults = RunConfig().to_dict()
+    told = {key: value for key, value in values.items() if key not in _NOT_OF_THE_RUN}
+    changed = [key for key, value in told.items() if key not in defaults or value != defaults[key]]
+    rest = {key: _toml(value) for key, value in told.items() if key not in changed}
+    if not changed:
+        return note("All keys have their defaults:") + key_list(rest)
+    columns = [
+        Column("changed key", changed),
+        Column("value", [_toml(told[key]) for key in changed]),
+        Column("default", [_toml(defaults[key]) if key in defaults else None for key in changed]),
+    ]
+    return table("Changed keys", columns) + note("All other keys have their defaults:") + key_list(rest)
+
+
+def _accuracy_column(title: str, values: pd.Series, order: Order = None) -> Column:
+    return Column(title, values, _percent, best="highest", bar=True, order=order)
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
+
+
+def _percent(value: float, unit: str = "") -> str:
+    return MISSING if np.isnan(value) else f"{100 * value:.1f}{unit}"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}"
+
+
+def _megabytes(count: float) -> str:
+    return _short(count / 1e6)
+
+
+def _short(value: float) -> str:
+    """Return a number with three figures, or all those before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else np.format_float_positional(value, 3, fractional=False, trim="-")

@@ -1,0 +1,119 @@
+"""What a communication graph costs: how far and how fast news travels on it, and the bytes that distillation sends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import isnan
+
+import networkx as nx
+import numpy as np
+from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from rich.table import Table
+
+from flower_kd import data, models, topology, wire
+from flower_kd.config import RunConfig
+from flower_kd.protocol import ARRAYS, LOGITS, METRICS
+
+
+@dataclass(frozen=True)
+class TopologyCard:
+    """A graph, and what one node sends over one of its edges in one direction.
+
+    Parameters
+    ----------
+    graph : networkx graph
+        The graph of a config.
+    description : Description
+        Degrees, diameter, spectral gap.
+    rows, classes, wire : int, int, str
+        Logits of an exchange, and how they travel.
+    model : str
+        Whose weights would travel instead.
+    exchanges : int
+        In a round.
+    logits_bytes, weights_bytes : float
+        Of the serialized message of an exchange; of weights the mean over nodes, whose models may differ.
+    """
+
+    graph: nx.Graph
+    description: topology.Description
+    rows: int
+    classes: int
+    wire: str
+    model: str
+    exchanges: int
+    logits_bytes: float
+    weights_bytes: float
+
+
+def card(config: RunConfig, num_nodes: int) -> TopologyCard:
+    """Return the card of a config's graph; raises InputError if the config fits no graph or data of that size."""
+    graph = config.graph(num_nodes)
+    description = topology.describe(graph)
+    # One node's share is enough to know shape and classes, however many nodes there are.
+    corpus = data.load(replace(config, partition="iid").data_spec(1))
+    rows = config.exchange_rows or config.reference_size
+    logits = wire.encode(np.zeros((rows, corpus.num_classes), np.float32), config.wire)
+    names = models.assign(config.model, num_nodes)
+    weights = {name: _weights_bytes(name, corpus) for name in set(names)}
+    return TopologyCard(
+        graph=graph,
+        description=description,
+        rows=rows,
+        classes=corpus.num_classes,
+        wire=config.wire,
+        model=config.model,
+        exchanges=config.local_steps // (config.exchange_every or config.local_steps),
+        logits_bytes=_reply_bytes(LOGITS, logits),
+        weights_bytes=float(np.mean([weights[name] for name in names])),
+    )
+
+
+def table(card: TopologyCard, name: str) -> Table:
+    """Return the card as it is shown on the screen."""
+    found, nodes, edges = card.description, card.graph.number_of_nodes(), card.graph.number_of_edges()
+    directed = card.graph.is_directed()
+    shown = Table(title=f"{name} of {nodes} nodes", show_header=False)
+    shown.add_row("edges", f"{edges:,}{' (directed)' if directed else ''}")
+    shown.add_row("degree", _degree(found))
+    shown.add_row("diameter", f"{found.diameter}{'' if found.diameter_is_exact else ' or more'}")
+    gap = "unknown" if isnan(found.spectral_gap) else f"{found.spectral_gap:.4g}"
+    shown.add_row("spectral gap", gap)
+    shown.add_section()
+    each = "an exchange" if card.exchanges > 1 else "a round"
+    shown.add_row(f"logits over an edge, {each}", f"{_bytes(card.logits_bytes)}: {_logits(card)}")
+    shown.add_row(f"weights over an edge, {each}", f"{_bytes(card.weights_bytes)}: {card.model}")
+    shown.add_row("weights over logits", f"{card.weights_bytes / card.logits_bytes:,.2f}")
+    a_round = card.exchanges * edges * (1 if directed else 2)
+    exchanges = f"{card.exchanges} exchange{'s' if card.exchanges > 1 else ''}"
+    shown.add_row(f"logits over all edges, a round of {exchanges}", _bytes(card.logits_bytes * a_round))
+    shown.add_row(f"weights over all edges, a round of {exchanges}", _bytes(card.weights_bytes * a_round))
+    return shown
+
+
+def _weights_bytes(name: str, corpus: data.FederatedData) -> int:
+    model = models.build(name, corpus.num_classes, corpus.shape)
+    return _reply_bytes(ARRAYS, wire.encode_weights(model.state_dict()))
+
+
+def _reply_bytes(name: str, record: ArrayRecord) -> int:
+    """Return the size of a node's reply to a train message, which carries its metrics too."""
+    metrics = MetricRecord({"train-loss": 0.0, "kd-loss": 0.0, "num-examples": 100, "seconds": 0.0})
+    return wire.content_bytes(RecordDict({METRICS: metrics, name: record}))
+
+
+def _degree(found: topology.Description) -> str:
+    if found.min_degree == found.max_degree:
+        return str(found.min_degree)
+    return f"{found.min_degree} to {found.max_degree}, mean {found.mean_degree:.3g}"
+
+
+def _logits(card: TopologyCard) -> str:
+    return f"{card.rows:,} rows of {card.classes} classes as {card.wire}"
+
+
+def _bytes(count: float) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.4g} {unit}"
+    return f"{count:.4g} B"
