@@ -15,7 +15,7 @@ from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.seeding import derive
 
-EVALUATE_BATCH = 1024
+EVALUATE_BATCH = 128  # as PREDICT_BATCH
 
 
 def build_node(context: Context) -> Node:

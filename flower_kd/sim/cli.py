@@ -310,7 +310,7 @@ def _interruptible(left: Callable[[], str]) -> Iterator[None]:
 
 
 def _left_by_run(folder: Path) -> str:
-    return f"the history so far is in {folder}" if (folder / "history.csv").exists() else "no round was done"
+    return f"the history so far is in {folder}" if any(folder.glob("history*.csv")) else "no round was done"
 
 
 def _left_by_batch(folder: Path, outcomes: list[Outcome], jobs: int) -> str:
