@@ -144,7 +144,7 @@ def soften(logits: Tensor, temperature: float) -> Tensor:
     """
     if not (math.isfinite(temperature) and temperature > 0):
         raise InputError(f"temperature = {temperature} must be above 0 and finite")
-    return F.log_softmax(logits / temperature, dim=-1)
+    return F.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
 
 
 @reducible

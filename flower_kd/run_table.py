@@ -10,10 +10,11 @@ from rich.table import Table
 from flower_kd.results import Summary
 
 WIDTH = 100
+MAX_ROWS = 64
 
 
 def table(summary: Summary) -> RenderableType:
-    """Return each node's accuracy, next to the same node alone, and the bytes next to those of D-SGD."""
+    """Return accuracy by node, of at most 64, next to the same node alone, and the bytes next to those of D-SGD."""
     rows = Table(title=f"{summary.strategy} on {summary.dataset}, {summary.topology} of {summary.num_nodes} nodes")
     columns: list[tuple[str, Callable[[int], str]]] = [
         ("node", str),
@@ -25,8 +26,10 @@ def table(summary: Summary) -> RenderableType:
         columns.append(("alone", lambda vertex: _percent(alone["per_node"][vertex])))
     for name, _ in columns:
         rows.add_column(name, justify="left" if name == "model" else "right")
-    for vertex in range(summary.num_nodes):
+    for vertex in range(min(summary.num_nodes, MAX_ROWS)):
         rows.add_row(*(cell(vertex) for _, cell in columns))
+    if summary.num_nodes > MAX_ROWS:
+        rows.add_row("...", f"{summary.num_nodes - MAX_ROWS:,} more")
     rows.add_section()
     for label, key in (("mean", "mean"), ("spread", "std")):
         row = [label, "", _percent(summary.accuracy[key])]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from flower_kd import folders, results, sim
+from flower_kd import folders, results, run_table, sim
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.protocol import Hello
@@ -63,6 +63,15 @@ def test_the_config_can_be_run_again(finished: tuple[sim.Summary, Path], tmp_pat
     assert again.accuracy == summary.accuracy
     assert again.bytes == summary.bytes
     assert again.baseline == summary.baseline
+
+
+def test_the_table_of_a_large_network_is_cut(finished: tuple[sim.Summary, Path]) -> None:
+    many = {"mean": 0.5, "std": 0.0, "per_node": [0.5] * 1000}
+    summary = replace(finished[0], num_nodes=1000, accuracy=many, baseline=None, models=["mlp"] * 1000)
+    text = run_table.text(summary)
+    assert len(text.splitlines()) < 80
+    assert "936 more" in text
+    assert "more" not in run_table.text(finished[0])
 
 
 def test_there_is_a_picture(finished: tuple[sim.Summary, Path]) -> None:

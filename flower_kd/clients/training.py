@@ -74,10 +74,11 @@ def train(
             inputs, labels = inputs.to(device), labels.to(device)
             # One forward for both halves: half the kernel launches, and batch statistics of all that is seen.
             logits = node.model(inputs if lesson is None else torch.cat([inputs, lesson[0]]))
-            label_loss = F.cross_entropy(logits[: len(labels)], labels)
-            loss = label_weight * label_loss
+            own, shared = logits.tensor_split([len(labels)])
+            label_loss = F.cross_entropy(own, labels)
+            loss = label_loss if label_weight == 1 else label_weight * label_loss
             if lesson is not None and lesson[1] is not None and teacher is not None:
-                kd_loss = _kd_loss(measure, logits[len(labels) :], lesson[1], teacher.weights, order)
+                kd_loss = _kd_loss(measure, shared, lesson[1], teacher.weights, order)
                 loss = loss + order.kd_weight * kd_loss
                 kd_losses.append(kd_loss.detach())
             loss.backward()
@@ -89,7 +90,7 @@ def train(
         if not np.isfinite(value):
             raise InputError(f"{name} is {value}: the model diverged (lower learning-rate?)")
     metrics |= {"num-examples": len(node.private), "seconds": time.perf_counter() - started}
-    return metrics, logits[len(labels) :].detach() if order.joint else None
+    return metrics, shared.detach() if order.joint else None
 
 
 def predict(model: nn.Module, inputs: Tensor) -> Tensor:

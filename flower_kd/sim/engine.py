@@ -12,7 +12,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Protocol
 
-from flwr.app import Context, Error, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.logger import log
@@ -127,8 +127,8 @@ class LocalGrid(StreamingGrid):
                 server_round = _server_round(message)
                 if kind == JOIN:
                     listener.begin()
-            if reply.has_content() and METRICS in reply.content.metric_records:
-                metrics = reply.content.metric_records[METRICS]
+            metrics = reply.content.get(METRICS) if reply.has_content() else None
+            if isinstance(metrics, MetricRecord):
                 heard[self._vertex_of[message.metadata.dst_node_id]] = dict(metrics)  # type: ignore[arg-type]
             yield message, reply
         if kind in (MessageType.TRAIN, MessageType.EVALUATE):
@@ -136,8 +136,8 @@ class LocalGrid(StreamingGrid):
 
 
 def _server_round(message: Message) -> int:
-    config = message.content.config_records.get(CONFIG)
-    return int(config.get("server-round", 0)) if config else 0  # type: ignore[arg-type]
+    config = message.content.get(CONFIG)
+    return int(config.get("server-round", 0)) if isinstance(config, ConfigRecord) else 0  # type: ignore[arg-type]
 
 
 class InProcessGrid(LocalGrid):

@@ -121,16 +121,19 @@ class DDist(DistillationStrategy):
         now = torch.softmax(logits / self.order.temperature, dim=-1)
         consensus, before = self.consensus[:, index], self.predictions[:, index]
         first = present[:, None] & ~self.known[:, rows]
-        # A node enters the consensus on a row with its own prediction, so that tracking keeps the mean of those in it.
-        consensus = torch.where(torch.from_numpy(first)[..., None], now, consensus)
-        before = torch.where(torch.from_numpy(first)[..., None], now, before)
-        here = torch.from_numpy(present)[:, None, None]
+        if first.any():
+            # A node enters the consensus on a row with its own prediction, so that tracking keeps the mean of those in.
+            enters = torch.from_numpy(first)[..., None]
+            consensus, before = torch.where(enters, now, consensus), torch.where(enters, now, before)
         mixed = mix(without_absent(self.matrix, present), consensus)
-        moved = torch.where(here, self.update(mixed, consensus, now, before, self.eta), consensus)
+        moved = self.update(mixed, consensus, now, before, self.eta)
         if self.clamp and self.update is not tracking:
-            moved = moved.clamp(0.0, 1.0)
+            moved = moved.clamp_(0.0, 1.0)
+        if not present.all():
+            here = torch.from_numpy(present)[:, None, None]
+            moved, now = torch.where(here, moved, consensus), torch.where(here, now, before)
         self.consensus[:, index] = moved
-        self.predictions[:, index] = torch.where(here, now, before)
+        self.predictions[:, index] = now
         self.known[:, rows] |= present[:, None]
         if self.order.joint:
             rows = exchanged_rows(self.order.seed, self._exchange + 1, self._reference_rows, self.order.exchange_rows)

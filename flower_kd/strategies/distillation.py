@@ -75,8 +75,8 @@ class DistillationStrategy(GraphStrategy):
         refused = {}
         for vertex, content in replies:
             try:
-                record = content.array_records.get(LOGITS)
-                if record is None:
+                record = content.get(LOGITS)  # not `array_records`, which goes through all records to copy some
+                if not isinstance(record, ArrayRecord):
                     raise InputError("its reply has no logits")
                 logits[vertex] = wire.decode(record, (len(rows), self._classes))
                 present[vertex] = True

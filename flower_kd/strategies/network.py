@@ -12,7 +12,7 @@ from logging import INFO, WARNING
 from typing import TypeVar
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -166,9 +166,10 @@ class Network(Grid):
         for node, reply in self._answers(messages, timeout):
             if reply.has_error():
                 raise InputError(f"a node failed in the handshake: {_last_line(reply.error.reason)}")
-            if HELLO not in reply.content.config_records:
+            record = reply.content.get(HELLO)
+            if not isinstance(record, ConfigRecord):
                 raise InputError("a node answers the handshake without saying who it is: is its app of another kind?")
-            hello = Hello.from_record(reply.content.config_records[HELLO])
+            hello = Hello.from_record(record)
             vertex = self._vertex_by(hello)
             if vertex in self.hellos and vertex not in self.absent:
                 raise InputError(f"two nodes both say they are vertex {self._label(vertex)}: partition-id must differ")
@@ -271,7 +272,7 @@ class Network(Grid):
                 vertex = self._vertex_of[message.metadata.dst_node_id]
                 silent[vertex] = f"no reply within {timeout} s"
                 self.traffic.down[vertex] += message_bytes(message)
-                server_round = int(message.content.config_records[CONFIG].get("server-round", 0))  # type: ignore[arg-type]
+                server_round = int(message.content[CONFIG].get("server-round", 0))  # type: ignore[arg-type]
                 yield message
 
         answered = 0
@@ -284,7 +285,8 @@ class Network(Grid):
                 continue
             del silent[vertex]
             answered += 1
-            self.traffic.shared[vertex] += size if reply.content.array_records else 0
+            if any(isinstance(record, ArrayRecord) for record in reply.content.values()):
+                self.traffic.shared[vertex] += size
             self._keep(server_round, vertex, reply)
             yield reply
         for vertex in sorted(silent):
@@ -301,7 +303,7 @@ class Network(Grid):
         if vertex in self.absent:
             self.absent.discard(vertex)
             log(INFO, "node %s is back in round %d", self._label(vertex), server_round)
-        record = reply.content.metric_records[METRICS]
+        record = reply.content[METRICS]
         prefix = "test-" if reply.metadata.message_type == MessageType.EVALUATE else ""
         kept = self.metrics.setdefault((server_round, vertex), NodeMetrics(server_round, vertex))
         kept.values.update({f"{prefix}{name}": float(value) for name, value in record.items()})  # type: ignore[arg-type]
@@ -359,8 +361,8 @@ def _problem(reply: Message) -> str:
     """Return why a reply cannot be used at all; empty if it can."""
     if reply.has_error():
         return f"it failed with {_last_line(reply.error.reason)}"
-    record = reply.content.metric_records.get(METRICS)
-    if record is None:
+    record = reply.content.get(METRICS)
+    if not isinstance(record, MetricRecord):
         return "its reply has no metrics"
     odd = [name for name, value in record.items() if isinstance(value, list) or not math.isfinite(value)]
     if odd:
