@@ -88,6 +88,7 @@ def run(
     tensorboard: Tensorboard = False,
 ) -> None:
     """Run what `flwr run` runs, without Flower's engine."""
+    _prepare(workers)
     from flower_kd import results, run_table
     from flower_kd.config import RunConfig
     from flower_kd.sim import job, progress, run_config
@@ -147,6 +148,7 @@ def compare(
     tensorboard: Tensorboard = False,
 ) -> None:
     """Run strategies, or the runs of an experiment file, on the same data and seeds. Given again, it goes on."""
+    _prepare(max(jobs, workers))
     from flower_kd.sim import experiment as experiments
     from flower_kd.sim import run_config
     from flower_kd.sim.compare import Comparison, screen
@@ -188,6 +190,7 @@ def sweep(
     resume: Resume = False,
 ) -> None:
     """Run every combination of the values of some keys. Given again, it goes on."""
+    _prepare(max(jobs, workers))
     from flower_kd.sim import grid as grids
     from flower_kd.sim import run_config
     from flower_kd.sim.sweep import Sweep
@@ -256,6 +259,14 @@ def bench(
     from flower_kd.sim import bench as benches
 
     benches.run(json_file, only or [], _console())
+
+
+def _prepare(processes: int) -> None:
+    """Begin to make ready what processes need, if there will be any."""
+    if processes > 1:
+        from flower_kd.sim import preload
+
+        preload.context()
 
 
 def _say(sentence: str) -> None:

@@ -12,14 +12,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.context import SpawnContext
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 
+from flower_kd.sim import preload
 from flower_kd.sim.job import Job, Outcome, attempt
 from flower_kd.sim.logs import warnings_to
 from flower_kd.sim.progress import Display, Moment
-from flower_kd.sim.signals import held, unheard_by_children
+from flower_kd.sim.signals import held
 
 POLL_SECONDS = 0.2
 TELL_SECONDS = 0.5
@@ -43,7 +44,7 @@ def run(
 
     Each process is a pool of its own: one that is killed takes its job with it and no other.
     """
-    context = multiprocessing.get_context("spawn")
+    context = preload.context()
     messages: Queue[Message] = context.Queue()
     others = set(multiprocessing.active_children())
     pools = [_pool(context, messages) for _ in range(min(processes, len(jobs)))]
@@ -53,9 +54,7 @@ def run(
         while waiting or running:
             while waiting and idle:
                 pool, job = idle.pop(), waiting.popleft()
-                # Ctrl-C is for this process, which then has the workers end their jobs.
-                with unheard_by_children():
-                    future = pool.submit(_work, job, workers, tensorboard)
+                future = pool.submit(_work, job, workers, tensorboard)
                 running[future] = pool, job
                 display.begin(job.name)
             done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
@@ -84,7 +83,7 @@ def run(
         pool.shutdown()
 
 
-def _pool(context: SpawnContext, messages: Queue[Message]) -> ProcessPoolExecutor:
+def _pool(context: ForkServerContext, messages: Queue[Message]) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=context, initializer=_initialize, initargs=(messages,))
 
 

@@ -6,7 +6,6 @@ import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pkgutil import resolve_name
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from flwr.app import Message
 
 from flower_kd.errors import InputError
+from flower_kd.sim import preload
 from flower_kd.sim.engine import InProcessGrid, Listener, LocalGrid
 
 MESSAGES_AHEAD = 64
@@ -45,7 +45,7 @@ class WorkerGrid(LocalGrid):
     ) -> None:
         super().__init__(num_nodes, listener)
         torch.set_num_threads(1)  # a server's threads would wait for cores that the workers have
-        processes = get_context("spawn")  # forks of a process that has used torch's threads can hang
+        processes = preload.context()
         self._pipes: list[Connection] = []
         self._processes = []
         for index in range(min(workers, num_nodes)):
@@ -128,7 +128,8 @@ class WorkerGrid(LocalGrid):
 
 def _work(pipe: Connection, client_app: str, num_nodes: int, run_config: dict[str, Any]) -> None:
     """Answer messages until the other end of the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the first process decides what to do about it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # which `close` may send
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     grid = InProcessGrid(resolve_name(client_app), num_nodes, run_config)
     try:
         pipe.send("ready")

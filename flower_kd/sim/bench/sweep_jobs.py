@@ -14,7 +14,7 @@ from flower_kd.sim.loopback import end_of
 
 SWEEP = [
     *("sweep", "--num-nodes", "8", "--grid", "alpha=0.2,0.5,0.8", "--grid", "temperature=1,10", "--run-config"),
-    "strategy='neighbor-kd' num-server-rounds=40 evaluate-every=10",
+    "strategy='neighbor-kd' num-server-rounds=80 evaluate-every=20",
 ]
 
 
