@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t
 
 from flower_kd.errors import InputError
 
 ENOUGH_FOR_ERRORS = 3
-NORMAL_95 = 1.96
+CONFIDENCE = 0.95
 
 
 def parse(text: str, first: int) -> list[int]:
@@ -61,7 +62,7 @@ class Interval:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Return the mean, with 1.96 standard errors for three or more values and their range for fewer."""
+    """Return the mean with its 95 % confidence interval (Student's t) for three values or more, else their range."""
     known = np.array([value for value in values if not np.isnan(value)])
     if len(known) == 0:
         return Interval(np.nan, np.nan, np.nan, "no value")
@@ -69,5 +70,6 @@ def interval(values: Sequence[float]) -> Interval:
     if len(known) < ENOUGH_FOR_ERRORS:
         kind = "one seed" if len(known) == 1 else "lowest to highest"
         return Interval(mean, float(known.min()), float(known.max()), kind)
-    error = NORMAL_95 * float(known.std(ddof=1)) / len(known) ** 0.5
-    return Interval(mean, mean - error, mean + error, "mean +- 1.96 standard errors")
+    # Not 1.96 standard errors: of three seeds it takes 4.3 of them to be right 95 times of 100.
+    error = float(t.ppf(CONFIDENCE + (1 - CONFIDENCE) / 2, len(known) - 1) * known.std(ddof=1)) / len(known) ** 0.5
+    return Interval(mean, mean - error, mean + error, f"{CONFIDENCE:.0%} confidence")
