@@ -6,7 +6,6 @@ Commands import what they need when they are called: torch takes seconds, which 
 from __future__ import annotations
 
 import shlex
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from flower_kd.errors import InputError
+from flower_kd.sim.signals import as_interruption
 
 if TYPE_CHECKING:
     from flower_kd.sim.job import Outcome
@@ -33,18 +33,16 @@ class _Commands(TyperGroup):
     """Ends a command that meets a user's mistake with one sentence."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was asked for; SIGTERM ends it as Ctrl-C does."""
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        """Run the command that was asked for; SIGTERM and a closed terminal end it as Ctrl-C does."""
         try:
-            return super().invoke(ctx)
+            with as_interruption():
+                return super().invoke(ctx)
         except InputError as error:
             _say(str(error))
             raise typer.Exit(MISTAKE) from None
         except KeyboardInterrupt:
             _say("interrupted")
             raise typer.Exit(INTERRUPTED) from None
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

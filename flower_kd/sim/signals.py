@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at moments at which they have to wait."""
+"""Ctrl-C, SIGTERM and a terminal that is closed, as one end of a command; and moments at which they have to wait."""
 
 from __future__ import annotations
 
@@ -7,12 +7,26 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-ENDS = (signal.SIGINT, signal.SIGTERM)
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def as_interruption() -> Iterator[None]:
+    """Have each of these signals raise KeyboardInterrupt in a block, but for those that are ignored (nohup)."""
+    before = {number: signal.getsignal(number) for number in ENDS}
+    heard = [number for number, handler in before.items() if handler != signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])
 
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait until a block is over.
+    """Let these signals wait until a block is over.
 
     In the main thread, which is the one that Python has heed signals, whichever thread they are sent to.
     """
@@ -32,7 +46,7 @@ def held() -> Iterator[None]:
 
 @contextmanager
 def unheard_by_children() -> Iterator[None]:
-    """Have processes that are started in a block begin with Ctrl-C and SIGTERM blocked."""
+    """Have processes that are started in a block begin with these signals blocked."""
     with held():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
         try:
