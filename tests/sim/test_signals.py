@@ -1,6 +1,4 @@
-import os
 import signal
-import time
 
 import pytest
 
@@ -11,8 +9,7 @@ from flower_kd.sim.signals import ENDS, as_interruption, held
 def test_each_end_is_an_interruption(number: int) -> None:
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), as_interruption():
-        os.kill(os.getpid(), number)
-        time.sleep(1)
+        signal.raise_signal(number)
     assert signal.getsignal(number) == before
 
 
@@ -20,14 +17,19 @@ def test_what_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with as_interruption():
-            os.kill(os.getpid(), signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 def test_what_is_held_comes_after_the_block() -> None:
     done = []
-    with pytest.raises(KeyboardInterrupt), as_interruption(), held():
-        os.kill(os.getpid(), signal.SIGTERM)
-        done.append("block")
+
+    def work() -> None:
+        with as_interruption(), held():
+            signal.raise_signal(signal.SIGTERM)
+            done.append("block")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert done == ["block"]
