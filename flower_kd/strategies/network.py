@@ -7,7 +7,7 @@ import time
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from logging import INFO, WARNING
 from typing import TypeVar
 
@@ -18,7 +18,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from flower_kd.errors import InputError
-from flower_kd.protocol import CONFIG, HELLO, JOIN, METRICS, Hello
+from flower_kd.protocol import CONFIG, HELLO, JOIN, METRICS, Greeting, Hello
+from flower_kd.strategies.resumable import State
 from flower_kd.wire import message_bytes
 
 T = TypeVar("T", bound=Hashable)
@@ -106,6 +107,7 @@ class Network(Grid):
         self.same_model = same_model
         self.connect_seconds = connect_seconds
         self.on_join: Callable[[], None] = lambda: None  # called when all nodes fit, before anything is trained
+        self.greeting = Greeting()  # of a run with a folder: what nodes need to keep their states there
         self.hellos: dict[int, Hello] = {}
         self.traffic = Traffic.none(num_nodes)
         self.metrics: dict[tuple[int, int], NodeMetrics] = {}
@@ -142,7 +144,7 @@ class Network(Grid):
         while len(self.hellos) < self.num_nodes:
             new = [node for node in self._grid.get_node_ids() if node not in asked]
             asked.update(new)
-            self._greet(new, fresh=True, timeout=max(deadline - time.monotonic(), 1.0))
+            self._greet(new, self.greeting, timeout=max(deadline - time.monotonic(), 1.0))
             if len(self.hellos) == self.num_nodes:
                 break
             if len(asked) > len(self.hellos) or time.monotonic() > deadline:
@@ -156,11 +158,10 @@ class Network(Grid):
         self.on_join()
         return self.hellos
 
-    def _greet(self, nodes: list[int], *, fresh: bool, timeout: float) -> None:
+    def _greet(self, nodes: list[int], greeting: Greeting, timeout: float) -> None:
         """Ask nodes who they are, and take them in at their vertices."""
         messages = [
-            Message(RecordDict({CONFIG: ConfigRecord({"fresh": fresh})}), dst_node_id=node, message_type=JOIN)
-            for node in nodes
+            Message(RecordDict({CONFIG: greeting.to_record()}), dst_node_id=node, message_type=JOIN) for node in nodes
         ]
         sizes = {message.metadata.dst_node_id: message_bytes(message) for message in messages}
         for node, reply in self._answers(messages, timeout):
@@ -241,6 +242,18 @@ class Network(Grid):
     def _label(self, vertex: int) -> str:
         return str(vertex) if self.vertex_names is None else self.vertex_names[vertex]
 
+    # -- a run that goes on -------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> State:
+        """Return what has travelled so far, and which nodes are absent."""
+        absent = np.array(sorted(self.absent), dtype=np.int64)
+        return {"up": self.traffic.up, "down": self.traffic.down, "shared": self.traffic.shared, "absent": absent}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take what `state_dict` returned, in a network whose nodes have joined."""
+        self.traffic = Traffic(state["up"], state["down"], state["shared"])
+        self.absent = set(state["absent"].tolist())
+
     # -- what a strategy uses -----------------------------------------------------------------------------------------
 
     def node_id(self, vertex: int) -> int:
@@ -289,6 +302,7 @@ class Network(Grid):
                 self.traffic.shared[vertex] += size
             self._keep(server_round, vertex, reply)
             yield reply
+        self.greeting = replace(self.greeting, server_round=server_round)  # for nodes that come back later
         for vertex in sorted(silent):
             self.leave_out(server_round, vertex, silent[vertex])
         if silent and not answered:
@@ -319,7 +333,7 @@ class Network(Grid):
             # Whatever comes of it, a node is asked once: waiting for a mute one each round would stop the others.
             self._strangers.add(node)
             try:
-                self._greet([node], fresh=False, timeout=GREETING_SECONDS)
+                self._greet([node], replace(self.greeting, fresh=False), timeout=GREETING_SECONDS)
             except InputError as error:
                 log(WARNING, "a node that joined late is not used: %s", error)
 
