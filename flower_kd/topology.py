@@ -17,7 +17,8 @@ from pathlib import Path
 
 import networkx as nx
 import numpy as np
-from scipy.sparse import csr_array, eye_array
+from scipy.sparse import coo_array, csr_array, diags_array, eye_array
+from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, cg, eigs, eigsh
 
 from flower_kd.errors import InputError
@@ -139,6 +140,48 @@ def mixing_matrix(graph: nx.Graph) -> csr_array:
     pattern = _hearing(graph)
     _require_connected(graph, "the communication graph")
     return _balanced(pattern) if graph.is_directed() else _metropolis(pattern)
+
+
+class Mixing:
+    """The mixing matrix of a graph, and what becomes of it while nodes are absent.
+
+    Parameters
+    ----------
+    graph : networkx graph
+        As in `mixing_matrix`, which also says what is raised.
+
+    Attributes
+    ----------
+    matrix : csr_array
+        The weights where all nodes are present, [nodes, nodes].
+    """
+
+    def __init__(self, graph: nx.Graph) -> None:
+        self.matrix = mixing_matrix(graph)
+        self._directed = graph.is_directed()
+        self._present = np.ones(graph.number_of_nodes(), dtype=bool)
+        self._among = self.matrix
+
+    def among(self, present: np.ndarray) -> csr_array:
+        """Return doubly stochastic weights [nodes, nodes] that no absent node gives or gets.
+
+        In an undirected graph the weight of an absent node goes back to the self-weight of each neighbor. In a directed
+        one that would leave columns with other sums than rows, so what remains is balanced anew. Edges between its
+        strongly connected components get no weight then, as in every doubly stochastic matrix: where absences cut such
+        a graph, each component mixes within itself until the nodes between are back.
+
+        Parameters
+        ----------
+        present : ndarray of bool
+            [nodes]; the row and the column of an absent node are those of the identity.
+        """
+        if not np.array_equal(present, self._present):  # who is absent stays so for many exchanges
+            self._present = present.copy()
+            if present.all():
+                self._among = self.matrix
+            else:
+                self._among = (_rebalanced if self._directed else _folded)(self.matrix, present)
+        return self._among
 
 
 def uniform_matrix(graph: nx.Graph) -> csr_array:
@@ -525,6 +568,31 @@ def _balanced(pattern: csr_array) -> csr_array:
         f"the directed graph of {len(counts)} nodes got no doubly stochastic matrix in {_BALANCING_STEPS} steps: "
         "give it more edges, or an undirected graph"
     )
+
+
+def _folded(matrix: csr_array, present: np.ndarray) -> csr_array:
+    kept = _between(matrix, present)
+    return csr_array(kept + diags_array(1.0 - np.asarray(kept.sum(axis=1)).ravel()))
+
+
+def _rebalanced(matrix: csr_array, present: np.ndarray) -> csr_array:
+    kept = _between(matrix, present)
+    _, component = connected_components(kept, directed=True, connection="strong")
+    heard = kept.tocoo()
+    within = component[heard.row] == component[heard.col]
+    edges = coo_array((heard.data[within], (heard.row[within], heard.col[within])), shape=matrix.shape)
+    # Absent nodes have no self-weight left: each is a component of its own.
+    pattern = csr_array(edges + diags_array((~present).astype(float)))
+    pattern.eliminate_zeros()
+    return _balanced(pattern)
+
+
+def _between(matrix: csr_array, present: np.ndarray) -> csr_array:
+    """Return the weights that present nodes give to present ones."""
+    here = diags_array(present.astype(float))
+    kept = csr_array(here @ matrix @ here)
+    kept.eliminate_zeros()
+    return kept
 
 
 def _hessian(matrix: csr_array, sums: np.ndarray, direction: np.ndarray) -> np.ndarray:

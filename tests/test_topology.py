@@ -96,6 +96,38 @@ def test_mixing_matrix_of_any_strongly_connected_graph(graph: nx.DiGraph) -> Non
     assert_weighs_what_is_heard(matrix, graph)
 
 
+@settings(deadline=None, max_examples=100)
+@given(st.data(), st.one_of(built(), strongly_connected()))
+def test_weights_without_absent_nodes_stay_doubly_stochastic(data: st.DataObject, graph: nx.Graph) -> None:
+    num_nodes = graph.number_of_nodes()
+    absences = data.draw(st.lists(st.sets(st.integers(0, num_nodes - 1)), min_size=1, max_size=3))
+    mixing = topology.Mixing(graph)
+    for absent in absences:
+        present = np.ones(num_nodes, dtype=bool)
+        present[list(absent)] = False
+        matrix = mixing.among(present).toarray()
+        assert_doubly_stochastic(matrix)
+        assert (matrix >= 0).all()
+        assert np.array_equal(matrix[~present], np.eye(num_nodes)[~present])
+        assert np.array_equal(matrix[:, ~present], np.eye(num_nodes)[:, ~present])
+        left = graph.subgraph(np.flatnonzero(present).tolist())
+        components = nx.strongly_connected_components(left) if graph.is_directed() else [set(left)]
+        member = {vertex: number for number, vertices in enumerate(components) for vertex in vertices}
+        for vertex in left:
+            heard = set(np.flatnonzero(matrix[vertex]).tolist()) - {vertex}
+            known = set(topology.neighbors(graph, vertex)) & set(left)
+            assert heard == {other for other in known if member[other] == member[vertex]}
+    assert mixing.among(np.ones(num_nodes, dtype=bool)) is mixing.matrix
+
+
+def test_the_same_absences_are_balanced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixing = topology.Mixing(topology.build("random-directed", 12))
+    present = np.arange(12) != 3
+    first = mixing.among(present)
+    monkeypatch.setattr(topology, "_balanced", None)
+    assert mixing.among(present.copy()) is first
+
+
 @settings(deadline=None, max_examples=30)
 @given(built())
 def test_uniform_matrix(graph: nx.Graph) -> None:

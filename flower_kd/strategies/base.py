@@ -14,7 +14,6 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
-from scipy.sparse import csr_array, diags_array
 
 from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, CONFIG, Hello, Order
@@ -258,20 +257,3 @@ def over_nodes(network: Network, server_round: int, vertices: list[int], prefix:
             merged[f"{own}-std"] = float(np.std(values))
             merged[f"{own}-per-node"] = values
     return merged
-
-
-def without_absent(matrix: csr_array, present: np.ndarray) -> csr_array:
-    """Return a mixing matrix in which absent nodes' weights went back to the self-weight of their neighbors.
-
-    Parameters
-    ----------
-    matrix : csr_array
-        [nodes, nodes], rows sum to 1.
-    present : ndarray of bool
-        [nodes]; an absent node keeps what it has (its row is that of the identity).
-    """
-    if present.all():
-        return matrix
-    heard = matrix @ diags_array(present.astype(float))
-    kept = diags_array(present.astype(float)) @ heard
-    return csr_array(kept + diags_array(1.0 - np.asarray(kept.sum(axis=1)).ravel()))

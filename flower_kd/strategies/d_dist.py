@@ -15,7 +15,6 @@ from flower_kd.errors import InputError
 from flower_kd.pooling import Teacher, mix
 from flower_kd.protocol import Hello, Order, exchanged_rows
 from flower_kd.registry import Registry
-from flower_kd.strategies.base import without_absent
 from flower_kd.strategies.distillation import DistillationStrategy
 from flower_kd.strategies.registry import STRATEGIES
 
@@ -106,7 +105,7 @@ class DDist(DistillationStrategy):
         self.update = CONSENSUS.get(consensus)
         self.eta = eta
         self.clamp = clamp
-        self.matrix = topology.mixing_matrix(graph)
+        self.mixing = topology.Mixing(graph)
 
     def begin(self, hellos: dict[int, Hello]) -> None:
         """Make room for consensus and last predictions on every reference row, [nodes, rows, classes]."""
@@ -125,7 +124,7 @@ class DDist(DistillationStrategy):
             # A node enters the consensus on a row with its own prediction, so that tracking keeps the mean of those in.
             enters = torch.from_numpy(first)[..., None]
             consensus, before = torch.where(enters, now, consensus), torch.where(enters, now, before)
-        mixed = mix(without_absent(self.matrix, present), consensus)
+        mixed = mix(self.mixing.among(present), consensus)
         moved = self.update(mixed, consensus, now, before, self.eta)
         if self.clamp and self.update is not tracking:
             moved = moved.clamp_(0.0, 1.0)

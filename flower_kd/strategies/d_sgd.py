@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from flower_kd import topology, wire
 from flower_kd.protocol import ARRAYS, Hello, Order
-from flower_kd.strategies.base import GraphStrategy, without_absent
+from flower_kd.strategies.base import GraphStrategy
 from flower_kd.strategies.registry import STRATEGIES
 from flower_kd.strategies.weights import usable_weights
 
@@ -33,7 +33,7 @@ class DSGD(GraphStrategy):
 
     def __init__(self, graph: nx.Graph, *, seed: int = 0, **schedule: int) -> None:
         super().__init__(graph, Order(server_round=0, num_steps=0, seed=seed, reply="weights"), **schedule)
-        self.matrix = topology.mixing_matrix(graph)
+        self.mixing = topology.Mixing(graph)
         self._mixed: dict[int, ArrayRecord] = {}
 
     def begin(self, hellos: dict[int, Hello]) -> None:
@@ -59,7 +59,7 @@ class DSGD(GraphStrategy):
         weights, refused = usable_weights(dict(replies))
         present = np.zeros(self.num_nodes, dtype=bool)
         present[list(weights)] = True
-        matrix = without_absent(self.matrix, present)
+        matrix = self.mixing.among(present)
         # A node that sent nothing usable is sent again what it may not have got.
         self._mixed = {vertex: mixed for vertex, mixed in self._mixed.items() if vertex not in weights}
         for vertex in weights:

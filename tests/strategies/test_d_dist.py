@@ -35,6 +35,25 @@ def test_tracking_keeps_the_networks_mean_prediction(name: str, seed: int) -> No
         assert torch.allclose(strategy.consensus.mean(0), mean, atol=1e-5)
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    name=st.sampled_from(["ring", "star", "random-directed"]),
+    seed=st.integers(0, 99),
+    absences=st.lists(st.sets(st.integers(0, 5), max_size=5), min_size=1, max_size=6),
+)
+def test_tracking_keeps_the_mean_while_nodes_are_absent(name: str, seed: int, absences: list[set[int]]) -> None:
+    """The mean of z is that of the last predictions that each node sent, whoever was absent in the meantime."""
+    strategy = began(topology.build(name, 6, seed=seed), consensus="tracking", clamp=False)
+    last = torch.softmax(predictions(seed, 6), dim=-1)
+    strategy.teach(ROWS, predictions(seed, 6), np.ones(6, dtype=bool))
+    for exchange, absent in enumerate(absences, start=1):
+        present = np.array([vertex not in absent for vertex in range(6)])
+        logits = predictions(seed + exchange, 6)
+        strategy.teach(ROWS, logits, present)
+        last[torch.from_numpy(present)] = torch.softmax(logits, dim=-1)[torch.from_numpy(present)]
+        assert torch.allclose(strategy.consensus.mean(0), last.mean(0), atol=1e-5)
+
+
 @pytest.mark.parametrize("consensus", ["tracking", "gradient"])
 def test_steady_predictions_bring_agreement(consensus: str) -> None:
     strategy = began(nx.cycle_graph(6), consensus=consensus, eta=0.02)
