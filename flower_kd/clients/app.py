@@ -33,9 +33,9 @@ def make_client_app(build_node: NodeFactory) -> ClientApp:
     @app.query("join")
     def join(message: Message, context: Context) -> Message:
         """Say who the node is; begin anew where a run begins, and only then."""
-        starting = bool(_config(message).get("fresh", True))
+        fresh = bool(_config(message).get("fresh", True)) or not state.remembered(context)
         try:
-            hello = _hello((state.fresh if starting else state.load)(context, build_node), context)
+            hello = _hello((state.fresh if fresh else state.load)(context, build_node), context, fresh)
         except InputError as error:  # the server ends the run with this sentence
             hello = Hello(vertex=_vertex(context), error=str(error))
         return Message(RecordDict({HELLO: hello.to_record()}), reply_to=message)
@@ -88,7 +88,7 @@ def _vertex(context: Context) -> int:
     return int(context.node_config.get("partition-id", -1))
 
 
-def _hello(node: Node, context: Context) -> Hello:
+def _hello(node: Node, context: Context, fresh: bool) -> Hello:
     reference = node.reference
     assert isinstance(reference, Tensor)
     return Hello(
@@ -101,6 +101,7 @@ def _hello(node: Node, context: Context) -> Hello:
         weights_bytes=wire.content_bytes(RecordDict({ARRAYS: wire.encode_weights(node.model.state_dict())})),
         reference_rows=len(reference),
         fingerprint=node.fingerprint or fingerprint(reference),
+        fresh=fresh,
     )
 
 

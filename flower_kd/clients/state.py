@@ -35,6 +35,11 @@ def fresh(context: Context, build_node: NodeFactory) -> Node:
     return node
 
 
+def remembered(context: Context) -> bool:
+    """Return whether the context holds a node as an earlier message left it."""
+    return MODEL in context.state or (isinstance(context.state, LiveState) and context.state.node is not None)
+
+
 def load(context: Context, build_node: NodeFactory) -> Node:
     """Return the node as the last message left it, or a fresh one where there was none."""
     if isinstance(context.state, LiveState) and context.state.node is not None:

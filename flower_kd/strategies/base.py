@@ -64,7 +64,8 @@ class GraphStrategy(Strategy):
         self._exchange = 0
         self._num_rounds = 0
         self._network: Network | None = None
-        self._initial: dict[int, ArrayRecord] = {}
+        self._initial_arrays: ArrayRecord | None = None
+        self._initial: dict[int, ArrayRecord] = {}  # of nodes that have not got them yet
 
     # -- what a strategy is -------------------------------------------------------------------------------------------
 
@@ -81,6 +82,11 @@ class GraphStrategy(Strategy):
         Replies come as nodes answer, so that no more of them are in memory than need be.
         """
         return {}
+
+    def came_back(self, vertex: int, hello: Hello) -> None:
+        """Prepare for a node that is here again under a new id; `hello.fresh` says whether it lost its weights."""
+        if hello.fresh and self._initial_arrays:
+            self._initial[vertex] = self._initial_arrays
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
@@ -125,7 +131,9 @@ class GraphStrategy(Strategy):
             raise InputError(f"{type(self).__name__} takes no evaluate_fn: every node has a model of its own")
         network = grid if isinstance(grid, Network) else self.network(grid)
         self._network, self._num_rounds, self._exchange = network, num_rounds, 0
+        network.on_return = self.came_back
         hellos = network.join()
+        self._initial_arrays = initial_arrays
         self._initial = dict.fromkeys(range(self.num_nodes), initial_arrays) if initial_arrays else {}
         self.begin(hellos)
         self.summary()

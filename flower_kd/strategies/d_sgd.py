@@ -34,15 +34,22 @@ class DSGD(GraphStrategy):
     def __init__(self, graph: nx.Graph, *, seed: int = 0, **schedule: int) -> None:
         super().__init__(graph, Order(server_round=0, num_steps=0, seed=seed, reply="weights"), **schedule)
         self.mixing = topology.Mixing(graph)
-        self._mixed: dict[int, ArrayRecord] = {}
+        self._mixed: dict[int, ArrayRecord] = {}  # the last of each vertex
+        self._unsent: set[int] = set()  # vertices that may not have theirs
 
     def begin(self, hellos: dict[int, Hello]) -> None:
         """Forget an earlier run's weights."""
-        self._mixed = {}
+        self._mixed, self._unsent = {}, set()
+
+    def came_back(self, vertex: int, hello: Hello) -> None:
+        """Have a node that lost its weights sent those that it mixed last: its initial ones would drag the others."""
+        super().came_back(vertex, hello)
+        if hello.fresh and vertex in self._mixed:
+            self._unsent.add(vertex)
 
     def payload(self, vertex: int) -> dict[str, ArrayRecord]:
         """Return a vertex's mixed weights, unless it has them."""
-        return {ARRAYS: self._mixed[vertex]} if vertex in self._mixed else {}
+        return {ARRAYS: self._mixed[vertex]} if vertex in self._unsent else {}
 
     # What is evaluated is the mixed model; the next train message need not carry it again to nodes that answered.
     evaluation_payload = payload
@@ -51,7 +58,7 @@ class DSGD(GraphStrategy):
         """Return the metrics over nodes, which have their mixed weights by now."""
         replies = list(replies)
         for reply in replies:
-            self._mixed.pop(self._joined(None).vertex(reply.metadata.src_node_id), None)
+            self._unsent.discard(self._joined(None).vertex(reply.metadata.src_node_id))
         return super().aggregate_evaluate(server_round, replies)
 
     def absorb(self, replies: Iterable[tuple[int, RecordDict]]) -> dict[int, str]:
@@ -62,6 +69,7 @@ class DSGD(GraphStrategy):
         matrix = self.mixing.among(present)
         # A node that sent nothing usable is sent again what it may not have got.
         self._mixed = {vertex: mixed for vertex, mixed in self._mixed.items() if vertex not in weights}
+        self._unsent.update(weights)
         for vertex in weights:
             row = slice(matrix.indptr[vertex], matrix.indptr[vertex + 1])
             shares = [(int(n), float(s)) for n, s in zip(matrix.indices[row], matrix.data[row], strict=True) if s > 0]

@@ -106,6 +106,7 @@ class Network(Grid):
         self.same_model = same_model
         self.connect_seconds = connect_seconds
         self.on_join: Callable[[], None] = lambda: None  # called when all nodes fit, before anything is trained
+        self.on_return: Callable[[int, Hello], None] = lambda vertex, hello: None  # called for a node with a new id
         self.hellos: dict[int, Hello] = {}
         self.traffic = Traffic.none(num_nodes)
         self.metrics: dict[tuple[int, int], NodeMetrics] = {}
@@ -180,6 +181,8 @@ class Network(Grid):
             self._vertex_of[node], self._node_of[vertex] = vertex, node
             self.traffic.down[vertex] += sizes[node]
             self.traffic.up[vertex] += message_bytes(reply)
+            if not fresh:
+                self.on_return(vertex, hello)
 
     def _answers(self, messages: Iterable[Message], timeout: float | None) -> Iterator[tuple[int, Message]]:
         """Send messages, and yield each reply with the node to which the message went that it answers.
