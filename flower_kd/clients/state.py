@@ -79,6 +79,8 @@ def kept_on_error(context: Context, node: Node) -> Iterator[None]:
     try:
         yield
     except Exception:
+        node.optimizer.zero_grad()
+        node.model.zero_grad()  # the optimizer need not have all parameters
         with torch.no_grad():
             for parameter, part in zip(parameters, weights.split([p.numel() for p in parameters]), strict=True):
                 parameter.copy_(part.view_as(parameter))
