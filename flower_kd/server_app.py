@@ -12,11 +12,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
-from flower_kd import data, models, results, run_table
+from flower_kd import models, results, run_table
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError, RunRefusedError
 from flower_kd.results import RunRecord
-from flower_kd.seeding import derive
 from flower_kd.strategies import Silo
 
 SUMMARY = "flower-kd.summary"
@@ -64,12 +63,12 @@ def run(grid: Grid, config: RunConfig, folder: Path) -> tuple[RunRecord, RunReco
     """
     num_nodes = config.num_nodes or len(list(grid.get_node_ids()))
     graph, strategy = plan(config, num_nodes)
-    stages = {config.strategy: (strategy, _initial_arrays(config, strategy, num_nodes))}
+    stages = {config.strategy: strategy}
     if results.has_baseline(config):
         log(INFO, "first each node alone, for comparison (baseline = 'silo')")
         alone = Silo(graph, seed=config.seed, local_steps=config.local_steps, evaluate_every=config.evaluate_every)
         # It sees the same nodes, and so fails where the main run would.
-        stages = {ALONE: (alone, ArrayRecord()), **stages}
+        stages = {ALONE: alone, **stages}
     records: dict[str, RunRecord] = {}
     begun = False
 
@@ -80,11 +79,11 @@ def run(grid: Grid, config: RunConfig, folder: Path) -> tuple[RunRecord, RunReco
         begun = True
 
     try:
-        for stage, (each, arrays) in stages.items():
+        for stage, each in stages.items():
             network, started = each.network(grid), time.perf_counter()
             network.on_join = begin
             try:
-                each.start(network, arrays, num_rounds=config.num_server_rounds, timeout=config.timeout)
+                each.start(network, ArrayRecord(), num_rounds=config.num_server_rounds, timeout=config.timeout)
             finally:
                 seconds = time.perf_counter() - started
                 records[stage] = RunRecord(config, graph, network.hellos, network.metrics, network.traffic, seconds)
@@ -107,14 +106,3 @@ def _keep_unfinished(folder: Path, record: RunRecord | None, baseline: RunRecord
         results.write_unfinished(folder, record, baseline)
     except InputError as error:  # what ended the run matters more
         log(WARNING, "%s", error)
-
-
-def _initial_arrays(config: RunConfig, strategy: object, num_nodes: int) -> ArrayRecord:
-    """Return common initial weights for strategies that average weights, nothing for the others."""
-    if not getattr(strategy, "same_model", False):
-        return ArrayRecord()
-    corpus = data.load(config.data_spec(num_nodes))
-    seed = derive(config.seed, "initial weights", 0)
-    name = config.model_of(0, num_nodes)
-    model = models.build(name, corpus.num_classes, corpus.shape, seed=seed, weights_file=config.weights_file)
-    return ArrayRecord(model.state_dict())

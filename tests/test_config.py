@@ -40,6 +40,7 @@ def test_every_run_of_the_experiments_is_valid() -> None:
         ("partition", "niid", "unknown partition 'niid', did you mean 'iid'"),
         ("pooling", "median", r"unknown pooling 'median'.*allowed: mean, mean-logits, pairwise"),
         ("wire", "int8", "unknown wire 'int8'"),
+        ("initial-weights", "equal", r"unknown initial-weights 'equal' \(allowed: auto, common, separate\)"),
         ("consensus", "gossip", "allowed: gradient, tracking"),
         ("temprature", 2.0, "unknown key 'temprature', did you mean 'temperature'"),
         ("temperature", 0.0, "temperature = 0.0 must be above 0"),

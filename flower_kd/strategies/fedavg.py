@@ -47,20 +47,21 @@ class FedAvg(flower.FedAvg):
     def start(
         self,
         grid: Grid,
-        initial_arrays: ArrayRecord,
+        initial_arrays: ArrayRecord | None = None,
         num_rounds: int = 3,
         timeout: float = 3600,
         train_config: ConfigRecord | None = None,
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
-        """Run the handshake, then Flower's own loop."""
+        """Run the handshake, then Flower's own loop; without initial arrays each node begins with its own weights."""
         network = grid if isinstance(grid, Network) else self.network(grid)
         network.join()
         self._num_rounds, self._network = num_rounds, network
         order = self.order.to_record()
         order.update(train_config or {})
-        return super().start(network, initial_arrays, num_rounds, timeout, order, evaluate_config, evaluate_fn)
+        arrays = initial_arrays or ArrayRecord()
+        return super().start(network, arrays, num_rounds, timeout, order, evaluate_config, evaluate_fn)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
