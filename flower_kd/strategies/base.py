@@ -49,7 +49,7 @@ class GraphStrategy(Strategy):
         graph: nx.Graph,
         order: Order,
         *,
-        local_steps: int = 50,
+        local_steps: int = 25,
         exchange_every: int = 0,
         evaluate_every: int = 1,
     ) -> None:

@@ -40,6 +40,9 @@ def tracking(mixed: Tensor, consensus: Tensor, now: Tensor, before: Tensor, eta:
 class DDist(DistillationStrategy):
     """Minimize `L_n + rho * D(z_n, s_n)` on each node while neighbors agree on the consensus z (report, equation 5).
 
+    Defaults are those of the run config. As published it is with `dissimilarity="squared-error", temperature=1.0,
+    exchange_every=1, exchange_rows=50, reference_batch=0` (preset `strategies/d-dist.toml`).
+
     With an exchange every step, weights and consensus move from one point, as published: a node's predictions are those
     of the step's own forward pass. With rarer exchanges they are asked for after the steps.
 
@@ -69,14 +72,14 @@ class DDist(DistillationStrategy):
         self,
         graph: nx.Graph,
         *,
-        rho: float = 1.0,
+        rho: float = 4.0,
         consensus: str = "gradient",
         eta: float = 0.5,
         clamp: bool = True,
-        dissimilarity: str = "squared-error",
-        temperature: float = 1.0,
+        dissimilarity: str = "kl",
+        temperature: float = 2.0,
         exchange_rows: int = 0,
-        reference_batch: int = 0,
+        reference_batch: int = 100,
         wire: str = "float32",
         kd_reduction: str = "mean",
         seed: int = 0,

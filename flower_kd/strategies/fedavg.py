@@ -31,7 +31,7 @@ class FedAvg(flower.FedAvg):
 
     same_model = True
 
-    def __init__(self, graph: nx.Graph, *, seed: int = 0, local_steps: int = 50, evaluate_every: int = 1) -> None:
+    def __init__(self, graph: nx.Graph, *, seed: int = 0, local_steps: int = 25, evaluate_every: int = 1) -> None:
         num_nodes = graph.number_of_nodes()
         super().__init__(min_train_nodes=num_nodes, min_evaluate_nodes=num_nodes, min_available_nodes=num_nodes)
         self.order = Order(server_round=0, num_steps=local_steps, seed=seed, reply="weights")
