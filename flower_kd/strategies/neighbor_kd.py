@@ -21,8 +21,8 @@ class NeighborKD(DistillationStrategy):
     """Distill on a reference set from a teacher made of the graph neighbors' logits.
 
     Each node minimizes `alpha * CE(labels) + (1 - alpha) * rho * D(student, teacher)` (slides, "Fully decentralized
-    learning model", with rho = 1 and T in {1, 10, 100}; here teachers are asked on the public reference set). Defaults are
-    those of the run config.
+    learning model", with rho = 1 and T in {1, 10, 100}; here teachers are asked on the public reference set).
+    Defaults are those of the run config.
 
     Parameters
     ----------

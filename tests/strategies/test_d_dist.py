@@ -101,6 +101,27 @@ def test_absent_nodes_keep_their_consensus_and_lose_their_say() -> None:
     assert torch.allclose(strategy.consensus[1], mixed - 0.5 * (before[1] - now[1]), atol=1e-6)
 
 
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+@pytest.mark.parametrize("num_nodes", [4, 16, 64])
+@pytest.mark.parametrize("name", topology.names())
+def test_the_gradient_consensus_settles_without_clamping(name: str, num_nodes: int, eta: float) -> None:
+    options = {"degree": 3} if name == "regular" and num_nodes == 4 else {}
+    if name == "small-world" and num_nodes == 4:
+        options = {"degree": 2}
+    if name == "torus" and num_nodes == 4:
+        num_nodes = 9
+    strategy = began(topology.build(name, num_nodes, **options), eta=eta, clamp=False)
+    logits, everyone = predictions(0, num_nodes), np.ones(num_nodes, dtype=bool)
+    strategy.teach(ROWS, predictions(1, num_nodes), everyone)
+    moves = []
+    for _ in range(400):
+        before = strategy.consensus.clone()
+        strategy.teach(ROWS, logits, everyone)
+        moves.append(float((strategy.consensus - before).abs().max()))
+    assert max(moves) < 2
+    assert moves[-1] < 1e-5  # of values around 1, in float32
+
+
 def test_other_dissimilarities_get_probabilities() -> None:
     strategy = began(nx.cycle_graph(4), dissimilarity="kl", consensus="tracking")
     for exchange in range(5):
