@@ -38,7 +38,7 @@ def build_node(context: Context) -> Node:
     device = devices.device(config.device)
     corpus = data.load(config.data_spec(num_nodes))
     name = config.model_of(vertex, num_nodes)
-    model_seed = derive(config.seed, "initial weights", vertex)
+    model_seed = derive(config.seed, "initial weights", 0 if config.common_weights else vertex)
     model = models.build(name, corpus.num_classes, corpus.shape, seed=model_seed, weights_file=config.weights_file)
     model.to(device)
     inputs, labels = (tensor.to(device) for tensor in corpus.private(vertex))

@@ -89,6 +89,7 @@ class RunConfig:
 
     model: str = _text("mlp", models.parse)
     weights_file: str = ""
+    initial_weights: str = _choice("auto", lambda: ["auto", "common", "separate"])
 
     topology: str = _text("ring", _graph_name)
     degree: int = _number(4, 1)
@@ -196,6 +197,13 @@ class RunConfig:
     def build_strategy(self, graph: Any) -> Any:
         """Return the strategy on a graph."""
         return strategies.build(self.strategy, graph, asdict(self))
+
+    @property
+    def common_weights(self) -> bool:
+        """Whether nodes of one model begin with equal weights: by default where the strategy averages weights."""
+        if self.initial_weights == "auto":
+            return bool(getattr(strategies.STRATEGIES.get(self.strategy), "same_model", False))
+        return self.initial_weights == "common"
 
     def model_of(self, vertex: int, num_nodes: int) -> str:
         """Return the name of the model that a vertex trains."""

@@ -98,6 +98,8 @@ class Hello(_Record):
         What the node trains, and how large its weights are, as numbers and as bytes of a serialized record.
     reference_rows, fingerprint : int, str
         Size and SHA-256 of its reference set.
+    fresh : bool
+        Whether it begins with its initial weights, and not with those of an earlier message.
     error : str
         Why the node cannot take part, in one sentence; empty if it can.
     restored_round : int
@@ -113,6 +115,7 @@ class Hello(_Record):
     weights_bytes: int = 0
     reference_rows: int = 0
     fingerprint: str = ""
+    fresh: bool = True
     error: str = ""
     restored_round: int = 0
 

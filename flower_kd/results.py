@@ -109,6 +109,8 @@ class Summary:
         Wall time, `total` with the handshake.
     identity : str
         Of the run (`flower_kd.identity`).
+    initial_weights : str
+        "common" or "separate": whether nodes of one model began with equal weights.
     """
 
     strategy: str
@@ -121,6 +123,7 @@ class Summary:
     models: list[str] = field(default_factory=list)
     topology: str = ""
     dataset: str = ""
+    initial_weights: str = ""
     baseline: dict[str, Any] | None = None
     identity: str = ""
 
@@ -151,6 +154,7 @@ def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
         models=[hello.model for hello in hellos],
         topology=config.topology,
         dataset=config.dataset,
+        initial_weights="common" if config.common_weights else "separate",
         baseline=_over_nodes(baseline.final("test-accuracy")) if baseline else None,
     )
 

@@ -12,14 +12,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
-from flower_kd import data, models, results, run_folder, run_table
+from flower_kd import models, results, run_folder, run_table
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError, RunRefusedError
 from flower_kd.identity import identity
 from flower_kd.protocol import ALONE
 from flower_kd.results import RunRecord
 from flower_kd.run_folder import RunFolder
-from flower_kd.seeding import derive
 from flower_kd.strategies import Network, Silo
 from flower_kd.strategies.resumable import Resumable
 
@@ -72,16 +71,16 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
         answers any more.
     """
     graph, strategy = plan(config, num_nodes)
-    stages = {config.strategy: (strategy, _initial_arrays(config, strategy, num_nodes))}
+    stages = {config.strategy: strategy}
     if results.has_baseline(config):
         log(INFO, "first each node alone, for comparison (baseline = 'silo')")
         alone = Silo(graph, seed=config.seed, local_steps=config.local_steps, evaluate_every=config.evaluate_every)
         # It sees the same nodes, and so fails where the main run would.
-        stages = {ALONE: (alone, ArrayRecord()), **stages}
+        stages = {ALONE: alone, **stages}
     records: dict[str, RunRecord] = {}
     try:
-        networks = {stage: each.network(grid) for stage, (each, _) in stages.items()}
-        for stage, (each, arrays) in stages.items():
+        networks = {stage: each.network(grid) for stage, each in stages.items()}
+        for stage, each in stages.items():
             network = networks[stage]
             if stage == ALONE and folder.stage == config.strategy:  # it was over when the run was interrupted
                 hellos, metrics, seconds = networks[folder.stage].hellos, folder.metrics(stage), folder.seconds(stage)
@@ -90,7 +89,7 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
             started = time.perf_counter() - folder.seconds(stage)
             _record_rounds(stage, each, network, graph, folder, started)
             try:
-                each.start(network, arrays, num_rounds=config.num_server_rounds, timeout=config.timeout)
+                each.start(network, ArrayRecord(), num_rounds=config.num_server_rounds, timeout=config.timeout)
             finally:
                 seconds = time.perf_counter() - started
                 records[stage] = RunRecord(config, graph, network.hellos, network.metrics, network.traffic, seconds)
@@ -129,14 +128,3 @@ def _keep_unfinished(folder: RunFolder, record: RunRecord | None, baseline: RunR
         folder.leave_unfinished(record, baseline)
     except InputError as error:  # what ended the run matters more
         log(WARNING, "%s", error)
-
-
-def _initial_arrays(config: RunConfig, strategy: object, num_nodes: int) -> ArrayRecord:
-    """Return common initial weights for strategies that average weights, nothing for the others."""
-    if not getattr(strategy, "same_model", False):
-        return ArrayRecord()
-    corpus = data.load(config.data_spec(num_nodes))
-    seed = derive(config.seed, "initial weights", 0)
-    name = config.model_of(0, num_nodes)
-    model = models.build(name, corpus.num_classes, corpus.shape, seed=seed, weights_file=config.weights_file)
-    return ArrayRecord(model.state_dict())

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import networkx as nx
 import numpy as np
-from scipy.sparse import csr_array, eye_array
+from scipy.sparse import coo_array, csr_array, diags_array, eye_array
+from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, cg, eigs, eigsh
 
 from flower_kd.errors import InputError
@@ -33,6 +34,8 @@ _DRAWS = 100
 _BALANCING_STEPS = 1000
 _BALANCING_TOLERANCE = 1e-12
 _DENSE_NODES = 200
+_SYMMETRIC = 1e-12
+_STABLE_SHARE = 0.9
 _EXACT_DIAMETER_NODES = 2000
 
 
@@ -141,6 +144,97 @@ def mixing_matrix(graph: nx.Graph) -> csr_array:
     return _balanced(pattern) if graph.is_directed() else _metropolis(pattern)
 
 
+class Mixing:
+    """The mixing matrix of a graph, and what becomes of it while nodes are absent.
+
+    Parameters
+    ----------
+    graph : networkx graph
+        As in `mixing_matrix`, which also says what is raised.
+
+    Attributes
+    ----------
+    matrix : csr_array
+        The weights where all nodes are present, [nodes, nodes].
+    """
+
+    def __init__(self, graph: nx.Graph) -> None:
+        self.matrix = mixing_matrix(graph)
+        self._directed = graph.is_directed()
+        self._present = np.ones(graph.number_of_nodes(), dtype=bool)
+        self._among = self.matrix
+        self._steps: dict[float, float] = {}
+
+    def among(self, present: np.ndarray) -> csr_array:
+        """Return doubly stochastic weights [nodes, nodes] that no absent node gives or gets.
+
+        In an undirected graph the weight of an absent node goes back to the self-weight of each neighbor. In a directed
+        one that would leave columns with other sums than rows, so what remains is balanced anew. Edges between its
+        strongly connected components get no weight then, as in every doubly stochastic matrix: where absences cut such
+        a graph, each component mixes within itself until the nodes between are back.
+
+        Parameters
+        ----------
+        present : ndarray of bool
+            [nodes]; the row and the column of an absent node are those of the identity.
+        """
+        if not np.array_equal(present, self._present):  # who is absent stays so for many exchanges
+            self._present = present.copy()
+            if self._directed:
+                self._steps = {}
+            if present.all():
+                self._among = self.matrix
+            else:
+                self._among = (_rebalanced if self._directed else _folded)(self.matrix, present)
+        return self._among
+
+    def stable_step(self, step: float) -> float:
+        """Return `stable_step` of the weights among the nodes that `among` was last asked about, found once.
+
+        In an undirected graph it is that of all nodes: weights that go back to the diagonal raise all eigenvalues.
+        """
+        if step not in self._steps:
+            self._steps[step] = stable_step(self._among if self._directed else self.matrix, step)
+        return self._steps[step]
+
+
+def stable_step(matrix: csr_array, step: float) -> float:
+    """Return the largest step up to `step` at which `z <- matrix @ z - step * (z - s)` surely settles.
+
+    The recursion shrinks all differences if the norm of `matrix - step * I` is below 1. For symmetric weights that is
+    so for steps below 1 + the least eigenvalue, of which at most nine tenths are taken. For others the norm at `step`
+    itself is found, and where it is not below 1, nine tenths of twice the least self-weight w are taken: the norm is at
+    most (1 - w) + |w - step|.
+
+    Parameters
+    ----------
+    matrix : csr_array
+        Doubly stochastic, [nodes, nodes].
+    step : float
+        In (0, 1].
+    """
+    least_self_weight = float(matrix.diagonal().min())
+    if abs(matrix - matrix.T).max() < _SYMMETRIC:
+        return min(step, _STABLE_SHARE * (1 + _least_eigenvalue(matrix, at_least=2 * least_self_weight - 1)))
+    shifted = csr_array(matrix - step * eye_array(matrix.shape[0]))
+    # The norm's square is the largest eigenvalue of a symmetric matrix, so 1 minus it the least of another.
+    gap = _least_eigenvalue(csr_array(eye_array(matrix.shape[0]) - shifted.T @ shifted), at_least=-1)
+    return step if gap > 1 - _STABLE_SHARE else min(step, _STABLE_SHARE * 2 * least_self_weight)
+
+
+def _least_eigenvalue(symmetric: csr_array, at_least: float) -> float:
+    """Return the least eigenvalue, or a bound that is known already where a search does not find it."""
+    num_nodes = symmetric.shape[0]
+    if num_nodes <= _DENSE_NODES:
+        return float(np.linalg.eigvalsh(symmetric.toarray())[0])
+    start = np.random.default_rng(0).standard_normal(num_nodes)
+    try:
+        found = eigsh(symmetric, k=1, which="SA", v0=start, tol=1e-3, maxiter=300, return_eigenvectors=False)
+    except ArpackNoConvergence:
+        return at_least
+    return float(found[0])
+
+
 def uniform_matrix(graph: nx.Graph) -> csr_array:
     """Return row-stochastic weights: each node gives 1 / (1 + in-degree) to itself and to each node it hears.
 
@@ -190,7 +284,7 @@ def spectral_gap(matrix: csr_array) -> float:
         return 1.0  # ARPACK refuses an operator that is 0, as that of a complete graph is
     operator = LinearOperator(matrix.shape, matvec=deflated, dtype=float)
     try:
-        if abs(matrix - matrix.T).max() < 1e-12:
+        if abs(matrix - matrix.T).max() < _SYMMETRIC:
             moduli = np.abs(eigsh(operator, k=1, v0=start, return_eigenvectors=False))
         else:
             # Eigenvalues of directed graphs crowd on circles, where a search for a single one may settle on a lesser.
@@ -525,6 +619,31 @@ def _balanced(pattern: csr_array) -> csr_array:
         f"the directed graph of {len(counts)} nodes got no doubly stochastic matrix in {_BALANCING_STEPS} steps: "
         "give it more edges, or an undirected graph"
     )
+
+
+def _folded(matrix: csr_array, present: np.ndarray) -> csr_array:
+    kept = _between(matrix, present)
+    return csr_array(kept + diags_array(1.0 - np.asarray(kept.sum(axis=1)).ravel()))
+
+
+def _rebalanced(matrix: csr_array, present: np.ndarray) -> csr_array:
+    kept = _between(matrix, present)
+    _, component = connected_components(kept, directed=True, connection="strong")
+    heard = kept.tocoo()
+    within = component[heard.row] == component[heard.col]
+    edges = coo_array((heard.data[within], (heard.row[within], heard.col[within])), shape=matrix.shape)
+    # Absent nodes have no self-weight left: each is a component of its own.
+    pattern = csr_array(edges + diags_array((~present).astype(float)))
+    pattern.eliminate_zeros()
+    return _balanced(pattern)
+
+
+def _between(matrix: csr_array, present: np.ndarray) -> csr_array:
+    """Return the weights that present nodes give to present ones."""
+    here = diags_array(present.astype(float))
+    kept = csr_array(here @ matrix @ here)
+    kept.eliminate_zeros()
+    return kept
 
 
 def _hessian(matrix: csr_array, sums: np.ndarray, direction: np.ndarray) -> np.ndarray:

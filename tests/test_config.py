@@ -1,11 +1,14 @@
+import inspect
 import tomllib
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
 
+from flower_kd import strategies
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
+from flower_kd.strategies.registry import settings_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -14,6 +17,20 @@ def test_pyproject_holds_the_same_defaults() -> None:
     """`flwr run .` and the in-process engine start from one config, and Flower refuses keys that do not stand there."""
     app = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
     assert RunConfig().to_dict() == app
+
+
+@pytest.mark.parametrize("name", strategies.names())
+def test_strategies_have_the_defaults_of_the_run_config(name: str) -> None:
+    """`DDist(graph)` in a user's own app is what `strategy = "d-dist"` runs."""
+    run_config = asdict(RunConfig())
+    cls = strategies.STRATEGIES.get(name)
+    defaults: dict[str, object] = {}
+    for base in reversed(cls.__mro__):
+        if "__init__" in vars(base):
+            defaults |= {key: spec.default for key, spec in inspect.signature(base.__init__).parameters.items()}
+    defaults = {setting: defaults[setting] for setting in settings_of(cls)}
+    assert {"seed", "local_steps", "evaluate_every"} <= set(defaults)
+    assert defaults == {setting: run_config[setting] for setting in defaults}
 
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "strategies").glob("*.toml")), ids=lambda path: path.stem)
@@ -40,6 +57,7 @@ def test_every_run_of_the_experiments_is_valid() -> None:
         ("partition", "niid", "unknown partition 'niid', did you mean 'iid'"),
         ("pooling", "median", r"unknown pooling 'median'.*allowed: mean, mean-logits, pairwise"),
         ("wire", "int8", "unknown wire 'int8'"),
+        ("initial-weights", "equal", r"unknown initial-weights 'equal' \(allowed: auto, common, separate\)"),
         ("consensus", "gossip", "allowed: gradient, tracking"),
         ("temprature", 2.0, "unknown key 'temprature', did you mean 'temperature'"),
         ("temperature", 0.0, "temperature = 0.0 must be above 0"),

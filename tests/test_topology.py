@@ -96,6 +96,78 @@ def test_mixing_matrix_of_any_strongly_connected_graph(graph: nx.DiGraph) -> Non
     assert_weighs_what_is_heard(matrix, graph)
 
 
+@settings(deadline=None, max_examples=100)
+@given(st.data(), st.one_of(built(), strongly_connected()))
+def test_weights_without_absent_nodes_stay_doubly_stochastic(data: st.DataObject, graph: nx.Graph) -> None:
+    num_nodes = graph.number_of_nodes()
+    absences = data.draw(st.lists(st.sets(st.integers(0, num_nodes - 1)), min_size=1, max_size=3))
+    mixing = topology.Mixing(graph)
+    for absent in absences:
+        present = np.ones(num_nodes, dtype=bool)
+        present[list(absent)] = False
+        matrix = mixing.among(present).toarray()
+        assert_doubly_stochastic(matrix)
+        assert (matrix >= 0).all()
+        assert np.array_equal(matrix[~present], np.eye(num_nodes)[~present])
+        assert np.array_equal(matrix[:, ~present], np.eye(num_nodes)[:, ~present])
+        left = graph.subgraph(np.flatnonzero(present).tolist())
+        components = nx.strongly_connected_components(left) if graph.is_directed() else [set(left)]
+        member = {vertex: number for number, vertices in enumerate(components) for vertex in vertices}
+        for vertex in left:
+            heard = set(np.flatnonzero(matrix[vertex]).tolist()) - {vertex}
+            known = set(topology.neighbors(graph, vertex)) & set(left)
+            assert heard == {other for other in known if member[other] == member[vertex]}
+    assert mixing.among(np.ones(num_nodes, dtype=bool)) is mixing.matrix
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data(), st.one_of(built(), strongly_connected()), st.floats(0.01, 1.0))
+def test_a_stable_step_shrinks_all_differences(data: st.DataObject, graph: nx.Graph, step: float) -> None:
+    num_nodes = graph.number_of_nodes()
+    mixing = topology.Mixing(graph)
+    for absent in (set(), data.draw(st.sets(st.integers(0, num_nodes - 1), max_size=num_nodes - 1))):
+        present = np.ones(num_nodes, dtype=bool)
+        present[list(absent)] = False
+        matrix = mixing.among(present).toarray()[np.ix_(present, present)]
+        stable = mixing.stable_step(step)
+        assert 0 < stable <= step
+        assert np.linalg.norm(matrix - stable * np.eye(len(matrix)), 2) < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "num_nodes", "least"),
+    [
+        ("ring", 16, -1 / 3),
+        ("torus", 16, -0.6),
+        ("hypercube", 16, -0.6),
+        ("hypercube", 256, -7 / 9),
+        ("torus", 576, -0.6),
+    ],
+)
+def test_a_step_is_lowered_by_the_least_eigenvalue(name: str, num_nodes: int, least: float) -> None:
+    matrix = topology.mixing_matrix(topology.build(name, num_nodes))
+    assert topology.stable_step(matrix, 1.0) == pytest.approx(0.9 * (1 + least), abs=2e-3)
+    assert topology.stable_step(matrix, 0.1) == 0.1
+
+
+def test_the_step_of_a_large_graph_is_found_once_and_sparsely(monkeypatch: pytest.MonkeyPatch) -> None:
+    for graph in (nx.cycle_graph(10_000), topology.build("random-directed", 10_000)):
+        mixing = topology.Mixing(graph)
+        step = mixing.stable_step(0.5)
+        assert 0 < step <= 0.5
+        with monkeypatch.context() as patched:
+            patched.setattr(topology, "stable_step", None)
+            assert mixing.stable_step(0.5) == step
+
+
+def test_the_same_absences_are_balanced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixing = topology.Mixing(topology.build("random-directed", 12))
+    present = np.arange(12) != 3
+    first = mixing.among(present)
+    monkeypatch.setattr(topology, "_balanced", None)
+    assert mixing.among(present.copy()) is first
+
+
 @settings(deadline=None, max_examples=30)
 @given(built())
 def test_uniform_matrix(graph: nx.Graph) -> None:

@@ -56,16 +56,15 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         """Say who the node is; begin anew where a run begins, and only then."""
         greeting = Greeting.from_record(_config(message))
         try:
-            if greeting.fresh or not state.is_there(context):
-                node, restored = state.fresh(context, build_node), 0
-                files = None if greeting.fresh else find_files(context, greeting)
-                if files is not None:
-                    restored = files.load(node, greeting.server_round)
-                    state.save(context, node)
-            else:
-                node, restored = state.load(context, build_node), state.greeting(context).server_round
+            fresh = greeting.fresh or not state.remembered(context)
+            node = (state.fresh if fresh else state.load)(context, build_node)
+            restored = 0 if fresh else state.greeting(context).server_round
+            files = find_files(context, greeting) if fresh and not greeting.fresh else None
+            if files is not None:
+                restored = files.load(node, greeting.server_round)
+                state.save(context, node)
             state.greeted(context, replace(greeting, server_round=restored))
-            hello = replace(_hello(node, context), restored_round=restored)
+            hello = replace(_hello(node, context), fresh=fresh and restored == 0, restored_round=restored)
         except InputError as error:  # the server ends the run with this sentence
             hello = Hello(vertex=_vertex(context), error=str(error))
         return Message(RecordDict({HELLO: hello.to_record()}), reply_to=message)

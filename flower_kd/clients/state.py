@@ -36,11 +36,6 @@ def fresh(context: Context, build_node: NodeFactory) -> Node:
     return node
 
 
-def is_there(context: Context) -> bool:
-    """Return whether the context has a node as a message left it."""
-    return MODEL in context.state or (isinstance(context.state, LiveState) and context.state.node is not None)
-
-
 def greeted(context: Context, greeting: Greeting) -> None:
     """Remember what the server said in the handshake; its round is the last one that is over here."""
     context.state[GREETING] = greeting.to_record()
@@ -54,6 +49,11 @@ def greeting(context: Context, server_round: int | None = None) -> Greeting:
     if server_round is not None:
         record["server-round"] = server_round
     return Greeting.from_record(record)
+
+
+def remembered(context: Context) -> bool:
+    """Return whether the context holds a node as an earlier message left it."""
+    return MODEL in context.state or (isinstance(context.state, LiveState) and context.state.node is not None)
 
 
 def load(context: Context, build_node: NodeFactory) -> Node:
@@ -95,6 +95,8 @@ def kept_on_error(context: Context, node: Node) -> Iterator[None]:
     try:
         yield
     except Exception:
+        node.optimizer.zero_grad()
+        node.model.zero_grad()  # the optimizer need not have all parameters
         with torch.no_grad():
             for parameter, part in zip(parameters, weights.split([p.numel() for p in parameters]), strict=True):
                 parameter.copy_(part.view_as(parameter))

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from flower_kd.data.normalization import Normalization, normalization
+from flower_kd.data.normalization import Normalization, known_normalization, normalization
 from flower_kd.data.partition import LABEL, PARTITIONS
 from flower_kd.data.sources import Source, Split, load_source
 from flower_kd.data.spec import DataSpec
@@ -61,10 +61,13 @@ class FederatedData:
         """Inputs of the reference set, [rows, channels, height, width]; its labels are nobody's business."""
         return self._normalize(self._unnormalized_reference)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 of the reference set."""
-        return fingerprint(self.reference)
+        """SHA-256 of the reference set as it was decoded, and of the settings by which inputs follow from it.
+
+        Inputs themselves differ in their last bits between the CPUs that resized and normalized them.
+        """
+        return self._read_reference[1]
 
     @cached_property
     def test(self) -> Samples:
@@ -122,16 +125,29 @@ class FederatedData:
             )
         return [part.with_format("numpy")["row"][:] for part in parts]
 
-    @cached_property
+    @property
     def _unnormalized_reference(self) -> Tensor:
-        return self._source.train.images(self._reference_rows)
+        return self._read_reference[0]
+
+    @cached_property
+    def _read_reference(self) -> tuple[Tensor, str]:
+        """The reference set's images in [0, 1], and the fingerprint: both in one go, decoded pixels are not kept."""
+        known = known_normalization(self.spec.dataset)
+        digest = hashlib.sha256(f"image-size {self.spec.image_size}, normalization {known}".encode())
+        pixels = self._source.train.decode(self._reference_rows)
+        for each in pixels:
+            digest.update(f"{each.shape} {each.dtype}".encode())
+            digest.update(np.ascontiguousarray(each).tobytes())
+        if not pixels:  # then the shape of any image will do
+            return self._source.train.images(self._source.train.decode(np.array([0])))[:0], digest.hexdigest()
+        return self._source.train.images(pixels), digest.hexdigest()
 
     @cached_property
     def _normalize(self) -> Normalization:
         return normalization(self.spec.dataset, self._unnormalized_reference)
 
     def _samples(self, split: Split, rows: np.ndarray) -> Samples:
-        return self._normalize(split.images(rows)), torch.from_numpy(split.labels[rows].astype(np.int64))
+        return self._normalize(split.images(split.decode(rows))), torch.from_numpy(split.labels[rows].astype(np.int64))
 
 
 @lru_cache(maxsize=4)

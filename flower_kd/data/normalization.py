@@ -42,13 +42,18 @@ def normalization(dataset: str, reference: Tensor) -> Normalization:
     reference : Tensor
         Reference images in [0, 1], [rows, channels, height, width]; without any, pixels are moved to [-1, 1].
     """
-    name = re.sub(r"[^a-z0-9]", "", dataset.rstrip("/").rsplit("/", 1)[-1].lower())
-    channels = reference.shape[1]
-    if name in STATISTICS and len(STATISTICS[name][0]) == channels:
-        return Normalization(*STATISTICS[name])
+    channels, known = reference.shape[1], known_normalization(dataset)
+    if known is not None and len(known.mean) == channels:
+        return known
     if len(reference) == 0:
         return Normalization((0.5,) * channels, (0.5,) * channels)
     # In float64, where the order of the sum no longer shows in the float32 that is left.
     pixels = reference.to(torch.float64).transpose(0, 1).reshape(channels, -1)
     std = pixels.std(dim=1, unbiased=False).clamp_min(1e-3)
     return Normalization(tuple(pixels.mean(dim=1).tolist()), tuple(std.tolist()))
+
+
+def known_normalization(dataset: str) -> Normalization | None:
+    """Return the statistics that go with a data set's name or folder, if any; see `normalization`."""
+    name = re.sub(r"[^a-z0-9]", "", dataset.rstrip("/").rsplit("/", 1)[-1].lower())
+    return Normalization(*STATISTICS[name]) if name in STATISTICS else None

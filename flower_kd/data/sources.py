@@ -23,6 +23,10 @@ LABEL_COLUMN = "label"
 TEST_SHARE = 0.2
 
 
+# Pixels as they are stored, [height, width] or [height, width, channels]: integers, or floats where the file has them.
+Pixels = np.ndarray
+
+
 class Split(Protocol):
     """Labelled images of which only those that are asked for are decoded."""
 
@@ -30,8 +34,11 @@ class Split(Protocol):
     def labels(self) -> np.ndarray:
         """Labels of all rows, [rows]."""
 
-    def images(self, rows: np.ndarray) -> Tensor:
-        """Return images [rows, channels, height, width] in [0, 1], float32."""
+    def decode(self, rows: np.ndarray) -> list[Pixels]:
+        """Return the pixels of some rows, before anything is resized or turned into floats."""
+
+    def images(self, pixels: list[Pixels]) -> Tensor:
+        """Return decoded pixels of at least one row as images [rows, channels, height, width] in [0, 1], float32."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +51,30 @@ class Source:
 
 
 @dataclass(frozen=True)
-class TensorSplit:
-    """Images that are in memory."""
+class DigitsSplit:
+    """Digits of scikit-learn, which are in memory.
 
-    pixels: Tensor
+    Parameters
+    ----------
+    pixels : ndarray
+        [rows, height, width], whole numbers from 0 to 16.
+    labels : ndarray
+        [rows].
+    image_size : int
+        Side in pixels; 0 for as it is.
+    """
+
+    pixels: np.ndarray
     labels: np.ndarray
+    image_size: int
 
-    def images(self, rows: np.ndarray) -> Tensor:
-        """Return images [rows, channels, height, width] in [0, 1], float32."""
-        return self.pixels[torch.from_numpy(rows)]
+    def decode(self, rows: np.ndarray) -> list[Pixels]:
+        """Return the pixels of some rows."""
+        return list(self.pixels[rows])
+
+    def images(self, pixels: list[Pixels]) -> Tensor:
+        """Return pixels as images [rows, 1, height, width] in [0, 1], float32."""
+        return _resized(torch.from_numpy(np.stack(pixels)[:, None].astype(np.float32) / 16), self.image_size)
 
 
 @dataclass(frozen=True)
@@ -65,28 +87,50 @@ class TableSplit:
     labels: np.ndarray
     image_size: int
 
-    def images(self, rows: np.ndarray) -> Tensor:
-        """Return images [rows, channels, height, width] in [0, 1], float32.
+    def decode(self, rows: np.ndarray) -> list[Pixels]:
+        """Return the pixels of some rows.
 
         Raises
         ------
         InputError
-            If an image cannot be decoded, or images differ in size and no size was asked for.
+            If an image cannot be decoded, or has values outside the range of its kind.
         """
-        if len(rows) == 0:
-            return torch.empty(0, *self.images(np.array([0])).shape[1:])
         # One channel if the data set is gray, whatever an odd image in it is.
-        mode = "L" if next(self._pictures([0])).mode in ("L", "1", "I", "I;16", "LA") else "RGB"
-        steps = [v2.PILToTensor()]
-        if self.image_size:
-            steps.append(v2.Resize([self.image_size, self.image_size], antialias=True))
-        transform = v2.Compose(steps)
-        images = [transform(picture.convert(mode)) for picture in self._pictures(rows)]
+        gray = _is_gray(next(self._pictures([0])))
+        return [self._pixels(picture, gray) for picture in self._pictures(rows)]
+
+    def images(self, pixels: list[Pixels]) -> Tensor:
+        """Return pixels as images [rows, channels, height, width] in [0, 1], float32.
+
+        Raises
+        ------
+        InputError
+            If images differ in size and no size was asked for.
+        """
+        images = [_resized(_channels_first(each), self.image_size) for each in pixels]
         sizes = sorted({tuple(image.shape[1:]) for image in images})
         if len(sizes) > 1:
             shown = ", ".join(f"{height} x {width}" for height, width in sizes[:3])
             raise InputError(f"dataset {self.dataset!r} has images of different sizes ({shown}, ...): set image-size")
-        return v2.functional.to_dtype(torch.stack(images), torch.float32, scale=True)
+        if len({image.dtype for image in images}) > 1:
+            images = [_as_float(image) for image in images]
+        return _as_float(torch.stack(images))
+
+    def _pixels(self, picture: PIL.Image.Image, gray: bool) -> Pixels:
+        """Return gray pixels with the depth that they are stored in, which PIL would clip at 255."""
+        if picture.mode == "F":
+            pixels, highest = np.asarray(picture, dtype=np.float32), 1
+        elif picture.mode.startswith("I"):  # 16 bits; the 32-bit mode "I" is what PIL makes of a 16-bit PGM file
+            pixels, highest = np.asarray(picture).astype(np.int64), 2**16 - 1
+        else:
+            return np.asarray(picture.convert("L" if gray else "RGB"))
+        if not (pixels.min() >= 0 and pixels.max() <= highest):
+            raise InputError(
+                f"dataset {self.dataset!r} has a gray image with pixels from {pixels.min():g} to {pixels.max():g}: "
+                f"in PIL's mode {picture.mode!r} they must be 0 to {highest}"
+            )
+        pixels = pixels if picture.mode == "F" else pixels.astype(np.uint16)
+        return pixels if gray else np.repeat(pixels[..., None], 3, axis=-1)
 
     def _pictures(self, rows: Sequence[int] | np.ndarray) -> Iterator[PIL.Image.Image]:
         try:
@@ -120,13 +164,9 @@ def load_source(dataset: str, image_size: int, seed: int) -> Source:
 
 def _digits(image_size: int, seed: int) -> Source:
     data = load_digits()
-    pixels = torch.from_numpy(data.images.astype(np.float32) / 16)[:, None]
-    if image_size:
-        pixels = v2.Resize([image_size, image_size], antialias=True)(pixels)
-    train, test = _carve(len(pixels), seed)
-    return Source(
-        TensorSplit(pixels[train], data.target[train]), TensorSplit(pixels[test], data.target[test]), num_classes=10
-    )
+    pixels = data.images.astype(np.uint8)
+    train, test = (DigitsSplit(pixels[rows], data.target[rows], image_size) for rows in _carve(len(pixels), seed))
+    return Source(train, test, num_classes=10)
 
 
 def _table(dataset: str, image_size: int, seed: int) -> Source:
@@ -185,3 +225,23 @@ def _carve(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     order = np.random.default_rng(derive(seed, "test split")).permutation(samples)
     held = round(samples * TEST_SHARE)
     return np.sort(order[held:]), np.sort(order[:held])
+
+
+def _is_gray(picture: PIL.Image.Image) -> bool:
+    return picture.mode in ("L", "LA", "1", "F") or picture.mode.startswith("I")
+
+
+def _channels_first(pixels: Pixels) -> Tensor:
+    """Return [channels, height, width]: bytes as they are, which resize fast, and all else as floats in [0, 1]."""
+    values = np.atleast_3d(pixels)
+    if values.dtype == np.uint16:
+        values = values.astype(np.float32) / (2**16 - 1)
+    return torch.tensor(values).permute(2, 0, 1)
+
+
+def _resized(images: Tensor, image_size: int) -> Tensor:
+    return v2.functional.resize(images, [image_size, image_size], antialias=True) if image_size else images
+
+
+def _as_float(images: Tensor) -> Tensor:
+    return v2.functional.to_dtype(images, torch.float32, scale=True)

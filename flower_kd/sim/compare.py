@@ -132,7 +132,8 @@ def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
 
     Columns: `run`; `seeds`, how many finished; `accuracy`, mean over nodes and seeds, with `accuracy-low` and
     `accuracy-high` and the `interval` that they are; `spread`, standard deviation over nodes; `mb-per-edge`, 10^6 bytes
-    that a node sends over one edge in one direction; `times-less-than-d-sgd`; `seconds`; `error`, empty if none failed.
+    that a node sends over one edge in one direction; `times-less-than-d-sgd`; `initial-weights`, common to all nodes of
+    a model or separate; `seconds`; `error`, empty if none failed.
     """
     by_label: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
@@ -155,6 +156,7 @@ def _row(label: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "spread": _mean([_number(summary.accuracy["std"]) for summary in summaries]),
         "mb-per-edge": per_edge / 1e6,
         "times-less-than-d-sgd": d_sgd / per_edge if per_edge else np.nan,
+        "initial-weights": summaries[0].initial_weights if summaries else "",
         "seconds": _mean([summary.seconds["total"] for summary in summaries]),
         "error": "; ".join(dict.fromkeys(outcome.error for outcome in outcomes if outcome.error)),
     }
@@ -164,7 +166,9 @@ def screen(comparison: Comparison) -> Table:
     """Return the table for the screen."""
     rows = table(comparison.outcomes)
     kinds = ", ".join(dict.fromkeys(kind for kind in rows["interval"] if kind != "no value"))
-    shown = Table(title=f"means over nodes and seeds; interval: {kinds}" if kinds else None)
+    shown = Table(
+        title=f"means over nodes and seeds; interval: {kinds}" if kinds else None, caption=_beginnings(rows) or None
+    )
     for column in ("run", "accuracy", "interval", "spread", "MB per edge", "D-SGD sends", "seconds"):
         shown.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
     for _, row in rows.iterrows():
@@ -182,6 +186,14 @@ def screen(comparison: Comparison) -> Table:
             f"{row['seconds']:.1f}",
         )
     return shown
+
+
+def _beginnings(rows: pd.DataFrame) -> str:
+    """Return which runs began with common weights, where not all runs of a table began alike."""
+    runs = {how: rows.loc[rows["initial-weights"] == how, "run"] for how in ("common", "separate")}
+    if any(len(labels) == 0 for labels in runs.values()):
+        return ""
+    return "; ".join(f"{how} initial weights: {', '.join(map(str, labels))}" for how, labels in runs.items())
 
 
 def _mean(values: Sequence[float]) -> float:

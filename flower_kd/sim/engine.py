@@ -12,6 +12,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Protocol
 
+import torch
 from flwr.app import ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
@@ -56,6 +57,7 @@ class LocalGrid(StreamingGrid):
         self._vertex_of = {derive(0, "node id", vertex): vertex for vertex in range(num_nodes)}
         self._replies: dict[str, Message] = {}
         self._sent = 0
+        self._threads = torch.get_num_threads()
         # Flower's Message asks its runtime who sends it; here nobody else has said so.
         TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = RUN_ID, RUN_ID, SUPERLINK_NODE_ID
 
@@ -64,7 +66,8 @@ class LocalGrid(StreamingGrid):
         """Yield each message with its reply, in order."""
 
     def close(self) -> None:
-        """End what the grid started."""
+        """End what the grid started, and give torch's thread count back, which nodes set for their float sums."""
+        torch.set_num_threads(self._threads)
 
     def get_node_ids(self) -> list[int]:
         """Return all node ids."""

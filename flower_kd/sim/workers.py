@@ -94,7 +94,8 @@ class WorkerGrid(LocalGrid):
                 yield message, reply
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers; see LocalGrid.close."""
+        super().close()
         for pipe in self._pipes:
             pipe.close()
         for worker in self._processes:

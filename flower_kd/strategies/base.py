@@ -14,7 +14,6 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
-from scipy.sparse import csr_array, diags_array
 
 from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, CONFIG, Hello, Order
@@ -51,7 +50,7 @@ class GraphStrategy(Resumable, Strategy):
         graph: nx.Graph,
         order: Order,
         *,
-        local_steps: int = 50,
+        local_steps: int = 25,
         exchange_every: int = 0,
         evaluate_every: int = 1,
     ) -> None:
@@ -66,7 +65,8 @@ class GraphStrategy(Resumable, Strategy):
         self._exchange = 0
         self._num_rounds = 0
         self._network: Network | None = None
-        self._initial: dict[int, ArrayRecord] = {}  # for nodes that have not answered yet
+        self._initial_arrays: ArrayRecord | None = None
+        self._initial: dict[int, ArrayRecord] = {}  # of nodes that have not got them yet
 
     # -- what a strategy is -------------------------------------------------------------------------------------------
 
@@ -83,6 +83,11 @@ class GraphStrategy(Resumable, Strategy):
         Replies come as nodes answer, so that no more of them are in memory than need be.
         """
         return {}
+
+    def came_back(self, vertex: int, hello: Hello) -> None:
+        """Prepare for a node that is here again under a new id; `hello.fresh` says whether it lost its weights."""
+        if hello.fresh and self._initial_arrays:
+            self._initial[vertex] = self._initial_arrays
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
@@ -128,9 +133,12 @@ class GraphStrategy(Resumable, Strategy):
         network = grid if isinstance(grid, Network) else self.network(grid)
         exchanges = self.local_steps // self.exchange_every
         self._network, self._num_rounds, self._exchange = network, num_rounds, self.last_round * exchanges
+        network.on_return = self.came_back
         hellos = network.join()
-        first = {} if self.last_round or not initial_arrays else dict.fromkeys(range(self.num_nodes), initial_arrays)
-        self._initial = first
+        self._initial_arrays = initial_arrays
+        self._initial = {}
+        if initial_arrays and not self.last_round:
+            self._initial = dict.fromkeys(range(self.num_nodes), initial_arrays)
         self.begin(hellos)
         self._restore()
         self.summary()
@@ -268,20 +276,3 @@ def over_nodes(network: Network, server_round: int, vertices: list[int], prefix:
             merged[f"{own}-std"] = float(np.std(values))
             merged[f"{own}-per-node"] = values
     return merged
-
-
-def without_absent(matrix: csr_array, present: np.ndarray) -> csr_array:
-    """Return a mixing matrix in which absent nodes' weights went back to the self-weight of their neighbors.
-
-    Parameters
-    ----------
-    matrix : csr_array
-        [nodes, nodes], rows sum to 1.
-    present : ndarray of bool
-        [nodes]; an absent node keeps what it has (its row is that of the identity).
-    """
-    if present.all():
-        return matrix
-    heard = matrix @ diags_array(present.astype(float))
-    kept = diags_array(present.astype(float)) @ heard
-    return csr_array(kept + diags_array(1.0 - np.asarray(kept.sum(axis=1)).ravel()))

@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
 from flower_kd import topology, wire
 from flower_kd.protocol import ARRAYS, Hello, Order
-from flower_kd.strategies.base import GraphStrategy, without_absent
+from flower_kd.strategies.base import GraphStrategy
 from flower_kd.strategies.registry import STRATEGIES
 from flower_kd.strategies.resumable import State
 from flower_kd.strategies.weights import usable_weights
@@ -34,12 +34,19 @@ class DSGD(GraphStrategy):
 
     def __init__(self, graph: nx.Graph, *, seed: int = 0, **schedule: int) -> None:
         super().__init__(graph, Order(server_round=0, num_steps=0, seed=seed, reply="weights"), **schedule)
-        self.matrix = topology.mixing_matrix(graph)
-        self._mixed: dict[int, ArrayRecord] = {}
+        self.mixing = topology.Mixing(graph)
+        self._mixed: dict[int, ArrayRecord] = {}  # the last of each vertex
+        self._unsent: set[int] = set()  # vertices that may not have theirs
 
     def begin(self, hellos: dict[int, Hello]) -> None:
         """Forget an earlier run's weights."""
-        self._mixed = {}
+        self._mixed, self._unsent = {}, set()
+
+    def came_back(self, vertex: int, hello: Hello) -> None:
+        """Have a node that lost its weights sent those that it mixed last: its initial ones would drag the others."""
+        super().came_back(vertex, hello)
+        if hello.fresh and vertex in self._mixed:
+            self._unsent.add(vertex)
 
     def state_dict(self) -> State:
         """Return the mixed weights that are on their way down."""
@@ -50,16 +57,19 @@ class DSGD(GraphStrategy):
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Take the mixed weights that are on their way down."""
+        """Take each vertex's last mixed weights, and who may not have them."""
+        self._unsent = set(state["unsent"].tolist())
         by_vertex: dict[int, dict[str, Array]] = {}
         for key, array in state.items():
+            if key == "unsent":
+                continue
             vertex, _, name = key.partition("/")
             by_vertex.setdefault(int(vertex), {})[name] = wire.as_array(array)
         self._mixed = {vertex: ArrayRecord(arrays) for vertex, arrays in by_vertex.items()}
 
     def payload(self, vertex: int) -> dict[str, ArrayRecord]:
         """Return a vertex's mixed weights, unless it has them."""
-        return {ARRAYS: self._mixed[vertex]} if vertex in self._mixed else {}
+        return {ARRAYS: self._mixed[vertex]} if vertex in self._unsent else {}
 
     # What is evaluated is the mixed model; the next train message need not carry it again to nodes that answered.
     evaluation_payload = payload
@@ -68,7 +78,7 @@ class DSGD(GraphStrategy):
         """Return the metrics over nodes, which have their mixed weights by now."""
         replies = list(replies)
         for reply in replies:
-            self._mixed.pop(self._joined(None).vertex(reply.metadata.src_node_id), None)
+            self._unsent.discard(self._joined(None).vertex(reply.metadata.src_node_id))
         return super().aggregate_evaluate(server_round, replies)
 
     def absorb(self, replies: Iterable[tuple[int, RecordDict]]) -> dict[int, str]:
@@ -76,9 +86,10 @@ class DSGD(GraphStrategy):
         weights, refused = usable_weights(dict(replies))
         present = np.zeros(self.num_nodes, dtype=bool)
         present[list(weights)] = True
-        matrix = without_absent(self.matrix, present)
+        matrix = self.mixing.among(present)
         # A node that sent nothing usable is sent again what it may not have got.
         self._mixed = {vertex: mixed for vertex, mixed in self._mixed.items() if vertex not in weights}
+        self._unsent.update(weights)
         for vertex in weights:
             row = slice(matrix.indptr[vertex], matrix.indptr[vertex + 1])
             shares = [(int(n), float(s)) for n, s in zip(matrix.indices[row], matrix.data[row], strict=True) if s > 0]

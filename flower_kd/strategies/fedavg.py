@@ -33,7 +33,7 @@ class FedAvg(Resumable, flower.FedAvg):
 
     same_model = True
 
-    def __init__(self, graph: nx.Graph, *, seed: int = 0, local_steps: int = 50, evaluate_every: int = 1) -> None:
+    def __init__(self, graph: nx.Graph, *, seed: int = 0, local_steps: int = 25, evaluate_every: int = 1) -> None:
         num_nodes = graph.number_of_nodes()
         super().__init__(min_train_nodes=num_nodes, min_evaluate_nodes=num_nodes, min_available_nodes=num_nodes)
         self.order = Order(server_round=0, num_steps=local_steps, seed=seed, reply="weights", keep=True)
@@ -58,17 +58,20 @@ class FedAvg(Resumable, flower.FedAvg):
     def start(
         self,
         grid: Grid,
-        initial_arrays: ArrayRecord,
+        initial_arrays: ArrayRecord | None = None,
         num_rounds: int = 3,
         timeout: float = 3600,
         train_config: ConfigRecord | None = None,
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
-        """Run the handshake, then Flower's own loop, which counts its rounds from 1 in a run that goes on too."""
+        """Run the handshake, then Flower's own loop, which counts its rounds from 1 in a run that goes on too.
+
+        Without initial arrays each node begins with its own weights.
+        """
         network = grid if isinstance(grid, Network) else self.network(grid)
         network.join()
-        self._num_rounds, self._network, self._arrays = num_rounds, network, initial_arrays
+        self._num_rounds, self._network, self._arrays = num_rounds, network, initial_arrays or ArrayRecord()
         self._restore()
         order = self.order.to_record()
         order.update(train_config or {})

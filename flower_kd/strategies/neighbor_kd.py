@@ -21,7 +21,8 @@ class NeighborKD(DistillationStrategy):
     """Distill on a reference set from a teacher made of the graph neighbors' logits.
 
     Each node minimizes `alpha * CE(labels) + (1 - alpha) * rho * D(student, teacher)` (slides, "Fully decentralized
-    learning model", with rho = 1; here teachers are asked on the public reference set).
+    learning model", with rho = 1 and T in {1, 10, 100}; here teachers are asked on the public reference set).
+    Defaults are those of the run config.
 
     Parameters
     ----------
@@ -56,14 +57,14 @@ class NeighborKD(DistillationStrategy):
         graph: nx.Graph,
         *,
         dissimilarity: str = "kl",
-        temperature: float = 1.0,
+        temperature: float = 2.0,
         alpha: float = 0.5,
-        rho: float = 1.0,
+        rho: float = 4.0,
         pooling: str = "mean",
         pooling_weights: str = "uniform",
         pooling_self: bool = False,
         exchange_rows: int = 0,
-        reference_batch: int = 0,
+        reference_batch: int = 100,
         wire: str = "float32",
         kd_reduction: str = "mean",
         seed: int = 0,

@@ -108,6 +108,7 @@ class Network(Grid):
         self.connect_seconds = connect_seconds
         self.on_join: Callable[[], None] = lambda: None  # called when all nodes fit, before anything is trained
         self.greeting = Greeting()  # of a run with a folder: what nodes need to keep their states there
+        self.on_return: Callable[[int, Hello], None] = lambda vertex, hello: None  # called for a node with a new id
         self.hellos: dict[int, Hello] = {}
         self.traffic = Traffic.none(num_nodes)
         self.metrics: dict[tuple[int, int], NodeMetrics] = {}
@@ -174,13 +175,16 @@ class Network(Grid):
             vertex = self._vertex_by(hello)
             if vertex in self.hellos and vertex not in self.absent:
                 raise InputError(f"two nodes both say they are vertex {self._label(vertex)}: partition-id must differ")
-            if vertex in self.absent:
+            back = vertex in self.absent
+            if back:
                 self._check_alike({**self.hellos, vertex: hello})
                 self._vertex_of.pop(self._node_of[vertex], None)
             self.hellos[vertex] = hello
             self._vertex_of[node], self._node_of[vertex] = vertex, node
             self.traffic.down[vertex] += sizes[node]
             self.traffic.up[vertex] += message_bytes(reply)
+            if back:
+                self.on_return(vertex, hello)
 
     def _answers(self, messages: Iterable[Message], timeout: float | None) -> Iterator[tuple[int, Message]]:
         """Send messages, and yield each reply with the node to which the message went that it answers.

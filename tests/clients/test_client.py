@@ -189,6 +189,39 @@ def test_a_failed_message_leaves_a_live_node_as_it_was() -> None:
     assert not node.optimizer.state_dict()["state"]
 
 
+class FailingSGD(torch.optim.SGD):
+    """An optimizer whose second step fails, when gradients are there and the first step has been taken."""
+
+    calls = 0
+
+    def step(self, closure=None):
+        self.calls += 1
+        if self.calls == 2:
+            raise RuntimeError("a step that fails")
+        return super().step(closure)
+
+
+def test_a_failed_message_leaves_neither_gradients_nor_batch_statistics() -> None:
+    def build(_: Context) -> Node:
+        node = linear_node()
+        node.model = torch.nn.Sequential(torch.nn.BatchNorm1d(6), node.model)
+        node.optimizer = FailingSGD(node.model[1].parameters(), lr=0.5, momentum=0.9)  # not over all parameters
+        return node
+
+    app, context = make_client_app(build), Context(1, 5, CONFIG, state.LiveState(), {})
+    InProcessGrid(app, 1, {})
+    node = state.fresh(context, build)
+    before = {name: value.clone() for name, value in node.model.state_dict().items()}
+    with pytest.raises(RuntimeError, match="a step that fails"):
+        app(Message(RecordDict({"config": Order(1, 3).to_record()}), dst_node_id=5, message_type="train"), context)
+    assert node.optimizer.calls == 2
+    after = node.model.state_dict()
+    assert after["0.num_batches_tracked"] == 0
+    assert all(torch.equal(before[name], value) for name, value in after.items())
+    assert all(parameter.grad is None for parameter in node.model.parameters())
+    assert not node.optimizer.state_dict()["state"]
+
+
 def test_a_quantized_teacher_is_a_distribution_again() -> None:
     """Rounding rows of many classes loses mass, which divergences would take for a difference."""
     soft = torch.softmax(torch.randn(24, 3, generator=torch.Generator().manual_seed(0)), dim=-1)

@@ -1,3 +1,7 @@
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -112,12 +116,12 @@ def test_color_resizing_and_a_test_set_carved_from_train(tmp_path: Path) -> None
 def test_only_the_rows_asked_for_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_images(tmp_path / "gray", {"train": 60, "test": 20})
     decoded: list[int] = []
-    original = data.sources.TableSplit.images
+    original = data.sources.TableSplit.decode
     monkeypatch.setattr(
-        data.sources.TableSplit, "images", lambda self, rows: decoded.append(len(rows)) or original(self, rows)
+        data.sources.TableSplit, "decode", lambda self, rows: decoded.append(len(rows)) or original(self, rows)
     )
     gray = FederatedData(DataSpec(dataset=folder, num_partitions=3, reference_size=10, samples_per_node=5))
-    gray.private(1), gray.private(1), gray.reference, gray.shape
+    gray.private(1), gray.private(1), gray.reference, gray.shape, gray.fingerprint
     assert decoded == [10, 5]
 
 
@@ -239,6 +243,100 @@ def test_a_folder_of_image_files(tmp_path: Path) -> None:
     inputs, labels = files.test
     assert labels.tolist() == [0, 0, 1, 1]
     assert (inputs[labels == 1, 0] > inputs[labels == 0, 0]).all()
+
+
+def write_picture_files(folder: Path, pictures: list[Picture.Image], suffix: str) -> str:
+    """Write pictures in turns to the classes "a" and "b" of a folder, and return it."""
+    for number, picture in enumerate(pictures):
+        path = folder / "train" / "ab"[number % 2] / f"{number:03}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    return str(folder)
+
+
+DEEP = np.array([[0, 1, 255], [256, 30_000, 65_535]], dtype=np.uint16)
+FLOATS = (DEEP / 65_535).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("picture", "suffix"),
+    [
+        (Picture.fromarray(DEEP), "png"),  # read as I;16
+        (Picture.fromarray(DEEP), "tiff"),
+        (Picture.fromarray(DEEP.astype(">u2")), "tiff"),  # I;16B
+        (Picture.fromarray(DEEP.astype(np.int32)), "pgm"),  # I
+        (Picture.fromarray(FLOATS), "tiff"),  # F
+    ],
+    ids=["png", "tiff", "big-endian tiff", "pgm", "float tiff"],
+)
+def test_gray_images_keep_their_depth(tmp_path: Path, picture: Picture.Image, suffix: str) -> None:
+    folder = write_picture_files(tmp_path, [picture] * 10, suffix)
+    images = FederatedData(DataSpec(dataset=folder, reference_size=2))._unnormalized_reference
+    assert images.dtype == torch.float32
+    assert images.shape == (2, 1, 2, 3)
+    assert torch.allclose(images[1, 0], torch.from_numpy(FLOATS), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.array([[-1, 3]], dtype=np.int32), "pixels from -1 to 3: in PIL's mode 'I' they must be 0 to 65535"),
+        (np.array([[0, 70_000]], dtype=np.int32), "pixels from 0 to 70000"),
+        (np.array([[0, 255]], dtype=np.float32), "pixels from 0 to 255: in PIL's mode 'F' they must be 0 to 1"),
+        (np.array([[0, np.nan]], dtype=np.float32), "pixels from nan to nan"),
+    ],
+)
+def test_gray_images_out_of_range(tmp_path: Path, values: np.ndarray, words: str) -> None:
+    folder = write_picture_files(tmp_path, [Picture.fromarray(values)] * 10, "tiff")
+    with pytest.raises(InputError, match=words):
+        _ = FederatedData(DataSpec(dataset=folder, reference_size=2)).reference
+
+
+def test_images_of_several_depths(tmp_path: Path) -> None:
+    """A white and a mid-gray pixel are what they are in 8 bits and in 16, with color and without."""
+    deep = Picture.fromarray(np.array([[65_535, 32_896]], dtype=np.uint16))
+    flat = Picture.fromarray(np.array([[255, 128]], dtype=np.uint8))
+    for first, channels in ((deep, 1), (flat.convert("RGB"), 3)):
+        folder = write_picture_files(tmp_path / str(channels), [first, deep, flat, flat.convert("RGB")] * 3, "png")
+        images = FederatedData(DataSpec(dataset=folder, reference_size=8))._unnormalized_reference
+        assert torch.allclose(images, torch.tensor([1.0, 128 / 255]).expand(8, channels, 1, 2))
+
+
+def test_the_fingerprint_does_not_depend_on_the_kernels_of_a_cpu(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "color", {"train": 40}, size=13, mode="RGB")
+    spec = DataSpec(dataset=folder, reference_size=20, image_size=32)
+    code = (
+        "from flower_kd.data import DataSpec, FederatedData, fingerprint\n"
+        f"federated = FederatedData({spec!r})\n"
+        "print(federated.fingerprint, fingerprint(federated.reference))"
+    )
+    env = os.environ | {"ATEN_CPU_CAPABILITY": "default", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    decoded, _ = done.stdout.split()
+    assert decoded == FederatedData(spec).fingerprint
+
+
+def test_the_fingerprint_sees_pixels_and_settings(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "gray", {"train": 40})
+    known = tmp_path / "mnist"
+    shutil.copytree(folder, known)
+    rows = Dataset.from_parquet(f"{folder}/train-00000-of-00001.parquet")
+    pictures = [np.array(picture) for picture in rows["image"]]
+    for picture in pictures:
+        picture[0, 0] ^= 1
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    table = {"image": [Picture.fromarray(picture) for picture in pictures], "label": rows["label"]}
+    Dataset.from_dict(table, features=rows.features).to_parquet(changed / "train.parquet")
+    specs = [
+        DataSpec(dataset=folder, reference_size=10),
+        DataSpec(dataset=folder, reference_size=10, image_size=8),  # as they are, but resized on other devices maybe
+        DataSpec(dataset=folder, reference_size=9),
+        DataSpec(dataset=str(known), reference_size=10),  # normalized as MNIST
+        DataSpec(dataset=str(changed), reference_size=10),
+    ]
+    assert len({FederatedData(spec).fingerprint for spec in specs}) == len(specs)
+    assert FederatedData(specs[0]).fingerprint == FederatedData(specs[0]).fingerprint
 
 
 @pytest.mark.slow

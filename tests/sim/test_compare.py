@@ -34,6 +34,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = compare(folder, "--strategies", "silo,d-sgd,neighbor-kd", "--seeds", 3)
     assert result.exit_code == 0, result.output
     assert "95% confidence" in result.output
+    said = " ".join(result.output.split())
+    assert "common initial weights: d-sgd; separate initial weights: silo, neighbor-kd" in said
     return folder
 
 
@@ -61,6 +63,7 @@ def test_the_table_says_mean_interval_bytes_and_ratio(compared: Path) -> None:
         )
         assert float(row["spread"]) == pytest.approx(np.mean([entry["accuracy"]["std"] for entry in own]))
         assert float(row["mb-per-edge"]) == pytest.approx(own[0]["bytes"]["per_edge"] / 1e6, rel=0.01)
+        assert row["initial-weights"] == own[0]["initial_weights"] == ("common" if label == "d-sgd" else "separate")
     assert table(compared)["silo"]["times-less-than-d-sgd"] == ""
     assert 1 < float(table(compared)["d-sgd"]["times-less-than-d-sgd"]) < 3  # an exchange a round of two steps
 

@@ -1,13 +1,16 @@
 """The in-process engine as users of Flower's apps see it."""
 
 import networkx as nx
+import pytest
+import torch
 from conftest import build_blob_node
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from flower_kd.clients import make_client_app
+from flower_kd.errors import InputError
 from flower_kd.sim import InProcessGrid, run_apps
-from flower_kd.strategies import NeighborKD
+from flower_kd.strategies import NeighborKD, Silo
 
 
 class Heard:
@@ -34,6 +37,27 @@ def test_any_server_app_and_client_app() -> None:
 
     run_apps(server_app, make_client_app(build_blob_node), 4, {"rounds": 2})
     assert (seen["nodes"], seen["config"], len(seen["accuracy"])) == (4, 2, 4)
+
+
+def test_a_run_leaves_the_number_of_threads_as_it_was() -> None:
+    seen, server_app = [], ServerApp()
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:
+        Silo(nx.cycle_graph(4), local_steps=1).start(grid, num_rounds=1)
+        seen.append(torch.get_num_threads())
+        raise InputError("enough")
+
+    config = {"num-threads": 1, "samples-per-node": 5}
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(InputError, match="enough"):
+            run_apps(server_app, "flower_kd.client_app:app", 4, config)
+        assert seen == [1]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_listener_hears_each_exchange() -> None:

@@ -7,6 +7,7 @@ from contextlib import closing
 
 import networkx as nx
 import pytest
+import torch
 from conftest import build_blob_node, run_strategy
 from flwr.app import ArrayRecord
 
@@ -35,9 +36,13 @@ class Killer:
 
 @pytest.fixture(scope="module")
 def grid() -> Iterator[WorkerGrid]:
+    torch.set_num_threads(2)
     with closing(WorkerGrid("test_workers:APP", NODES, {}, workers=2)) as workers:
+        assert torch.get_num_threads() == 1
         yield workers
     assert not any(process.is_alive() for process in workers._processes)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)  # as in conftest
 
 
 def test_figures_do_not_depend_on_the_number_of_workers(grid: WorkerGrid) -> None:

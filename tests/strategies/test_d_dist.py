@@ -14,7 +14,8 @@ ROWS = np.arange(4)
 
 
 def began(graph: nx.Graph, **options) -> DDist:
-    strategy = DDist(graph, **options)
+    """Return Distributed Distillation as published, but for the options, at the start of a run of 4 rows."""
+    strategy = DDist(graph, **{"dissimilarity": "squared-error", "temperature": 1.0} | options)
     strategy.begin({vertex: Hello(vertex=vertex, classes=3, reference_rows=4) for vertex in graph})
     return strategy
 
@@ -33,6 +34,25 @@ def test_tracking_keeps_the_networks_mean_prediction(name: str, seed: int) -> No
         strategy.teach(ROWS, logits, everyone)
         mean = torch.softmax(logits, dim=-1).mean(0)
         assert torch.allclose(strategy.consensus.mean(0), mean, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    name=st.sampled_from(["ring", "star", "random-directed"]),
+    seed=st.integers(0, 99),
+    absences=st.lists(st.sets(st.integers(0, 5), max_size=5), min_size=1, max_size=6),
+)
+def test_tracking_keeps_the_mean_while_nodes_are_absent(name: str, seed: int, absences: list[set[int]]) -> None:
+    """The mean of z is that of the last predictions that each node sent, whoever was absent in the meantime."""
+    strategy = began(topology.build(name, 6, seed=seed), consensus="tracking", clamp=False)
+    last = torch.softmax(predictions(seed, 6), dim=-1)
+    strategy.teach(ROWS, predictions(seed, 6), np.ones(6, dtype=bool))
+    for exchange, absent in enumerate(absences, start=1):
+        present = np.array([vertex not in absent for vertex in range(6)])
+        logits = predictions(seed + exchange, 6)
+        strategy.teach(ROWS, logits, present)
+        last[torch.from_numpy(present)] = torch.softmax(logits, dim=-1)[torch.from_numpy(present)]
+        assert torch.allclose(strategy.consensus.mean(0), last.mean(0), atol=1e-5)
 
 
 @pytest.mark.parametrize("consensus", ["tracking", "gradient"])
@@ -79,6 +99,27 @@ def test_absent_nodes_keep_their_consensus_and_lose_their_say() -> None:
     # Metropolis weights of the path's middle: 1/3 each; the absent neighbor's third goes back to the node itself.
     mixed = before[0] / 3 + 2 * before[1] / 3
     assert torch.allclose(strategy.consensus[1], mixed - 0.5 * (before[1] - now[1]), atol=1e-6)
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+@pytest.mark.parametrize("num_nodes", [4, 16, 64])
+@pytest.mark.parametrize("name", topology.names())
+def test_the_gradient_consensus_settles_without_clamping(name: str, num_nodes: int, eta: float) -> None:
+    options = {"degree": 3} if name == "regular" and num_nodes == 4 else {}
+    if name == "small-world" and num_nodes == 4:
+        options = {"degree": 2}
+    if name == "torus" and num_nodes == 4:
+        num_nodes = 9
+    strategy = began(topology.build(name, num_nodes, **options), eta=eta, clamp=False)
+    logits, everyone = predictions(0, num_nodes), np.ones(num_nodes, dtype=bool)
+    strategy.teach(ROWS, predictions(1, num_nodes), everyone)
+    moves = []
+    for _ in range(400):
+        before = strategy.consensus.clone()
+        strategy.teach(ROWS, logits, everyone)
+        moves.append(float((strategy.consensus - before).abs().max()))
+    assert max(moves) < 2
+    assert moves[-1] < 1e-5  # of values around 1, in float32
 
 
 def test_other_dissimilarities_get_probabilities() -> None:

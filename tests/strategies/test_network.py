@@ -11,7 +11,9 @@ from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, 
 from flwr.common.constant import SUPERLINK_NODE_ID
 
 from flower_kd.clients import Node, make_client_app
+from flower_kd.clients.state import LiveState
 from flower_kd.errors import InputError
+from flower_kd.protocol import Hello
 from flower_kd.strategies import DSGD, DDist, FedAvg, GraphStrategy, NeighborKD, Silo
 from flower_kd.wire import encode
 
@@ -223,6 +225,60 @@ def test_a_node_started_again_under_a_new_id_is_welcomed_back(ring: nx.Graph, gr
     assert network.node_id(2) == 4242
     assert (3, 2) in network.metrics
     assert "test-accuracy" in network.metrics[3, 2].values
+
+
+@pytest.mark.parametrize("evaluate_every", [1, 5])  # it comes back in front of an evaluation, or of training
+@pytest.mark.parametrize("keeps_state", [False, True])
+def test_a_node_that_lost_its_weights_is_sent_those_it_mixed_last(
+    keeps_state: bool, evaluate_every: int, ring: nx.Graph, same_model_grid: FaultyGrid
+) -> None:
+    grid, old = same_model_grid, list(same_model_grid.contexts)[2]
+    original, sent = grid._call, []
+    strategy = DSGD(ring, local_steps=2, evaluate_every=evaluate_every)
+    trained = []
+
+    def call(message: Message) -> Message:
+        if message.metadata.dst_node_id not in grid.contexts:
+            return Message(Error(1, "node is unavailable"), reply_to=message)
+        if message.metadata.dst_node_id == 4242:
+            sent.append(message.content.array_records.get("arrays"))
+        return original(message)
+
+    def interfere(vertex: int, reply: Message) -> Message | None:
+        if vertex != 2 or reply.metadata.message_type != "train":
+            return reply
+        trained.append(reply.content.array_records["arrays"])
+        if len(trained) != 2:
+            return reply
+        context = grid.contexts.pop(old)
+        state = context.state if keeps_state else LiveState()
+        grid.contexts[4242] = Context(1, 4242, context.node_config, state, {})
+        return None
+
+    grid._call, grid.interfere = call, interfere
+    network = strategy.network(_ById(grid))
+    mixed = []
+    absorb = strategy.absorb
+    strategy.absorb = lambda replies: (absorb(replies), mixed.append(strategy._mixed[2]))[0]
+    strategy.start(network, ArrayRecord(), num_rounds=4, timeout=1.0)
+    assert network.node_id(2) == 4242
+    assert network.hellos[2].fresh != keeps_state
+    _, *messages = sent  # after the handshake
+    if keeps_state and evaluate_every == 1:  # it got them with the first evaluation, and goes on with what it trained
+        assert messages[0] is None
+    else:
+        assert np.array_equal(messages[0]["weight"].numpy(), mixed[0]["weight"].numpy())
+
+
+def test_a_node_that_lost_the_weights_it_was_given_gets_them_again(ring: nx.Graph) -> None:
+    strategy = NeighborKD(ring, local_steps=2)
+    given = ArrayRecord({"weight": torch.zeros(3, 6), "bias": torch.zeros(3)})
+    strategy.start(FaultyGrid(make_client_app(build_same_model_node), 4, {}), given, num_rounds=1)
+    assert "arrays" not in strategy._down(1)
+    strategy.came_back(1, Hello(vertex=1, fresh=False))
+    assert "arrays" not in strategy._down(1)
+    strategy.came_back(1, Hello(vertex=1))
+    assert strategy._down(1)["arrays"] is given
 
 
 class _ById:

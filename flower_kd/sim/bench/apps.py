@@ -69,7 +69,15 @@ def _run(grid: Grid, context: Context, exchanges: int) -> float:
     if context.run_config["clients"] == "idle":
         strategy = Silo(ring, local_steps=1, evaluate_every=exchanges)
     else:
-        strategy = DDist(ring, rho=5.0, exchange_rows=25, local_steps=1, evaluate_every=exchanges)
+        strategy = DDist(
+            ring,
+            rho=5.0,
+            dissimilarity="squared-error",
+            temperature=1.0,
+            exchange_rows=25,
+            local_steps=1,
+            evaluate_every=exchanges,
+        )
     started = time.perf_counter()
     strategy.start(grid, ArrayRecord(), num_rounds=exchanges)
     return time.perf_counter() - started

@@ -56,6 +56,8 @@ def _exchanges(grid: LocalGrid, exchanges: int) -> float:
     strategy = DDist(
         topology.build("ring", num_nodes=NODES),
         rho=RHO,
+        dissimilarity="squared-error",
+        temperature=1.0,
         exchange_rows=EXCHANGED_ROWS,
         local_steps=exchanges,
         exchange_every=1,
