@@ -49,12 +49,10 @@ class DSGD(GraphStrategy):
             self._unsent.add(vertex)
 
     def state_dict(self) -> State:
-        """Return the mixed weights that are on their way down."""
-        return {
-            f"{vertex}/{name}": array.numpy()
-            for vertex, record in self._mixed.items()
-            for name, array in record.items()
-        }
+        """Return each vertex's last mixed weights, and who may not have them."""
+        mixed = self._mixed.items()
+        arrays = {f"{vertex}/{name}": array.numpy() for vertex, record in mixed for name, array in record.items()}
+        return arrays | {"unsent": np.array(sorted(self._unsent), dtype=np.int64)}
 
     def load_state_dict(self, state: State) -> None:
         """Take each vertex's last mixed weights, and who may not have them."""

@@ -1,6 +1,11 @@
 """The main job through Flower's own processes: the simulation engine, and SuperLink with SuperNodes."""
 
 import json
+import os
+import signal
+import subprocess
+import threading
+import time
 import tomllib
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,7 +34,12 @@ SHORT: dict[str, object] = {
 def simulation(tmp_path_factory: pytest.TempPathFactory):
     """Return what runs the app in Flower's simulation engine."""
     with loopback.simulation(tmp_path_factory.mktemp("simulation")) as env:
-        yield lambda app, *options: flwr_run(app, env, *options)
+
+        def run(app: Path, *options: str) -> str:
+            return flwr_run(app, env, *options)
+
+        run.port = env["FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"]  # type: ignore[attr-defined]
+        yield run
 
 
 def test_flowers_simulation_engine_gives_the_figures_of_the_process(simulation, tmp_path: Path) -> None:
@@ -69,6 +79,40 @@ def test_every_strategy_has_the_same_figures_in_flower_and_in_process(simulation
         assert flower[name]["accuracy"] == pytest.approx(here[name]["accuracy"], abs=1e-6), name
         assert flower[name]["bytes"] == here[name]["bytes"], name
     assert len({str(figures["accuracy"]) for figures in here.values()}) == len(RUNS)
+
+
+def test_a_run_that_is_killed_in_flower_goes_on_in_flower(simulation, tmp_path: Path) -> None:
+    config = SHORT | {"num-server-rounds": 60, "evaluate-every": 20}
+    options = as_run_config(config | {"output-dir": str(tmp_path / "flower"), "resume": True})
+    command = ("--federation-config", "num-supernodes=4", "--run-config", options)
+    killed: list[str] = []
+
+    def kill_in_the_middle() -> None:
+        history = tmp_path / "flower" / "history.csv"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and (not history.exists() or history.read_text().count("\n") < 13):
+            time.sleep(0.02)
+        processes = subprocess.run(["ps", "-e", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
+        for line in processes.splitlines():
+            if "flwr-simulation" in line and f"127.0.0.1:{simulation.port}" in line:
+                os.kill(int(line.split()[0]), signal.SIGKILL)
+                killed.append(history.read_text())
+
+    killer = threading.Thread(target=kill_in_the_middle)
+    killer.start()
+    first = simulation(ROOT, *command)
+    killer.join()
+    assert killed, first
+    assert not (tmp_path / "flower" / "summary.json").exists(), first
+    again = simulation(ROOT, *command)
+    assert "going on after round" in again
+    flower = json.loads((tmp_path / "flower" / "summary.json").read_text())
+    here = sim.run(config, 4, tmp_path / "here")
+    assert flower["accuracy"]["per_node"] == pytest.approx(here.accuracy["per_node"], abs=1e-6)
+    assert flower["bytes"] == here.bytes
+    history = (tmp_path / "flower" / "history.csv").read_text()
+    assert history.count("\n") == 1 + 60 * 4
+    assert sum(line in history for line in killed[0].splitlines()) >= 8  # rounds of the first process, seconds and all
 
 
 def test_a_users_mistake_is_one_sentence_in_flower_too(simulation, tmp_path: Path) -> None:
