@@ -12,12 +12,15 @@ from flower_kd.protocol import ARRAYS
 from flower_kd.strategies.network import most_common
 
 
-def usable_weights(contents: Mapping[int, RecordDict]) -> tuple[dict[int, wire.Arrays], dict[int, str]]:
+def usable_weights(
+    contents: Mapping[int, RecordDict], initial: ArrayRecord | None = None
+) -> tuple[dict[int, wire.Arrays], dict[int, str]]:
     """Return the weights by vertex, and why the others cannot be used.
 
-    Names and shapes are those of most nodes: one rubbish reply must not make the others the odd ones.
+    Names, dtypes and shapes are those of most nodes, and of the initial weights in a tie: one bad reply must not make
+    the others the odd ones.
     """
-    layouts: dict[int, dict[str, tuple[int, ...]]] = {}
+    layouts: dict[int, wire.Layout] = {}
     records: dict[int, ArrayRecord] = {}
     refused: dict[int, str] = {}
     for vertex, content in contents.items():
@@ -26,9 +29,11 @@ def usable_weights(contents: Mapping[int, RecordDict]) -> tuple[dict[int, wire.A
             refused[vertex] = "its reply has no weights"
         else:
             records[vertex] = record
-            layouts[vertex] = {name: tuple(array.shape) for name, array in record.items()}
+            layouts[vertex] = wire.layout(record)
     usable: dict[int, wire.Arrays] = {}
-    common = dict(most_common(frozenset(layout.items()) for layout in layouts.values())) if layouts else {}
+    votes = [wire.layout(initial)] if initial else []
+    votes += layouts.values()
+    common = dict(most_common(frozenset(layout.items()) for layout in votes)) if layouts else {}
     for vertex in layouts:
         try:
             usable[vertex] = wire.decode_weights(records[vertex], common)
