@@ -154,9 +154,7 @@ def encode_weights(weights: Mapping[str, Tensor]) -> ArrayRecord:
             arrays[name] = as_array(weight.detach().cpu().numpy())
         except TypeError:
             dtype = str(weight.dtype).removeprefix("torch.")
-            raise InputError(
-                f"weights {name!r} are {dtype}, which cannot be sent (allowed: float32, float16)"
-            ) from None
+            raise InputError(f"weights {name!r} are {dtype}, which numpy does not have: use float32") from None
     return ArrayRecord(arrays)
 
 
@@ -196,6 +194,11 @@ def decode_weights(record: ArrayRecord, like: Layout) -> Arrays:
         if not np.isfinite(weights[name]).all():
             raise InputError(f"weights {name!r} with NaN or Inf")
     return weights
+
+
+def canonical(record: ArrayRecord) -> ArrayRecord:
+    """Return a trusted record as `as_array` writes it; Flower writes some arrays in Fortran order."""
+    return ArrayRecord({name: as_array(array.numpy()) for name, array in record.items()})
 
 
 def shown(value: object) -> str:

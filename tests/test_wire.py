@@ -32,8 +32,8 @@ def test_uint8_errs_by_half_a_step_of_the_rows_range(rows: np.ndarray) -> None:
     rows = rows.astype(np.float32)
     decoded = wire.decode(wire.encode(rows, "uint8")).numpy().astype(np.float64)
     step = np.ptp(rows.astype(np.float64), axis=1, keepdims=True) / 255
-    # The step is rounded up by 1/128 at most, and sums are those of float32.
-    rounding = 2 * np.spacing(np.abs(rows).max(axis=1, keepdims=True))
+    # The step is rounded up by 1/128 at most (or is one of the least that float32 has), and sums are those of float32.
+    rounding = 2 * np.spacing(np.abs(rows).max(axis=1, keepdims=True)) + 1e-38
     assert (np.abs(decoded - rows) <= step / 2 * (1 + 1 / 128) + rounding).all()
 
 

@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from scipy.sparse import csr_array, diags_array
 
+from flower_kd import wire
 from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, CONFIG, Hello, Order
 from flower_kd.strategies.network import Network
@@ -66,6 +67,7 @@ class GraphStrategy(Strategy):
         self._num_rounds = 0
         self._network: Network | None = None
         self._initial: dict[int, ArrayRecord] = {}
+        self._weights_at_start = ArrayRecord()
 
     # -- what a strategy is -------------------------------------------------------------------------------------------
 
@@ -127,7 +129,8 @@ class GraphStrategy(Strategy):
         network = grid if isinstance(grid, Network) else self.network(grid)
         self._network, self._num_rounds, self._exchange = network, num_rounds, 0
         hellos = network.join()
-        self._initial = dict.fromkeys(range(self.num_nodes), initial_arrays) if initial_arrays else {}
+        self._weights_at_start = wire.canonical(initial_arrays) if initial_arrays else ArrayRecord()
+        self._initial = dict.fromkeys(range(self.num_nodes), self._weights_at_start) if initial_arrays else {}
         self.begin(hellos)
         self.summary()
         result, arrays, started = Result(), ArrayRecord(), time.monotonic()

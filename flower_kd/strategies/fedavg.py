@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from statistics import median_low
 
 import flwr.serverapp.strategy as flower
 import networkx as nx
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
-from flower_kd.protocol import Order
+from flower_kd import wire
+from flower_kd.protocol import ARRAYS, METRICS, Order
 from flower_kd.strategies.base import due
 from flower_kd.strategies.network import Network
 from flower_kd.strategies.registry import STRATEGIES
 from flower_kd.strategies.weights import usable_weights
 
+NUM_EXAMPLES = "num-examples"
+LARGEST_SHARE = 10  # times the median (of an even number of nodes, the lower of the middle two)
+
 
 @STRATEGIES.register("fedavg")
 class FedAvg(flower.FedAvg):
     """Flower's FedAvg on all nodes of a Network, evaluated every so many rounds (McMahan et al., AISTATS 2017).
+
+    A node weighs as much as the number of samples that it says it has, but at most 10 times the median of the round:
+    nobody can check what a node says, and one large number would hand the model to it.
 
     Parameters
     ----------
@@ -39,6 +48,7 @@ class FedAvg(flower.FedAvg):
         self.evaluate_every = evaluate_every
         self._num_rounds = 0
         self._network: Network | None = None
+        self._initial = ArrayRecord()
 
     def network(self, grid: Grid) -> Network:
         """Return the grid with a handshake that asks for one model on all nodes."""
@@ -57,21 +67,31 @@ class FedAvg(flower.FedAvg):
         """Run the handshake, then Flower's own loop."""
         network = grid if isinstance(grid, Network) else self.network(grid)
         network.join()
-        self._num_rounds, self._network = num_rounds, network
+        self._num_rounds, self._network, self._initial = num_rounds, network, wire.canonical(initial_arrays)
         order = self.order.to_record()
         order.update(train_config or {})
-        return super().start(network, initial_arrays, num_rounds, timeout, order, evaluate_config, evaluate_fn)
+        return super().start(network, self._initial, num_rounds, timeout, order, evaluate_config, evaluate_fn)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average what can be averaged: a node with rubbish for weights is left out."""
-        assert self._network is not None
-        by_vertex = {self._network.vertex(reply.metadata.src_node_id): reply for reply in replies}
-        _, refused = usable_weights({vertex: reply.content for vertex, reply in by_vertex.items()})
+        """Average the weights that are of one model; nodes that sent others are left out."""
+        network = self._joined()
+        by_vertex = {network.vertex(reply.metadata.src_node_id): reply for reply in replies}
+        usable, refused = usable_weights({vertex: reply.content for vertex, reply in by_vertex.items()}, self._initial)
         for vertex, why in refused.items():
-            self._network.leave_out(server_round, vertex, why)
-        return super().aggregate_train(server_round, [by_vertex[v] for v in sorted(by_vertex) if v not in refused])
+            network.leave_out(server_round, vertex, why)
+        arrays, metrics = super().aggregate_train(server_round, _comparable([by_vertex[v] for v in sorted(usable)]))
+        if arrays is None:
+            return None, metrics
+        own = usable[min(usable)]
+        # Flower's average makes floats of counters.
+        averaged = {name: np.asarray(array.numpy(), dtype=own[name].dtype) for name, array in arrays.items()}
+        return ArrayRecord({name: wire.as_array(array) for name, array in averaged.items()}), metrics
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Average the metrics that all nodes report."""
+        return super().aggregate_evaluate(server_round, _comparable(list(replies)))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -80,3 +100,22 @@ class FedAvg(flower.FedAvg):
         if not due(server_round, self.evaluate_every, self._num_rounds):
             return []
         return super().configure_evaluate(server_round, arrays, config, grid)
+
+    def _joined(self) -> Network:
+        if self._network is None:
+            raise RuntimeError("start() runs the handshake first")
+        return self._network
+
+
+def _comparable(replies: list[Message]) -> list[Message]:
+    """Return replies with the metrics that all have, as Flower's average needs them, and with plausible weights."""
+    reports = [dict(reply.content.metric_records[METRICS]) for reply in replies]
+    common = [name for name in reports[0] if all(name in report for report in reports)] if reports else []
+    most = LARGEST_SHARE * median_low(report.get(NUM_EXAMPLES, 1) for report in reports) if reports else 0
+    for reply, report in zip(replies, reports, strict=True):
+        shared = {name: report[name] for name in common} | {NUM_EXAMPLES: min(report.get(NUM_EXAMPLES, 1), most)}
+        content = RecordDict({METRICS: MetricRecord(shared)})
+        if ARRAYS in reply.content:
+            content[ARRAYS] = reply.content[ARRAYS]
+        reply.content = content
+    return replies

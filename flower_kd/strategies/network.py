@@ -381,8 +381,9 @@ class Network(Grid):
             self._keep(server_round, vertex, reply, metrics)
             if self.absent.get(vertex) == message.metadata.message_type:
                 self._returning[vertex] = f"in round {server_round}, {self._weights(vertex, vertex in given_weights)}"
-            self._last_round[vertex] = server_round
-            self._rejoined.discard(vertex)
+            if vertex not in self.absent or vertex in self._returning:
+                self._last_round[vertex] = server_round
+                self._rejoined.discard(vertex)
             yield reply
         training = bool(self._training)
         for vertex in sorted(missing):
