@@ -12,10 +12,11 @@ from logging import DEBUG, INFO, WARNING
 from typing import TypeVar
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
+from google.protobuf.message import DecodeError
 
 from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, CONFIG, JOIN, Hello
@@ -26,6 +27,8 @@ T = TypeVar("T", bound=Hashable)
 
 POLL_SECONDS = (0.05, 1.0)  # between two looks for replies: at first, as in process, and at last, as on devices
 JOIN_SECONDS = 0.5  # between two looks for nodes that connect
+# What Flower raises of bytes that are not those of a message (its own objects, JSON, protocol buffers).
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, DecodeError)
 GIVE_UP_AFTER = 3  # train exchanges in a row in which nobody takes part
 
 
@@ -135,9 +138,10 @@ class Network(Grid):
         self._returning: dict[int, str] = {}  # who answered after an absence, unless the strategy refuses the answer
         self._last_round: dict[int, int] = {}  # in which a node took part
         self._rejoined: set[int] = set()  # under another id, and not heard of since
-        self._open: dict[int, str] = {}  # by node, the message that it did not answer in time
+        self._open: dict[int, tuple[str, float]] = {}  # by node: a message not answered in time, and when it was sent
         self._greetings: dict[str, Message] = {}  # those that are not answered yet, of nodes that connect late
         self._exchanges_without_anybody = 0
+        self._one_by_one = False  # fetch replies so, as one of many could not be read
         self.absent: dict[int, str] = {}  # and the kind of exchange, train or evaluate, in which a node will be back
         self._vertex_of: dict[int, int] = {}
         self._node_of: dict[int, int] = {}
@@ -229,43 +233,69 @@ class Network(Grid):
     def _polled(self, messages: Iterable[Message], timeout: float) -> Iterator[tuple[Message, Message]]:
         """Send messages, wait for the replies of all nodes that answered in time before, and yield what comes.
 
-        A node that did not is still to answer an earlier message. That answer is of no use any more, but says that the
-        node is there: then it is sent what the others were, and waited for again. So a silent node costs one timeout
-        for as long as it is silent, and finds one message when it comes back, not one for each exchange. Where all
-        nodes were silent, all are waited for.
+        A node that did not is sent messages that nobody waits for, so that it costs one timeout for as long as it is
+        silent. It gets one each timeout, not one each exchange, or it would find more than it could catch up with. If
+        it answers one that is over, it is there: it is sent what the others were, and waited for. Where all nodes
+        were silent, all are waited for.
         """
-        sent, held_back = [], {}
+        started = self.clock()
+        awaited: list[Message] = []
+        unawaited: list[Message] = []
+        held_back: dict[str, Message] = {}
         for message in messages:
-            node = message.metadata.dst_node_id
-            if node in self._open:
-                held_back[self._open[node]] = message
+            earlier, since = self._open.get(message.metadata.dst_node_id, ("", -math.inf))
+            if not earlier:
+                awaited.append(message)
+            elif started - since >= timeout:
+                unawaited.append(message)
             else:
-                sent.append(message)
-        waiting = self._push(sent)
-        deadline, pause = self.clock() + timeout, POLL_SECONDS[0]
-        everyone = not waiting
-        while True:
-            for reply in self._grid.pull_messages([*waiting, *held_back]):
+                held_back[earlier] = message
+        everyone = not awaited
+        waiting, others = self._push(awaited), self._push(unawaited)
+        pause = POLL_SECONDS[0]
+        while waiting or (everyone and (others or held_back)):
+            for reply in self._pull(waiting | others | held_back):
                 answered = reply.metadata.reply_to_message_id
                 if answered in held_back:
                     waiting |= self._push([held_back.pop(answered)])
-                elif answered in waiting:
-                    message = waiting.pop(answered)
+                elif answered in waiting or answered in others:
+                    message = (waiting if answered in waiting else others).pop(answered)
                     self._open.pop(message.metadata.dst_node_id, None)
                     yield message, reply
-            if not waiting and not (everyone and held_back):
-                return
-            if self.clock() >= deadline:
+            left = started + timeout - self.clock()
+            if left <= 0:
                 break
-            self.sleep(min(pause, max(deadline - self.clock(), 0.0)))
-            pause = min(2 * pause, POLL_SECONDS[1])
-        self._open |= {message.metadata.dst_node_id: message_id for message_id, message in waiting.items()}
+            if waiting or everyone:
+                self.sleep(min(pause, left))
+                pause = min(2 * pause, POLL_SECONDS[1])
+        for message_id, message in (waiting | others).items():
+            self._open[message.metadata.dst_node_id] = (message_id, started)
 
     def _push(self, messages: list[Message]) -> dict[str, Message]:
         """Send messages, and return them by id."""
         if messages:
             self._grid.push_messages(list(self._counted(messages)))
         return {message.metadata.message_id: message for message in messages}
+
+    def _pull(self, asked: dict[str, Message]) -> list[Message]:
+        """Fetch the replies that have come; one that Flower cannot read becomes an error of the node that sent it.
+
+        Flower fetches many at a time, and those that came with an unreadable one are lost. After the first, which costs
+        others an exchange, they are fetched one by one.
+        """
+        if not self._one_by_one:
+            try:
+                return list(self._grid.pull_messages(list(asked)))
+            except UNREADABLE as error:
+                log(WARNING, "replies were lost: one of them cannot be read (%s)", inbox.one_line(str(error)))
+                self._one_by_one = True
+        replies: list[Message] = []
+        for message_id, message in asked.items():
+            try:
+                replies += self._grid.pull_messages([message_id])
+            except UNREADABLE as error:
+                replies.append(Message(Error(0, f"a reply that cannot be read: {error}"), reply_to=message))
+        return replies
 
     def _counted(self, messages: Iterable[Message]) -> Iterator[Message]:
         """Yield messages on their way down, counting the bytes of those to nodes that have joined."""
@@ -291,7 +321,7 @@ class Network(Grid):
             return hello.vertex
         if hello.name not in self._vertex_of_name:
             names = ", ".join(self.vertex_names[:8])
-            raise InputError(f"node {hello.name!r} is no vertex of the graph, whose vertices are named {names}")
+            raise InputError(f"node {hello.name!r} is not a vertex of the graph, whose vertices are named {names}")
         vertex = self._vertex_of_name[hello.name]
         if hello.vertex not in (-1, vertex):
             raise InputError(
@@ -458,7 +488,7 @@ class Network(Grid):
             answers = self._grid.stream(_greetings(new, fresh=False))
         else:
             self._greetings |= self._push(list(_greetings(new, fresh=False)))
-            replies = self._grid.pull_messages(list(self._greetings)) if self._greetings else []
+            replies = self._pull(self._greetings) if self._greetings else []
             by_id = {reply.metadata.reply_to_message_id: reply for reply in replies}
             answers = [(self._greetings.pop(i), by_id[i]) for i in list(self._greetings) if i in by_id]
         for message, reply in answers:

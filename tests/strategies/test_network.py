@@ -1,6 +1,7 @@
 """Handshake and absent nodes: what the network says when nodes do not fit or fail."""
 
 import logging
+import re
 
 import networkx as nx
 import numpy as np
@@ -11,6 +12,7 @@ from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, 
 from flwr.common.constant import SUPERLINK_NODE_ID
 
 from flower_kd.clients import Node, make_client_app
+from flower_kd.clients.state import LiveState
 from flower_kd.errors import InputError
 from flower_kd.strategies import DSGD, DDist, FedAvg, GraphStrategy, NeighborKD, Silo
 from flower_kd.wire import encode
@@ -116,7 +118,7 @@ def test_graphs_with_names_find_their_nodes_by_name() -> None:
     contexts = list(grid.contexts.values())
     contexts[2].node_config["name"] = "eve"
     with pytest.raises(
-        InputError, match="'eve' is no vertex of the graph, whose vertices are named ann, bob, cyd, dan"
+        InputError, match="'eve' is not a vertex of the graph, whose vertices are named ann, bob, cyd, dan"
     ):
         Silo(graph).start(grid, num_rounds=1)
     contexts[2].node_config["name"] = "dan"
@@ -293,3 +295,132 @@ def test_initial_weights_are_sent_again_to_a_node_that_did_not_answer(same_model
     strategy.start(same_model_grid, start, num_rounds=1, timeout=1.0)
     assert set(strategy._initial) == {1}
     assert "arrays" in strategy._down(1)
+
+
+BAD_HELLOS = {
+    "text": ({"vertex": "1"}, "'vertex' = '1' in its handshake should be a valid integer"),
+    "list": ({"vertex": [1]}, "'vertex' = [1] in its handshake should be a valid integer"),
+    "float": ({"classes": 3.0}, "'classes' = 3.0 in its handshake should be a valid integer"),
+    "bool": ({"partitions": True}, "'partitions' = True in its handshake should be a valid integer"),
+    "nan": ({"reference-rows": float("nan")}, "'reference_rows' = nan in its handshake should be a valid integer"),
+    "rows": ({"reference-rows": 10**9}, "'reference_rows' = 1000000000 in its handshake should be less than or equal"),
+    "classes": ({"classes": 10**9}, "'classes' = 1000000000 in its handshake should be less than or equal"),
+    "minus": ({"parameters": -1}, "'parameters' = -1 in its handshake should be greater than or equal to 0"),
+    "name": ({"name": "a\nb"}, "'name' = 'a\\nb' in its handshake should be printable text"),
+    "long": ({"model": "x" * 300}, "should have at most 200 characters"),
+    "bytes": ({"fingerprint": b"ab"}, "'fingerprint' = b'ab' in its handshake should be a valid string"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_HELLOS)
+def test_a_bad_hello_ends_the_handshake_in_one_sentence(kind: str, ring: nx.Graph, grid: FaultyGrid) -> None:
+    fields, words = BAD_HELLOS[kind]
+
+    def interfere(vertex: int, reply: Message) -> Message:
+        if vertex == 1:
+            reply.content["hello"].update(fields)
+        return reply
+
+    grid.interfere = interfere
+    node = list(grid.contexts)[1]
+    with pytest.raises(InputError, match=re.escape(f"the node with Flower's id {node}: ") + ".*" + re.escape(words)):
+        NeighborKD(ring, local_steps=2).start(grid, ArrayRecord(), num_rounds=1)
+
+
+def test_one_that_claims_other_sizes_is_named(ring: nx.Graph, grid: FaultyGrid) -> None:
+    grid.interfere = lambda vertex, reply: (
+        (vertex == 0 and reply.content["hello"].update({"reference-rows": 10**8})) or reply
+    )
+    with pytest.raises(InputError, match="node 0 has another number of reference rows than the others: 100000000"):
+        DDist(ring, local_steps=2).start(grid, ArrayRecord(), num_rounds=1)
+
+
+@pytest.mark.parametrize("polled", [False, True])
+@pytest.mark.parametrize("kind", [*BAD_HELLOS, "taken", "error", "other sizes"])
+def test_a_bad_hello_in_the_middle_of_a_run_is_not_used(
+    kind: str, polled: bool, ring: nx.Graph, grid: FaultyGrid, caplog
+) -> None:
+    """Node 2 is gone after round 1; a stranger comes who says odd things."""
+    odd = {"taken": {"partition-id": 0}, "error": {"error": "x\n" * 9999}, "other sizes": {"classes": 7}}
+    fields, words = BAD_HELLOS.get(kind, (odd.get(kind, {}), ""))
+
+    def interfere(vertex: int, reply: Message) -> Message | None:
+        if reply.metadata.src_node_id == 4242 and "hello" in reply.content:
+            reply.content["hello"].update(fields)
+        if vertex == 2 and reply.metadata.message_type == "train":
+            stranger = Context(1, 4242, dict(grid.contexts[next(iter(grid.contexts))].node_config), LiveState(), {})
+            stranger.node_config["partition-id"] = 0 if kind == "taken" else 2
+            grid.contexts.setdefault(4242, stranger)
+            return None
+        return reply
+
+    grid.interfere = interfere
+    delayed = DelayedGrid(grid)
+    strategy = NeighborKD(ring, local_steps=2)
+    network = strategy.network(delayed if polled else grid)
+    if polled:
+        delayed.watched(network)
+    logging.getLogger("flwr").propagate = True
+    with caplog.at_level(logging.WARNING):
+        strategy.start(network, ArrayRecord(), num_rounds=4, timeout=50.0)
+    warnings = [record.getMessage() for record in caplog.records]
+    unused = [warning for warning in warnings if warning.startswith("a node that joined late is not used: ")]
+    assert len(unused) == 1
+    assert words in unused[0]
+    assert unused[0].isprintable()
+    assert len(unused[0]) < 700
+    assert all("test-accuracy" in network.metrics[4, vertex].values for vertex in (0, 1, 3))
+
+
+def test_a_second_reply_to_a_message_is_not_looked_at(ring: nx.Graph, grid: FaultyGrid) -> None:
+    class Twice(FaultyGrid):
+        def stream(self, messages):
+            for message, reply in super().stream(messages):
+                yield message, reply
+                yield message, reply
+
+    app = make_client_app(build_blob_node)
+    figures = []
+    for cls in (FaultyGrid, Twice):
+        strategy = NeighborKD(ring, local_steps=2)
+        network = strategy.network(cls(app, 4, {}))
+        network.sleep = lambda seconds: None
+        if cls is Twice:  # the handshake has one answer a node
+            plain = network.join
+            network.join = lambda network=network, plain=plain: _joined_plainly(network, plain)
+        strategy.start(network, ArrayRecord(), num_rounds=2)
+        figures.append({key: m.values | {"seconds": 0.0} for key, m in network.metrics.items()})
+    assert figures[0] == figures[1]
+
+
+def _joined_plainly(network, join):
+    grid, network._grid = network._grid, FaultyGrid.__new__(FaultyGrid)
+    network._grid.__dict__.update(grid.__dict__)
+    try:
+        return join()
+    finally:
+        network._grid = grid
+
+
+def test_a_reply_that_flower_cannot_read_is_its_senders_error(ring: nx.Graph, grid: FaultyGrid, caplog) -> None:
+    """Over HTTP the server makes objects of what nodes sent, and raises if it cannot: all at once, or one by one."""
+
+    class Unreadable(DelayedGrid):
+        def pull_messages(self, message_ids):
+            replies = super().pull_messages(message_ids)
+            if any(reply.metadata.message_type == "train" and self.vertex(reply) == 3 for reply in replies):
+                raise ValueError("Unexpected set of `children`\n")
+            return replies
+
+        def vertex(self, reply):
+            return int(self.grid.contexts[reply.metadata.src_node_id].node_config["partition-id"])
+
+    delayed = Unreadable(grid, lambda vertex, message: 1.0 + vertex)
+    strategy = NeighborKD(ring, local_steps=2)
+    network = delayed.watched(strategy.network(delayed))
+    strategy.start(network, ArrayRecord(), num_rounds=4, timeout=50.0)
+    parts = network.participation
+    assert parts[3].taken == 0
+    assert any("a reply that cannot be read: Unexpected set" in why for why in parts[3].reasons)
+    assert all(parts[vertex].taken >= 3 for vertex in (0, 1, 2))
+    assert delayed.now < 150
