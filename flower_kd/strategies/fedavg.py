@@ -20,14 +20,14 @@ from flower_kd.strategies.registry import STRATEGIES
 from flower_kd.strategies.weights import usable_weights
 
 NUM_EXAMPLES = "num-examples"
-LARGEST_SHARE = 10  # times the median (of an even number of nodes, the lower of the middle two)
+LARGEST_SHARE = 3  # times the median (of an even number of nodes, the lower of the middle two)
 
 
 @STRATEGIES.register("fedavg")
 class FedAvg(flower.FedAvg):
     """Flower's FedAvg on all nodes of a Network, evaluated every so many rounds (McMahan et al., AISTATS 2017).
 
-    A node weighs as much as the number of samples that it says it has, but at most 10 times the median of the round:
+    A node weighs as much as the number of samples that it says it has, but at most 3 times the median of the round:
     nobody can check what a node says, and one large number would hand the model to it.
 
     Parameters
