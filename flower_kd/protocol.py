@@ -24,6 +24,9 @@ TEACHER = "teacher"
 LOGITS = "logits"
 HELLO = "hello"
 
+# The stage of a run in which nodes train alone, for comparison; the other stage is called as the strategy.
+ALONE = "alone"
+
 Reply = Literal["nothing", "logits", "weights"]
 
 # What is plausible of a node's sizes and texts; the server checks it (strategies/inbox.py), the node does not.
@@ -59,6 +62,29 @@ class _Record:
     @classmethod
     def _keys(cls) -> list[tuple[str, str]]:
         return [(field.name, field.name.replace("_", "-")) for field in fields(cls)]
+
+
+@dataclass(frozen=True)
+class Greeting(_Record):
+    """What the server says in the handshake.
+
+    Parameters
+    ----------
+    fresh : bool
+        Whether the node begins with initial weights; if not, it goes on with what it has.
+    token : str
+        Of the run's folder (`flower_kd.folders`): nodes on the server's machine keep their states in it. Empty where
+        there is no such folder.
+    stage : str
+        Which part of the run begins, "alone" or the strategy.
+    server_round : int
+        In a run that goes on: the last round that is over.
+    """
+
+    fresh: bool = True
+    token: str = ""
+    stage: str = ""
+    server_round: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,6 +158,8 @@ class Order(_Record):
         The distillation term.
     label_weight, kd_weight : float
         Factors of the label term and of the distillation term.
+    keep : bool
+        Whether a round is over after these steps, whose state a node keeps on disk if it keeps any there.
     """
 
     server_round: int
@@ -150,6 +178,7 @@ class Order(_Record):
     kd_reduction: str = "mean"
     label_weight: float = 1.0
     kd_weight: float = 0.0
+    keep: bool = False
 
     @property
     def first_step(self) -> int:

@@ -7,20 +7,21 @@ import time
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from logging import DEBUG, INFO, WARNING
 from typing import TypeVar
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, Error, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from google.protobuf.message import DecodeError
 
 from flower_kd.errors import InputError
-from flower_kd.protocol import ARRAYS, CONFIG, JOIN, Hello
+from flower_kd.protocol import ARRAYS, CONFIG, JOIN, Greeting, Hello
 from flower_kd.strategies import inbox
+from flower_kd.strategies.resumable import State
 from flower_kd.wire import message_bytes
 
 T = TypeVar("T", bound=Hashable)
@@ -128,6 +129,7 @@ class Network(Grid):
         self.same_model = same_model
         self.connect_seconds = connect_seconds
         self.on_join: Callable[[], None] = lambda: None  # called when all nodes fit, before anything is trained
+        self.greeting = Greeting()  # of a run with a folder: what nodes need to keep their states there
         self.hellos: dict[int, Hello] = {}
         self.traffic = Traffic.none(num_nodes)
         self.metrics: dict[tuple[int, int], NodeMetrics] = {}
@@ -182,7 +184,7 @@ class Network(Grid):
         while len(self.hellos) < self.num_nodes:
             new = [node for node in self._grid.get_node_ids() if node not in asked]
             asked.update(new)
-            for message, reply in self._answers(_greetings(new, fresh=True), max(deadline - self.clock(), 1.0)):
+            for message, reply in self._answers(_greetings(new, self.greeting), max(deadline - self.clock(), 1.0)):
                 self._take_in(message, reply)
             if len(self.hellos) == self.num_nodes:
                 break
@@ -348,6 +350,18 @@ class Network(Grid):
     def _label(self, vertex: int) -> str:
         return str(vertex) if self.vertex_names is None else self.vertex_names[vertex]
 
+    # -- a run that goes on -------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> State:
+        """Return what has travelled so far, and which nodes are absent."""
+        absent = np.array(sorted(self.absent), dtype=np.int64)
+        return {"up": self.traffic.up, "down": self.traffic.down, "shared": self.traffic.shared, "absent": absent}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take what `state_dict` returned, in a network whose nodes have joined."""
+        self.traffic = Traffic(state["up"], state["down"], state["shared"])
+        self.absent = dict.fromkeys(state["absent"].tolist(), MessageType.TRAIN)
+
     # -- what a strategy uses -----------------------------------------------------------------------------------------
 
     def node_id(self, vertex: int) -> int:
@@ -420,6 +434,7 @@ class Network(Grid):
             if training:
                 self.participation[vertex].taken += 1  # which leave_out takes back
             self.leave_out(server_round, vertex, missing[vertex])
+        self.greeting = replace(self.greeting, server_round=server_round)  # for nodes that come back later
         if training:
             self._exchanges_without_anybody = 0 if answered else self._exchanges_without_anybody + 1
         else:
@@ -485,9 +500,9 @@ class Network(Grid):
         self._strangers.update(new)
         answers: Iterable[tuple[Message, Message]]
         if isinstance(self._grid, StreamingGrid):
-            answers = self._grid.stream(_greetings(new, fresh=False))
+            answers = self._grid.stream(_greetings(new, replace(self.greeting, fresh=False)))
         else:
-            self._greetings |= self._push(list(_greetings(new, fresh=False)))
+            self._greetings |= self._push(list(_greetings(new, replace(self.greeting, fresh=False))))
             replies = self._pull(self._greetings) if self._greetings else []
             by_id = {reply.metadata.reply_to_message_id: reply for reply in replies}
             answers = [(self._greetings.pop(i), by_id[i]) for i in list(self._greetings) if i in by_id]
@@ -521,10 +536,10 @@ class Network(Grid):
         return self._grid.pull_messages(message_ids)
 
 
-def _greetings(nodes: Iterable[int], *, fresh: bool) -> Iterator[Message]:
+def _greetings(nodes: Iterable[int], greeting: Greeting) -> Iterator[Message]:
     """Yield one message a node that asks who it is."""
     for node in nodes:
-        yield Message(RecordDict({CONFIG: ConfigRecord({"fresh": fresh})}), dst_node_id=node, message_type=JOIN)
+        yield Message(RecordDict({CONFIG: greeting.to_record()}), dst_node_id=node, message_type=JOIN)
 
 
 def most_common(values: Iterable[T]) -> T:
