@@ -15,6 +15,7 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from flower_kd import wire
 from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, CONFIG, Hello, Order
 from flower_kd.strategies.network import Network
@@ -65,7 +66,7 @@ class GraphStrategy(Resumable, Strategy):
         self._exchange = 0
         self._num_rounds = 0
         self._network: Network | None = None
-        self._initial_arrays: ArrayRecord | None = None
+        self._weights_at_start = ArrayRecord()
         self._initial: dict[int, ArrayRecord] = {}  # of nodes that have not got them yet
 
     # -- what a strategy is -------------------------------------------------------------------------------------------
@@ -86,8 +87,8 @@ class GraphStrategy(Resumable, Strategy):
 
     def came_back(self, vertex: int, hello: Hello) -> None:
         """Prepare for a node that is here again under a new id; `hello.fresh` says whether it lost its weights."""
-        if hello.fresh and self._initial_arrays:
-            self._initial[vertex] = self._initial_arrays
+        if hello.fresh and self._weights_at_start:
+            self._initial[vertex] = self._weights_at_start
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
@@ -135,10 +136,9 @@ class GraphStrategy(Resumable, Strategy):
         self._network, self._num_rounds, self._exchange = network, num_rounds, self.last_round * exchanges
         network.on_return = self.came_back
         hellos = network.join()
-        self._initial_arrays = initial_arrays
-        self._initial = {}
-        if initial_arrays and not self.last_round:
-            self._initial = dict.fromkeys(range(self.num_nodes), initial_arrays)
+        self._weights_at_start = wire.canonical(initial_arrays) if initial_arrays else ArrayRecord()
+        begins = initial_arrays and not self.last_round
+        self._initial = dict.fromkeys(range(self.num_nodes), self._weights_at_start) if begins else {}
         self.begin(hellos)
         self._restore()
         self.summary()

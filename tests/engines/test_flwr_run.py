@@ -92,7 +92,9 @@ def test_a_run_that_is_killed_in_flower_goes_on_in_flower(simulation, tmp_path: 
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and (not history.exists() or history.read_text().count("\n") < 13):
             time.sleep(0.02)
-        processes = subprocess.run(["ps", "-e", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
+        processes = subprocess.run(
+            ["ps", "-eww", "-o", "pid=,args="], capture_output=True, text=True, check=True
+        ).stdout
         for line in processes.splitlines():
             if "flwr-simulation" in line and f"127.0.0.1:{simulation.port}" in line:
                 os.kill(int(line.split()[0]), signal.SIGKILL)
