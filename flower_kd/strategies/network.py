@@ -17,6 +17,7 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from flower_kd import failures
 from flower_kd.errors import InputError
 from flower_kd.protocol import CONFIG, HELLO, JOIN, METRICS, Hello
 from flower_kd.wire import message_bytes
@@ -165,7 +166,7 @@ class Network(Grid):
         sizes = {message.metadata.dst_node_id: message_bytes(message) for message in messages}
         for node, reply in self._answers(messages, timeout):
             if reply.has_error():
-                raise InputError(f"a node failed in the handshake: {_last_line(reply.error.reason)}")
+                raise InputError(f"a node failed in the handshake: {failures.reason(reply.error.reason)}")
             record = reply.content.get(HELLO)
             if not isinstance(record, ConfigRecord):
                 raise InputError("a node answers the handshake without saying who it is: is its app of another kind?")
@@ -347,11 +348,6 @@ class Network(Grid):
         return self._grid.pull_messages(message_ids)
 
 
-def _last_line(reason: str | None) -> str:
-    lines = (reason or "").strip().splitlines()
-    return lines[-1] if lines else "no reason given"
-
-
 def most_common(values: Iterable[T]) -> T:
     """Return the value that comes most often, the first of them in a tie."""
     return Counter(values).most_common(1)[0][0]
@@ -360,7 +356,7 @@ def most_common(values: Iterable[T]) -> T:
 def _problem(reply: Message) -> str:
     """Return why a reply cannot be used at all; empty if it can."""
     if reply.has_error():
-        return f"it failed with {_last_line(reply.error.reason)}"
+        return f"it failed: {failures.reason(reply.error.reason)}"
     record = reply.content.get(METRICS)
     if not isinstance(record, MetricRecord):
         return "its reply has no metrics"
