@@ -21,6 +21,7 @@ from scipy.sparse import csr_array, eye_array
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, cg, eigs, eigsh
 
 from flower_kd.errors import InputError
+from flower_kd.ranges import require_number, require_whole
 from flower_kd.registry import Registry, unknown
 from flower_kd.seeding import derive
 
@@ -93,8 +94,13 @@ def build(name: str, num_nodes: int, seed: int = 0, **options: float | None) -> 
         if option not in allowed:
             raise InputError(unknown(f"option of topology {name!r}", option, list(allowed)))
     _require_two(num_nodes)
-    if seed < 0:
-        raise InputError(f"seed = {seed} must not be negative")
+    require_whole("seed", seed, 0)
+    for option, value in options.items():
+        parameter = inspect.signature(builder).parameters[option]
+        if parameter.annotation in (int, "int"):
+            require_whole(option.replace("_", "-"), value, 0)
+        elif value is not parameter.default:
+            require_number(option.replace("_", "-"), value)
     return builder(num_nodes, np.random.default_rng(derive(seed, "topology")), **options)
 
 
@@ -478,8 +484,9 @@ def _hearing(graph: nx.Graph) -> csr_array:
 
 
 def _require_two(num_nodes: int) -> None:
-    if num_nodes < 2:
+    if isinstance(num_nodes, int) and num_nodes < 2:
         raise InputError(f"a communication graph needs at least 2 nodes, not {num_nodes}")
+    require_whole("num_nodes", num_nodes, 2)
 
 
 def _require_connected(graph: nx.Graph, what: str) -> None:

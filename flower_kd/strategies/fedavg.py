@@ -11,14 +11,14 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from flower_kd.protocol import Order
-from flower_kd.strategies.base import due
+from flower_kd.strategies.base import check_run, check_schedule, due
 from flower_kd.strategies.network import Network
-from flower_kd.strategies.registry import STRATEGIES
+from flower_kd.strategies.registry import STRATEGIES, NamedArguments
 from flower_kd.strategies.weights import usable_weights
 
 
 @STRATEGIES.register("fedavg")
-class FedAvg(flower.FedAvg):
+class FedAvg(NamedArguments, flower.FedAvg):
     """Flower's FedAvg on all nodes of a Network, evaluated every so many rounds (McMahan et al., AISTATS 2017).
 
     Parameters
@@ -32,6 +32,7 @@ class FedAvg(flower.FedAvg):
     same_model = True
 
     def __init__(self, graph: nx.Graph, *, seed: int = 0, local_steps: int = 50, evaluate_every: int = 1) -> None:
+        check_schedule(graph, seed, local_steps, evaluate_every)
         num_nodes = graph.number_of_nodes()
         super().__init__(min_train_nodes=num_nodes, min_evaluate_nodes=num_nodes, min_available_nodes=num_nodes)
         self.order = Order(server_round=0, num_steps=local_steps, seed=seed, reply="weights")
@@ -55,6 +56,7 @@ class FedAvg(flower.FedAvg):
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
         """Run the handshake, then Flower's own loop."""
+        check_run(num_rounds, timeout)
         network = grid if isinstance(grid, Network) else self.network(grid)
         network.join()
         self._num_rounds, self._network = num_rounds, network
