@@ -18,7 +18,8 @@ from flower_kd.errors import InputError
 LONGEST_TEXT = 400  # torch lists every parameter of a model that does not fit
 
 _OURS = Path(__file__).parent
-_LIBRARIES = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
+_STDLIB = Path(sysconfig.get_path("stdlib"))
+_INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("purelib", "platlib"))
 # "<class 'OSError'>:<'disk full'>" on devices and in process; under Ray the class is Flower's own, with the text after
 # "Message: ".
 _REDUCED = re.compile(r"<class '(?:[\w.]*\.)?(\w+)'>:<'(.*?)(?:'>)?", re.DOTALL)
@@ -39,11 +40,13 @@ def in_one_sentence() -> Iterator[None]:
 
 
 def describe(error: BaseException) -> str:
-    """Return an exception's type, its text and where it was raised; of an InputError only the text.
+    """Return an exception's type, its text and its place in the user's code, if it has one; of an InputError the text.
 
-    The place is the innermost line outside of libraries, this one included, and the innermost of all if there is none.
+    The place is the innermost line outside of installed packages or, where all is installed, of Python, torch and this
+    package.
     """
-    text = textwrap.shorten(str(error), LONGEST_TEXT, placeholder=" ...")
+    said = error.msg if isinstance(error, SyntaxError) else str(error)
+    text = textwrap.shorten(said, LONGEST_TEXT, placeholder=" ...")
     if isinstance(error, InputError):
         return text
     place = _place(error)
@@ -70,11 +73,24 @@ def _line(text: str) -> str:
 def _place(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_short(error.filename)}, line {error.lineno}"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
-    own = [frame for frame in frames if not Path(frame.filename).is_relative_to(_OURS)]
-    users = [frame for frame in own if not any(Path(frame.filename).is_relative_to(path) for path in _LIBRARIES)]
-    found = (users or own or frames)[-1:]
-    return f"{_short(found[0].filename)}, line {found[0].lineno}, in {found[0].name}" if found else ""
+    for is_library in (_is_library, _is_torch_or_ours):
+        for frame in reversed(traceback.extract_tb(error.__traceback__)):
+            if not is_library(Path(frame.filename)):
+                return f"{_short(frame.filename)}, line {frame.lineno}, in {frame.name}"
+    return ""
+
+
+def _is_library(file: Path) -> bool:
+    """Return whether a file is part of Python, of an installed package, or of this one."""
+    return any(file.is_relative_to(folder) for folder in (_OURS, *_INSTALLED)) or _is_torch_or_ours(file)
+
+
+def _is_torch_or_ours(file: Path) -> bool:
+    """Return whether a file is part of Python, torch or this package: so is not a user's app that is installed."""
+    installed = next((folder for folder in _INSTALLED if file.is_relative_to(folder)), None)
+    if installed is not None:
+        return file.relative_to(installed).parts[0] in ("torch", _OURS.name)
+    return str(file).startswith("<") or file.is_relative_to(_STDLIB) or file.is_relative_to(_OURS)
 
 
 def _short(filename: str) -> str:

@@ -437,12 +437,36 @@ def _read(path: Path) -> nx.Graph:
     try:
         if path.suffix.lower() == ".graphml":
             return nx.read_graphml(path)
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-        delimiter = "," if any("," in line.partition("#")[0] for line in lines) else None
-        return nx.parse_edgelist(lines, delimiter=delimiter, data=False)
+        return _parse_edges(path, path.read_text(encoding="utf-8-sig").splitlines())
     # A broken GraphML file ends in any of these (ParseError is a SyntaxError).
-    except (OSError, ValueError, KeyError, SyntaxError, nx.NetworkXException) as error:
-        raise InputError(f"cannot read a graph from {path}: {error}") from error
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot read a graph from {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read a graph from {path}: it is not a text file") from error
+    except (ValueError, KeyError, SyntaxError, nx.NetworkXException) as error:
+        raise InputError(f"{path} is not a GraphML file: {error}") from error
+
+
+def _parse_edges(path: Path, lines: list[str]) -> nx.Graph:
+    """Return the graph of an edge list; raises InputError at the first line that is not two vertices."""
+    graph = nx.Graph()
+    edges = [line.partition("#")[0].strip() for line in lines]
+    by_comma = any("," in edge for edge in edges)
+    for number, edge in enumerate(edges, start=1):
+        if not edge:
+            continue
+        vertices = [word.strip() for word in (edge.split(",") if by_comma else edge.split())]
+        if len(vertices) < 2 or not all(vertices[:2]):
+            raise InputError(
+                f"{path}, line {number}: {edge[:40]!r} is not an edge, which is two vertices with white space or a "
+                "comma between them"
+            )
+        graph.add_edge(*vertices[:2])
+    if len(graph) == 0:
+        raise InputError(f"{path} holds no edge: a graph file is an edge list, with two vertices a line, or GraphML")
+    return graph
 
 
 def _by_number(path: Path, found: set[str], num_nodes: int) -> dict[str, int]:
@@ -458,7 +482,8 @@ def _by_number(path: Path, found: set[str], num_nodes: int) -> dict[str, int]:
 def _by_rank(path: Path, found: set[str], num_nodes: int) -> dict[str, int]:
     if len(found) != num_nodes:
         raise InputError(
-            f"{path} has {len(found)} vertices ({_some(sorted(found))}) for a network of {num_nodes} nodes"
+            f"the graph in {path} has {len(found)} vertices, named {_some(sorted(found))}, for a network of {num_nodes} "
+            "nodes: is it an edge list, with two vertices a line?"
         )
     return {name: vertex for vertex, name in enumerate(sorted(found))}
 

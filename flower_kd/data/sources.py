@@ -165,6 +165,8 @@ def _split(dataset: str, table: Dataset, image_size: int) -> TableSplit:
 
 
 def _load(dataset: str) -> DatasetDict:
+    if not dataset.strip():
+        raise InputError("dataset = '' must be 'digits', a folder, or a name on the hub")
     path = Path(dataset).expanduser()
     local = path.exists() or dataset.startswith((".", "/", "~"))
     if local and not path.is_dir():

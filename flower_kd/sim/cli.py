@@ -18,6 +18,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from flower_kd.errors import InputError
+from flower_kd.registry import unknown
 from flower_kd.sim.signals import as_interruption
 
 if TYPE_CHECKING:
@@ -32,10 +33,23 @@ DEFAULT_STRATEGIES = "silo,fedavg,d-sgd,d-dist,neighbor-kd"
 class _Commands(TyperGroup):
     """Ends a command that meets a user's mistake with one sentence."""
 
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        """Read what stands before the command."""
+        with _usage_in_one_sentence():
+            return super().make_context(*args, **options)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that was asked for; raises InputError if there is none of that name."""
+        if args and args[0] not in self.commands:
+            raise InputError(unknown("command", args[0], list(self.commands)))
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for; SIGTERM and a closed terminal end it as Ctrl-C does."""
         try:
-            with as_interruption():
+            with as_interruption(), _usage_in_one_sentence():
                 return super().invoke(ctx)
         except InputError as error:
             _say(str(error))
@@ -43,6 +57,19 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt:
             _say("interrupted")
             raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def _usage_in_one_sentence() -> Iterator[None]:
+    """End the program with one sentence if options or arguments in a block are wrong."""
+    try:
+        yield
+    except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # which is no error
+            raise
+        seen = f" (see {error.ctx.command_path} --help)" if error.ctx is not None else ""
+        _say(f"{error.format_message().rstrip('.')}{seen}")
+        raise typer.Exit(MISTAKE) from None
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
