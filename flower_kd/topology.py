@@ -482,8 +482,8 @@ def _by_number(path: Path, found: set[str], num_nodes: int) -> dict[str, int]:
 def _by_rank(path: Path, found: set[str], num_nodes: int) -> dict[str, int]:
     if len(found) != num_nodes:
         raise InputError(
-            f"the graph in {path} has {len(found)} vertices, named {_some(sorted(found))}, for a network of {num_nodes} "
-            "nodes: is it an edge list, with two vertices a line?"
+            f"the graph in {path} has {len(found)} vertices, named {_some(sorted(found))}, for a network of {num_nodes}"
+            " nodes: is it an edge list, with two vertices a line?"
         )
     return {name: vertex for vertex, name in enumerate(sorted(found))}
 

@@ -5,9 +5,12 @@ Commands import what they need when they are called: torch takes seconds, which 
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,6 +59,11 @@ class _Commands(TyperGroup):
             raise typer.Exit(MISTAKE) from None
         except KeyboardInterrupt:
             _say("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            _write_nowhere()  # the terminal was closed while a bar moved
             raise typer.Exit(INTERRUPTED) from None
 
 
@@ -295,7 +303,18 @@ def _prepare(processes: int) -> None:
 
 
 def _say(sentence: str) -> None:
-    typer.echo(f"flower-kd: {' '.join(sentence.split())}", err=True)
+    try:
+        typer.echo(f"flower-kd: {' '.join(sentence.split())}", err=True)
+    except OSError:  # nobody is there to read it
+        _write_nowhere()
+
+
+def _write_nowhere() -> None:
+    """Drop what is still to be written to a terminal that is closed: Python would fail on it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            os.dup2(nowhere, stream.fileno())
 
 
 def _console() -> Console:

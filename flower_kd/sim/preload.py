@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from multiprocessing import forkserver, get_context, resource_tracker
 from multiprocessing.context import ForkServerContext
 
+from flower_kd.sim import orphans
 from flower_kd.sim.signals import unheard_by_children
 
 # Imports take seconds of a process; each process that is forked after them has them for nothing. The server computes
 # nothing itself, as forks of a process that has used torch's threads can hang.
-MODULES = ["flower_kd.sim.job", "flower_kd.client_app"]
+MODULES = ["flower_kd.sim.orphans", "flower_kd.sim.job", "flower_kd.client_app"]
 
 
 def context() -> ForkServerContext:
@@ -22,5 +24,7 @@ def context() -> ForkServerContext:
     resource_tracker.ensure_running()  # or the server starts it, which unblocks the signals
     # Ctrl-C goes to all processes of a terminal; the first one decides what to do about it.
     with unheard_by_children():
+        os.environ[orphans.PARENT] = str(os.getpid())
         forkserver.ensure_running()
+        del os.environ[orphans.PARENT]
     return found

@@ -15,7 +15,7 @@ from flwr.app import Message
 
 from flower_kd.errors import InputError
 from flower_kd.failures import describe
-from flower_kd.sim import preload
+from flower_kd.sim import orphans, preload
 from flower_kd.sim.engine import InProcessGrid, Listener, LocalGrid
 
 MESSAGES_AHEAD = 64
@@ -135,6 +135,7 @@ class WorkerGrid(LocalGrid):
 
 def _work(pipe: Connection, client_app: str, num_nodes: int, run_config: dict[str, Any]) -> None:
     """Say why there is no app, or nothing; then answer messages until the other end of the pipe is closed."""
+    orphans.end_with_parent()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # which `close` may send
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
