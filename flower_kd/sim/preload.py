@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from multiprocessing import forkserver, get_context, resource_tracker
 from multiprocessing.context import ForkServerContext
+from multiprocessing.util import get_temp_dir
 
 from flower_kd.sim import orphans
 from flower_kd.sim.signals import unheard_by_children
@@ -24,7 +25,9 @@ def context() -> ForkServerContext:
     resource_tracker.ensure_running()  # or the server starts it, which unblocks the signals
     # Ctrl-C goes to all processes of a terminal; the first one decides what to do about it.
     with unheard_by_children():
-        os.environ[orphans.PARENT] = str(os.getpid())
+        told = {orphans.PARENT: str(os.getpid()), orphans.SOCKETS: get_temp_dir()}
+        os.environ.update(told)
         forkserver.ensure_running()
-        del os.environ[orphans.PARENT]
+        for name in told:
+            del os.environ[name]
     return found
