@@ -275,6 +275,8 @@ def topology(
     nodes = _num_nodes(num_nodes, settings)
     shown = Path(parsed.topology).stem
     path = (picture or Path("results/topology") / f"{shown}-{nodes}.png").expanduser().absolute()
+    if path.is_dir():
+        raise InputError(f"--picture {str(picture)!r} is a directory, it must be a file to draw into")
     folders.check_writable(path.parent)
     card = topology_card.card(parsed, nodes)
     console = _console()

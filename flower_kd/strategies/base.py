@@ -229,12 +229,12 @@ class GraphStrategy(NamedArguments, Strategy):
         """Log what runs on which graph."""
         log(
             INFO,
-            "%s: %d nodes, %d edges, %d local steps a round, an exchange every %d steps",
+            "%s: %s, %s, %s a round, an exchange every %s",
             type(self).__name__,
-            self.num_nodes,
-            self.graph.number_of_edges(),
-            self.local_steps,
-            self.exchange_every,
+            _counted(self.num_nodes, "node"),
+            _counted(self.graph.number_of_edges(), "edge"),
+            _counted(self.local_steps, "local step"),
+            _counted(self.exchange_every, "step"),
         )
 
     def _down(self, vertex: int) -> dict[str, ArrayRecord]:
@@ -263,6 +263,10 @@ def check_run(num_rounds: int, timeout: float) -> None:
     """Raise InputError unless `start` can run so many rounds and wait so many seconds for replies."""
     require_whole("num_rounds", num_rounds, 1)
     require_number("timeout", timeout, above=0)
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def due(server_round: int, every: int, num_rounds: int) -> bool:
