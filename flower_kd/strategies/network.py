@@ -150,7 +150,7 @@ class Network(Grid):
                 missing = [self._label(v) for v in range(self.num_nodes) if v not in self.hellos]
                 raise InputError(
                     f"{len(missing)} of {self.num_nodes} nodes did not join: {', '.join(missing[:8])}"
-                    f"{', ...' if len(missing) > 8 else ''} ({len(asked)} {'node is' if len(asked) == 1 else 'nodes are'} connected)"
+                    f"{', ...' if len(missing) > 8 else ''} ({len(asked)} nodes are connected)"
                 )
             time.sleep(POLL_SECONDS)
         self._check_alike(self.hellos)
