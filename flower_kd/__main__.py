@@ -1,6 +1,16 @@
 """`python -m flower_kd` is `flower-kd`."""
 
-from flower_kd.sim.cli import app
+import signal
+
+
+def main() -> None:
+    """Run the command; Ctrl-C before it begins and after its end is quiet."""
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from flower_kd.sim.cli import app
+
+    app(prog_name="flower-kd")
+
 
 if __name__ == "__main__":  # not in the processes that it spawns
-    app(prog_name="flower-kd")
+    main()

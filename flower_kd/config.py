@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from flower_kd import data, dissimilarity, models, pooling, strategies, topology, wire
+from flower_kd import data, dissimilarity, models, pooling, ranges, strategies, topology, wire
 from flower_kd.devices import device
 from flower_kd.errors import InputError
 from flower_kd.registry import unknown
@@ -17,14 +17,10 @@ Check = Callable[[str, Any], str | None]
 
 def _number(default: float, low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf) -> Any:
     """Return a field for a number in [low, high], and greater than `above`."""
+    largest = min(high, ranges.LARGEST) if type(default) is int else high
 
     def check(key: str, value: Any) -> str | None:
-        if not math.isfinite(value) or not low <= value <= high or value <= above:
-            bounds = [f"above {above:g}"] if above > -math.inf else []
-            bounds += [f"at least {low:g}"] if low > -math.inf else []
-            bounds += [f"at most {high:g}"] if high < math.inf else []
-            return f"{key} = {value} must be {' and '.join(bounds) or 'finite'}"
-        return None
+        return ranges.problem(key, value, low, largest if value > largest else high, above=above)
 
     return field(default=default, metadata={"check": check})
 
@@ -138,7 +134,7 @@ class RunConfig:
                 continue
             value, kind = run_config[key], type(spec.default)
             if kind is float and type(value) is int:
-                value = float(value)
+                value = float(value) if abs(value) < 2**1023 else math.inf
             if type(value) is not kind:
                 problems.append(f"{key} = {value!r} must be {_KINDS[kind]}")
                 continue

@@ -20,8 +20,8 @@ def device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(name)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError):  # what torch raises depends on how it was built
+        torch.empty(1, device=found).item()  # the meta device has no values
+    except (RuntimeError, AssertionError, NotImplementedError):  # what torch raises depends on how it was built
         raise InputError(f"no device {name!r} here (allowed: auto, cpu, cuda, cuda:N where there is one)") from None
     return found
 

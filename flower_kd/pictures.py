@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 
 import networkx as nx
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.typing import ColorType
 from scipy.sparse import diags_array
@@ -47,7 +50,11 @@ _MAX_VERTEX_NAMES = 40
 def png(figure: Figure) -> bytes:
     """Return a figure as a PNG file; the same figure gives the same bytes."""
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120, metadata={"Software": None})
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # users name runs and folders: a $ is no formula
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # an empty box says as much
+        figure.savefig(image, format="png", dpi=120, metadata={"Software": None})
     return image.getvalue()
 
 
@@ -148,7 +155,7 @@ def _draw_by_bytes(axes: Axes, histories: Histories) -> None:
             _line(axes, accuracy, label, color, marker)
             reach += [sent[travels].min(), sent.max()]
         elif len(accuracy):
-            axes.axhline(accuracy.iloc[-1], color=color, linestyle="--", linewidth=1.6, label=label)
+            axes.axhline(accuracy.iloc[-1], color=color, linestyle="--", linewidth=1.6, label=_named(label))
     axes.set(xlabel="sent by a node for its neighbors", ylabel="test accuracy")
     axes.grid(alpha=0.3)
     if not reach:
@@ -190,7 +197,12 @@ def _styles(histories: Histories) -> dict[str, tuple[str, str]]:
 
 def _line(axes: Axes, values: pd.Series, label: str, color: str, marker: str) -> None:
     markevery = max(1, len(values) // 10)
-    axes.plot(values, color=color, marker=marker, markersize=5, markevery=markevery, linewidth=2.2, label=label)
+    axes.plot(values, color=color, marker=marker, markersize=5, markevery=markevery, linewidth=2.2, label=_named(label))
+
+
+def _named(label: str) -> str:
+    """Return a label that the legend shows: matplotlib leaves out those that begin with an underscore."""
+    return f" {label}" if label.startswith("_") else label
 
 
 def _band(axes: Axes, low: pd.Series, high: pd.Series, color: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from flower_kd.results import Summary
 
@@ -15,10 +16,11 @@ MAX_ROWS = 64
 
 def table(summary: Summary) -> RenderableType:
     """Return accuracy by node, of at most 64, next to the same node alone, and the bytes next to those of D-SGD."""
-    rows = Table(title=f"{summary.strategy} on {summary.dataset}, {summary.topology} of {summary.num_nodes} nodes")
-    columns: list[tuple[str, Callable[[int], str]]] = [
+    title = f"{summary.strategy} on {summary.dataset}, {summary.topology} of {summary.num_nodes} nodes"
+    rows = Table(title=Text(title, style="table.title"))
+    columns: list[tuple[str, Callable[[int], str | Text]]] = [
         ("node", str),
-        ("model", lambda vertex: summary.models[vertex]),
+        ("model", lambda vertex: Text(summary.models[vertex])),
         (summary.strategy, lambda vertex: _percent(summary.accuracy["per_node"][vertex])),
     ]
     if summary.baseline:

@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
-from flower_kd import models, results, run_folder, run_table
+from flower_kd import log_colors, models, results, run_folder, run_table
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError, RunRefusedError
 from flower_kd.identity import identity
@@ -30,6 +30,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run what the run config asks for; leave the results folder and, in the context's state, the summary."""
+    log_colors.only_on_terminals()
     try:
         config = RunConfig.parse(context.run_config)
         path = run_folder.path_of(config)

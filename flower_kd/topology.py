@@ -22,6 +22,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, cg, eigs, eigsh
 
 from flower_kd.errors import InputError
+from flower_kd.ranges import require_number, require_whole
 from flower_kd.registry import Registry, unknown
 from flower_kd.seeding import derive
 
@@ -96,8 +97,13 @@ def build(name: str, num_nodes: int, seed: int = 0, **options: float | None) -> 
         if option not in allowed:
             raise InputError(unknown(f"option of topology {name!r}", option, list(allowed)))
     _require_two(num_nodes)
-    if seed < 0:
-        raise InputError(f"seed = {seed} must not be negative")
+    require_whole("seed", seed, 0)
+    for option, value in options.items():
+        parameter = inspect.signature(builder).parameters[option]
+        if parameter.annotation in (int, "int"):
+            require_whole(option.replace("_", "-"), value, 0)
+        elif value is not parameter.default:
+            require_number(option.replace("_", "-"), value)
     return builder(num_nodes, np.random.default_rng(derive(seed, "topology")), **options)
 
 
@@ -525,12 +531,36 @@ def _read(path: Path) -> nx.Graph:
     try:
         if path.suffix.lower() == ".graphml":
             return nx.read_graphml(path)
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-        delimiter = "," if any("," in line.partition("#")[0] for line in lines) else None
-        return nx.parse_edgelist(lines, delimiter=delimiter, data=False)
+        return _parse_edges(path, path.read_text(encoding="utf-8-sig").splitlines())
     # A broken GraphML file ends in any of these (ParseError is a SyntaxError).
-    except (OSError, ValueError, KeyError, SyntaxError, nx.NetworkXException) as error:
-        raise InputError(f"cannot read a graph from {path}: {error}") from error
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot read a graph from {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read a graph from {path}: it is not a text file") from error
+    except (ValueError, KeyError, SyntaxError, nx.NetworkXException) as error:
+        raise InputError(f"{path} is not a GraphML file: {error}") from error
+
+
+def _parse_edges(path: Path, lines: list[str]) -> nx.Graph:
+    """Return the graph of an edge list; raises InputError at the first line that is not two vertices."""
+    graph = nx.Graph()
+    edges = [line.partition("#")[0].strip() for line in lines]
+    by_comma = any("," in edge for edge in edges)
+    for number, edge in enumerate(edges, start=1):
+        if not edge:
+            continue
+        vertices = [word.strip() for word in (edge.split(",") if by_comma else edge.split())]
+        if len(vertices) < 2 or not all(vertices[:2]):
+            raise InputError(
+                f"{path}, line {number}: {edge[:40]!r} is not an edge, which is two vertices with white space or a "
+                "comma between them"
+            )
+        graph.add_edge(*vertices[:2])
+    if len(graph) == 0:
+        raise InputError(f"{path} holds no edge: a graph file is an edge list, with two vertices a line, or GraphML")
+    return graph
 
 
 def _by_number(path: Path, found: set[str], num_nodes: int) -> dict[str, int]:
@@ -546,7 +576,8 @@ def _by_number(path: Path, found: set[str], num_nodes: int) -> dict[str, int]:
 def _by_rank(path: Path, found: set[str], num_nodes: int) -> dict[str, int]:
     if len(found) != num_nodes:
         raise InputError(
-            f"{path} has {len(found)} vertices ({_some(sorted(found))}) for a network of {num_nodes} nodes"
+            f"the graph in {path} has {len(found)} vertices, named {_some(sorted(found))}, for a network of {num_nodes}"
+            " nodes: is it an edge list, with two vertices a line?"
         )
     return {name: vertex for vertex, name in enumerate(sorted(found))}
 
@@ -572,8 +603,9 @@ def _hearing(graph: nx.Graph) -> csr_array:
 
 
 def _require_two(num_nodes: int) -> None:
-    if num_nodes < 2:
+    if isinstance(num_nodes, int) and num_nodes < 2:
         raise InputError(f"a communication graph needs at least 2 nodes, not {num_nodes}")
+    require_whole("num_nodes", num_nodes, 2)
 
 
 def _require_connected(graph: nx.Graph, what: str) -> None:

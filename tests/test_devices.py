@@ -10,7 +10,7 @@ def test_auto_is_the_gpu_where_there_is_one() -> None:
     assert device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.mark.parametrize("name", ["tpuu", "cuda:99", ""])
+@pytest.mark.parametrize("name", ["tpuu", "cuda:99", "", "meta"])
 def test_what_is_not_here_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"no device '{name}' here .allowed: auto, cpu, cuda"):
         device(name)

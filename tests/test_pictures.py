@@ -163,3 +163,15 @@ def test_one_key_is_one_row() -> None:
 def test_nothing_to_draw_is_one_sentence(draw) -> None:
     with pytest.raises(InputError, match=r"there is no finished run|needs at least one"):
         draw()
+
+
+def test_names_are_no_formulas_and_none_is_left_out(recwarn: pytest.WarningsRecorder) -> None:
+    labels = ["$x_$", "_private", "模型"]
+    histories = {label: [history(), history()] for label in labels}
+    graph = topology.build("ring", 4)
+    figure = pictures.comparison(histories, {label: (graph, [0.1, 0.2, None, 0.4]) for label in labels})
+    assert pictures.png(figure).startswith(b"\x89PNG")
+    legends = [text.get_text().strip() for legend in figure.subfigs[0].legends for text in legend.get_texts()]
+    assert set(labels) <= set(legends)
+    assert pictures.png(pictures.draw_graph(graph, "$x_$")).startswith(b"\x89PNG")
+    assert not recwarn.list

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from flower_kd import wire
 from flower_kd.clients import state
+from flower_kd.clients.checks import check
 from flower_kd.clients.node import Node
 from flower_kd.clients.node_files import NodeFiles
 from flower_kd.clients.state import NodeFactory
 from flower_kd.clients.training import evaluate, predict, train
 from flower_kd.data import fingerprint
 from flower_kd.errors import InputError
+from flower_kd.failures import in_one_sentence
 from flower_kd.models import num_parameters
 from flower_kd.pooling import Teacher
 from flower_kd.protocol import ARRAYS, CONFIG, HELLO, LOGITS, METRICS, TEACHER, Greeting, Hello, Order, exchanged_rows
@@ -39,6 +41,7 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         Where a node's states are kept on disk; nowhere by default.
     """
     app = ClientApp()
+    build_node = _checked(build_node)
 
     def keep(context: Context, node: Node, server_round: int) -> None:
         """Keep a node's state after a round; a disk that refuses it does not keep the node from the run."""
@@ -55,22 +58,28 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         """Say who the node is; begin anew where a run begins, and only then."""
         greeting = Greeting.from_record(_config(message))
         try:
-            fresh = greeting.fresh or not state.remembered(context)
-            node = (state.fresh if fresh else state.load)(context, build_node)
-            restored = 0 if fresh else state.greeting(context).server_round
-            files = find_files(context, greeting) if fresh and not greeting.fresh else None
-            if files is not None:
-                restored = files.load(node, greeting.server_round)
-                state.save(context, node)
-            state.greeted(context, replace(greeting, server_round=restored))
-            hello = replace(_hello(node, context), fresh=fresh and restored == 0, restored_round=restored)
+            with in_one_sentence():
+                fresh = greeting.fresh or not state.remembered(context)
+                node = (state.fresh if fresh else state.load)(context, build_node)
+                restored = 0 if fresh else state.greeting(context).server_round
+                files = find_files(context, greeting) if fresh and not greeting.fresh else None
+                if files is not None:
+                    restored = files.load(node, greeting.server_round)
+                    state.save(context, node)
+                check(node)
+                state.greeted(context, replace(greeting, server_round=restored))
+                hello = replace(_hello(node, context), fresh=fresh and restored == 0, restored_round=restored)
         except InputError as error:  # the server ends the run with this sentence
-            hello = Hello(vertex=_vertex(context), error=str(error))
+            hello = Hello(vertex=_vertex(context), name=_name(context), error=str(error))
         return Message(RecordDict({HELLO: hello.to_record()}), reply_to=message)
 
     @app.train()
     def train_node(message: Message, context: Context) -> Message:
         """Load weights if some came, train, and return what the order asks for."""
+        with in_one_sentence():
+            return _train(message, context)
+
+    def _train(message: Message, context: Context) -> Message:
         order = Order.from_record(_config(message))
         node = state.load(context, build_node)
         reference = node.reference
@@ -98,14 +107,27 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
     @app.evaluate()
     def evaluate_node(message: Message, context: Context) -> Message:
         """Load weights if some came, and evaluate on the test set."""
-        node = state.load(context, build_node)
-        if _load_weights(node, message):
-            state.save(context, node)
-            keep(context, node, int(_config(message).get("server-round", 0)))  # type: ignore[arg-type]
-        metrics = evaluate(node.model, node.test)
+        with in_one_sentence():
+            node = state.load(context, build_node)
+            if _load_weights(node, message):
+                state.save(context, node)
+                keep(context, node, int(_config(message).get("server-round", 0)))  # type: ignore[arg-type]
+            metrics = evaluate(node.model, node.test)
         return Message(RecordDict({METRICS: MetricRecord({**metrics})}), reply_to=message)
 
     return app
+
+
+def _checked(build_node: NodeFactory) -> NodeFactory:
+    """Return a factory that refuses to hand on what is not a Node."""
+
+    def build(context: Context) -> Node:
+        node = build_node(context)
+        if not isinstance(node, Node):
+            raise InputError(f"build_node returned {type(node).__name__} where a flower_kd.Node was wanted")
+        return node
+
+    return build
 
 
 def _config(message: Message) -> ConfigRecord:
@@ -116,15 +138,24 @@ def _config(message: Message) -> ConfigRecord:
 
 
 def _vertex(context: Context) -> int:
-    return int(context.node_config.get("partition-id", -1))
+    """Return the partition-id of a node config; -1 if it has none that is a whole number."""
+    vertex = context.node_config.get("partition-id", -1)
+    return vertex if type(vertex) is int else -1
+
+
+def _name(context: Context) -> str:
+    return str(context.node_config.get("name", ""))
 
 
 def _hello(node: Node, context: Context) -> Hello:
     reference = node.reference
     assert isinstance(reference, Tensor)
+    stated = context.node_config.get("partition-id", -1)
+    if type(stated) is not int:
+        raise InputError(f"partition-id = {stated!r} in its node config must be a whole number")
     return Hello(
         vertex=_vertex(context),
-        name=str(context.node_config.get("name", "")),
+        name=_name(context),
         partitions=int(context.node_config.get("num-partitions", 0)),
         classes=node.classes,
         model=node.name,

@@ -88,6 +88,12 @@ class ShuffledBatches:
     seed: int
     vertex: int
 
+    def __post_init__(self) -> None:
+        if len(self.inputs) != len(self.labels):
+            raise InputError(f"there are {len(self.inputs)} private inputs and {len(self.labels)} labels")
+        if self.batch_size < 1:
+            raise InputError(f"batch_size = {self.batch_size} must be at least 1")
+
     def batches(self, first_step: int, num_steps: int) -> Iterator[Batch]:
         """Yield the batches of steps `first_step` to `first_step + num_steps - 1`."""
         size = min(self.batch_size, len(self))
@@ -122,6 +128,8 @@ class LoaderBatches:
     def __post_init__(self) -> None:
         if self.loader.generator is not None:
             raise InputError("the private loader has a generator of its own: leave it out, the run's seed drives it")
+        if not hasattr(self.loader.dataset, "__len__"):
+            raise InputError("the private loader's data set has no length: steps are counted in passes over it")
 
     def batches(self, first_step: int, num_steps: int) -> Iterator[Batch]:
         """Yield the loader's next `num_steps` batches, going round as often as needed."""
@@ -148,8 +156,19 @@ def inputs_of(loader: DataLoader) -> Tensor:
     Raises
     ------
     InputError
-        If the loader shuffles: nodes could not tell which row a prediction is about.
+        If the loader shuffles, as nodes could not tell which row a prediction is about, or its batches are not tensors.
     """
     if isinstance(loader.sampler, RandomSampler):
         raise InputError("the reference loader shuffles: give it shuffle=False, rows must have one order on all nodes")
-    return torch.cat([batch[0] if isinstance(batch, list | tuple) else batch for batch in loader])
+    batches = [batch[0] if isinstance(batch, list | tuple) else batch for batch in loader]
+    if not batches:
+        raise InputError("the reference loader gives no batch")
+    if not all(isinstance(inputs, Tensor) for inputs in batches):
+        raise InputError(
+            f"a batch of the reference loader is of type {type(batches[0]).__name__}, it must be a tensor of inputs, "
+            "or a list that begins with one"
+        )
+    shapes = list(dict.fromkeys(tuple(inputs.shape[1:]) for inputs in batches))
+    if len(shapes) > 1:
+        raise InputError(f"the reference loader has rows of different shapes: {list(shapes[0])} and {list(shapes[1])}")
+    return torch.cat(batches)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +13,7 @@ import numpy as np
 import PIL.Image
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset
+from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision.transforms import v2
@@ -205,12 +208,15 @@ def _split(dataset: str, table: Dataset, image_size: int) -> TableSplit:
 
 
 def _load(dataset: str) -> DatasetDict:
+    if not dataset.strip():
+        raise InputError("dataset = '' must be 'digits', a folder, or a name on the hub")
     path = Path(dataset).expanduser()
     local = path.exists() or dataset.startswith((".", "/", "~"))
     if local and not path.is_dir():
         raise InputError(f"dataset {dataset!r}: there is no such folder")
     try:
-        splits = load_dataset(str(path) if local else dataset)
+        with _bars(download=not local):
+            splits = load_dataset(str(path) if local else dataset)
     except Exception as error:  # datasets raises many kinds, some of its own and some of its readers
         where = "cannot be read as a data set" if local else "is neither 'digits', a folder here, nor to be had by name"
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -218,6 +224,19 @@ def _load(dataset: str) -> DatasetDict:
     if not splits or any(len(table) == 0 for table in splits.values()):
         raise InputError(f"dataset {dataset!r} is empty")
     return splits
+
+
+@contextmanager
+def _bars(*, download: bool) -> Iterator[None]:
+    """Show progress bars in a block for a download only, and there only once, however many processes there are."""
+    hidden = are_progress_bars_disabled()
+    if not download or multiprocessing.parent_process() is not None:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not hidden:
+            enable_progress_bars()
 
 
 def _carve(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from flower_kd.errors import InputError
+from flower_kd.failures import describe
 from flower_kd.models.registry import MODELS, ModelFactory, check_name
 from flower_kd.models.weights import load_weights
 from flower_kd.seeding import torch_seeded
@@ -40,9 +41,13 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int], seed: int = 
         try:
             model = factory(num_classes=num_classes, shape=shape)
         except Exception as error:
-            raise InputError(f"model {name!r} fails on num_classes={num_classes}, shape={shape}: {error}") from error
+            raise InputError(
+                f"model {name!r} fails on num_classes={num_classes}, shape={shape}: {describe(error)}"
+            ) from error
     if not isinstance(model, nn.Module):
         raise InputError(f"model {name!r} returns a {type(model).__name__}, not a torch.nn.Module")
+    if next(model.parameters(), None) is None:
+        raise InputError(f"model {name!r} has no parameters to train")
     if weights_file:
         load_weights(model, Path(weights_file).expanduser())
     return model
@@ -58,7 +63,7 @@ def _import_factory(name: str) -> ModelFactory:
     try:
         factory = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # importing runs the user's code
-        raise InputError(f"model {name!r} cannot be imported: {error}") from error
+        raise InputError(f"model {name!r} cannot be imported: {describe(error)}") from error
     if not callable(factory):
-        raise InputError(f"model {name!r} is a {type(factory).__name__}, which cannot be called")
+        raise InputError(f"model {name!r} is of type {type(factory).__name__}, which cannot be called")
     return factory

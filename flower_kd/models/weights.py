@@ -45,16 +45,23 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
-        raise InputError(f"weights-file {str(path)!r} is no file")
+        raise InputError(f"weights-file {str(path)!r} is not a file")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"weights-file {str(path)!r} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # both libraries let through whatever a broken file brings about
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"weights-file {str(path)!r} cannot be read: {reason}") from error
+        raise InputError(
+            f"weights-file {str(path)!r} cannot be read: it is neither a .safetensors file nor one that torch.save "
+            "made of a state_dict()"
+        ) from error
     if not (isinstance(weights, Mapping) and all(isinstance(tensor, Tensor) for tensor in weights.values())):
         raise InputError(f"weights-file {str(path)!r} must hold tensors by name, as a model's state_dict() does")
+    if not weights:
+        raise InputError(f"weights-file {str(path)!r} holds no tensor")
     return weights
 
 

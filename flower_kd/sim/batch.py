@@ -50,7 +50,9 @@ def jobs(runs: Mapping[str, Mapping[str, Any]], seed_text: str, num_nodes: int, 
         if config.get("num-nodes", 0) not in (0, num_nodes):
             raise InputError(f"num-nodes = {config['num-nodes']!r} and --num-nodes {num_nodes} differ")
         first = config.get("seed", RunConfig.seed)
-        for seed in seeds.parse(seed_text, first if isinstance(first, int) else RunConfig.seed):
+        if type(first) is not int:
+            raise InputError(f"seed = {first!r} must be a whole number")
+        for seed in seeds.parse(seed_text, first):
             name = folders.name_of(f"{label}-seed{seed}")
             of_batch = {"baseline": "none", **config, "seed": seed, "resume": True}
             found.append(Job(label, of_batch, num_nodes, folder / folders.RUNS / name))

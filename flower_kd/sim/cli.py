@@ -5,9 +5,12 @@ Commands import what they need when they are called: torch takes seconds, which 
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +21,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from flower_kd.errors import InputError
+from flower_kd.registry import unknown
 from flower_kd.sim.signals import as_interruption
 
 if TYPE_CHECKING:
@@ -32,10 +36,23 @@ DEFAULT_STRATEGIES = "silo,fedavg,d-sgd,d-dist,neighbor-kd"
 class _Commands(TyperGroup):
     """Ends a command that meets a user's mistake with one sentence."""
 
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        """Read what stands before the command."""
+        with _usage_in_one_sentence():
+            return super().make_context(*args, **options)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that was asked for; raises InputError if there is none of that name."""
+        if args and args[0] not in self.commands:
+            raise InputError(unknown("command", args[0], list(self.commands)))
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for; SIGTERM and a closed terminal end it as Ctrl-C does."""
         try:
-            with as_interruption():
+            with as_interruption(), _usage_in_one_sentence():
                 return super().invoke(ctx)
         except InputError as error:
             _say(str(error))
@@ -43,6 +60,24 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt:
             _say("interrupted")
             raise typer.Exit(INTERRUPTED) from None
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            _write_nowhere()  # the terminal was closed while a bar moved
+            raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def _usage_in_one_sentence() -> Iterator[None]:
+    """End the program with one sentence if options or arguments in a block are wrong."""
+    try:
+        yield
+    except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # which is no error
+            raise
+        seen = f" (see {error.ctx.command_path} --help)" if error.ctx is not None else ""
+        _say(f"{error.format_message().rstrip('.')}{seen}")
+        raise typer.Exit(MISTAKE) from None
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -233,6 +268,8 @@ def topology(
     nodes = _num_nodes(num_nodes, settings)
     shown = Path(parsed.topology).stem
     path = (picture or Path("results/topology") / f"{shown}-{nodes}.png").expanduser().absolute()
+    if path.is_dir():
+        raise InputError(f"--picture {str(picture)!r} is a directory, it must be a file to draw into")
     folders.check_writable(path.parent)
     card = topology_card.card(parsed, nodes)
     console = _console()
@@ -261,7 +298,18 @@ def _prepare(processes: int) -> None:
 
 
 def _say(sentence: str) -> None:
-    typer.echo(f"flower-kd: {' '.join(sentence.split())}", err=True)
+    try:
+        typer.echo(f"flower-kd: {' '.join(sentence.split())}", err=True)
+    except OSError:  # nobody is there to read it
+        _write_nowhere()
+
+
+def _write_nowhere() -> None:
+    """Drop what is still to be written to a terminal that is closed: Python would fail on it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            os.dup2(nowhere, stream.fileno())
 
 
 def _console() -> Console:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from rich.table import Table
+from rich.text import Text
 
 from flower_kd import folders, pictures, results
 from flower_kd.errors import InputError
@@ -173,11 +174,11 @@ def screen(comparison: Comparison) -> Table:
         shown.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
     for _, row in rows.iterrows():
         if row["seeds"] == 0:
-            shown.add_row(row["run"], "failed")
+            shown.add_row(Text(row["run"]), "failed")
             continue
         ratio = row["times-less-than-d-sgd"]
         shown.add_row(
-            row["run"],
+            Text(row["run"]),
             f"{row['accuracy']:.3f}",
             f"{row['accuracy-low']:.3f} to {row['accuracy-high']:.3f}",
             f"{row['spread']:.3f}",

@@ -85,4 +85,4 @@ def _typed(key: str, text: str, kind: type) -> Any:
         except ValueError:
             pass
     words = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}[kind]
-    raise InputError(f"--grid {key}: {text!r} must be {words}")
+    raise InputError(f"--grid {key}: {text[:40]!r} must be {words}")

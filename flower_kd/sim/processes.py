@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import queue
 import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +14,7 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 
-from flower_kd.sim import preload
+from flower_kd.sim import orphans, preload
 from flower_kd.sim.job import Job, Outcome, attempt
 from flower_kd.sim.logs import warnings_to
 from flower_kd.sim.progress import Display, Moment
@@ -136,16 +134,9 @@ def _initialize(messages: Queue[Message]) -> None:
     global _messages
     _messages = messages
     messages.cancel_join_thread()  # whoever reads may be gone
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    orphans.end_with_parent()
     signal.signal(signal.SIGTERM, _interruption)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _work(job: Job, workers: int, tensorboard: bool) -> Outcome:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from rich.table import Table
+from rich.text import Text
 
 from flower_kd import folders, pictures
 from flower_kd.errors import InputError
@@ -143,7 +144,8 @@ class Sweep:
         for label in sorted(intervals, key=lambda label: -intervals[label].mean)[:BEST]:
             found = intervals[label]
             words = f"{found.low:.3f} to {found.high:.3f} ({found.kind})"
-            shown.add_row(*map(as_text, self._choices[label].values()), f"{found.mean:.3f}", words)
+            values = [Text(as_text(value)) for value in self._choices[label].values()]
+            shown.add_row(*values, f"{found.mean:.3f}", words)
         return shown
 
     def _take(self, outcome: Outcome) -> None:

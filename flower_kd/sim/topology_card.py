@@ -9,6 +9,7 @@ import networkx as nx
 import numpy as np
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from rich.table import Table
+from rich.text import Text
 
 from flower_kd import data, models, topology, wire
 from flower_kd.config import RunConfig
@@ -73,7 +74,7 @@ def table(card: TopologyCard, name: str) -> Table:
     """Return the card as it is shown on the screen."""
     found, nodes, edges = card.description, card.graph.number_of_nodes(), card.graph.number_of_edges()
     directed = card.graph.is_directed()
-    shown = Table(title=f"{name} of {nodes} nodes", show_header=False)
+    shown = Table(title=Text(f"{name} of {nodes} nodes", style="table.title"), show_header=False)
     shown.add_row("edges", f"{edges:,}{' (directed)' if directed else ''}")
     shown.add_row("degree", _degree(found))
     shown.add_row("diameter", f"{found.diameter}{'' if found.diameter_is_exact else ' or more'}")
@@ -82,7 +83,7 @@ def table(card: TopologyCard, name: str) -> Table:
     shown.add_section()
     each = "an exchange" if card.exchanges > 1 else "a round"
     shown.add_row(f"logits over an edge, {each}", f"{_bytes(card.logits_bytes)}: {_logits(card)}")
-    shown.add_row(f"weights over an edge, {each}", f"{_bytes(card.weights_bytes)}: {card.model}")
+    shown.add_row(f"weights over an edge, {each}", Text(f"{_bytes(card.weights_bytes)}: {card.model}"))
     shown.add_row("weights over logits", f"{card.weights_bytes / card.logits_bytes:,.2f}")
     a_round = card.exchanges * edges * (1 if directed else 2)
     exchanges = f"{card.exchanges} exchange{'s' if card.exchanges > 1 else ''}"

@@ -14,7 +14,8 @@ import torch
 from flwr.app import Message
 
 from flower_kd.errors import InputError
-from flower_kd.sim import preload
+from flower_kd.failures import describe
+from flower_kd.sim import orphans, preload
 from flower_kd.sim.engine import InProcessGrid, Listener, LocalGrid
 
 MESSAGES_AHEAD = 64
@@ -61,7 +62,10 @@ class WorkerGrid(LocalGrid):
             self._pipes.append(ours)
             self._processes.append(worker)
         for index in range(len(self._pipes)):
-            self._receive(index)  # imports take seconds, which are not the run's
+            problem = self._receive(index)  # imports take seconds, which are not the run's
+            if problem:
+                self.close()
+                raise InputError(f"client app {client_app!r} cannot be imported: {problem}")
 
     def answer(self, messages: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
         """Yield each message with its reply, as workers answer.
@@ -124,16 +128,25 @@ class WorkerGrid(LocalGrid):
     def _ended(self, index: int) -> InputError:
         worker = self._processes[index]
         worker.join(timeout=5)
-        return InputError(f"{worker.name} ended with exit code {worker.exitcode}, with all its nodes: out of memory?")
+        code = worker.exitcode
+        how = f"exit code {code}" if code is None or code >= 0 else f"signal {signal.Signals(-code).name}"
+        why = ": out of memory?" if code == -signal.SIGKILL else ""
+        return InputError(f"{worker.name} ended with {how}, and all its nodes with it{why}")
 
 
 def _work(pipe: Connection, client_app: str, num_nodes: int, run_config: dict[str, Any]) -> None:
-    """Answer messages until the other end of the pipe is closed."""
+    """Say why there is no app, or nothing; then answer messages until the other end of the pipe is closed."""
+    orphans.end_with_parent()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # which `close` may send
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    grid = InProcessGrid(resolve_name(client_app), num_nodes, run_config)
     try:
-        pipe.send("ready")
+        try:
+            app = resolve_name(client_app)
+        except Exception as error:  # importing runs the user's code
+            pipe.send(describe(error))
+            return
+        grid = InProcessGrid(app, num_nodes, run_config)
+        pipe.send("")
         while True:
             [(_, reply)] = grid.answer([pipe.recv()])
             pipe.send(reply)

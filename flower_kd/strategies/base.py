@@ -18,11 +18,13 @@ from flwr.serverapp.strategy import Result, Strategy
 from flower_kd import wire
 from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, CONFIG, Hello, Order
+from flower_kd.ranges import require_number, require_whole
 from flower_kd.strategies.network import Network
+from flower_kd.strategies.registry import NamedArguments
 from flower_kd.strategies.resumable import Resumable
 
 
-class GraphStrategy(Resumable, Strategy):
+class GraphStrategy(NamedArguments, Resumable, Strategy):
     """Base of strategies in which each node hears of its neighbors only.
 
     A round is `local_steps` SGD steps on each node, in exchanges of `exchange_every` steps. In an exchange each node
@@ -41,6 +43,11 @@ class GraphStrategy(Resumable, Strategy):
         SGD steps an exchange; divides `local_steps`. 0 stands for `local_steps`.
     evaluate_every : int
         Rounds between two evaluations; the last round is always evaluated.
+
+    Raises
+    ------
+    InputError
+        If an argument is unknown, of another type, or out of range.
     """
 
     same_reference = False
@@ -55,13 +62,15 @@ class GraphStrategy(Resumable, Strategy):
         exchange_every: int = 0,
         evaluate_every: int = 1,
     ) -> None:
+        check_schedule(graph, order.seed, local_steps, evaluate_every)
+        require_whole("exchange_every", exchange_every, 0)
         self.graph = graph
         self.num_nodes = graph.number_of_nodes()
         self.local_steps = local_steps
         self.exchange_every = exchange_every or local_steps
         self.evaluate_every = evaluate_every
         if local_steps % self.exchange_every:
-            raise InputError(f"exchange-every = {exchange_every} does not divide local-steps = {local_steps}")
+            raise InputError(f"exchange_every = {exchange_every} does not divide local_steps = {local_steps}")
         self.order = replace(order, num_steps=self.exchange_every)
         self._exchange = 0
         self._num_rounds = 0
@@ -131,6 +140,7 @@ class GraphStrategy(Resumable, Strategy):
         """
         if evaluate_fn is not None:
             raise InputError(f"{type(self).__name__} takes no evaluate_fn: every node has a model of its own")
+        check_run(num_rounds, timeout)
         network = grid if isinstance(grid, Network) else self.network(grid)
         exchanges = self.local_steps // self.exchange_every
         self._network, self._num_rounds, self._exchange = network, num_rounds, self.last_round * exchanges
@@ -237,12 +247,12 @@ class GraphStrategy(Resumable, Strategy):
         """Log what runs on which graph."""
         log(
             INFO,
-            "%s: %d nodes, %d edges, %d local steps a round, an exchange every %d steps",
+            "%s: %s, %s, %s a round, an exchange every %s",
             type(self).__name__,
-            self.num_nodes,
-            self.graph.number_of_edges(),
-            self.local_steps,
-            self.exchange_every,
+            _counted(self.num_nodes, "node"),
+            _counted(self.graph.number_of_edges(), "edge"),
+            _counted(self.local_steps, "local step"),
+            _counted(self.exchange_every, "step"),
         )
 
     def _down(self, vertex: int) -> dict[str, ArrayRecord]:
@@ -254,6 +264,27 @@ class GraphStrategy(Resumable, Strategy):
         if network is None:
             raise RuntimeError("start() runs the handshake first")
         return network
+
+
+def check_schedule(graph: nx.Graph, seed: int, local_steps: int, evaluate_every: int) -> None:
+    """Raise InputError unless the arguments that all strategies have are of the right type and in range."""
+    if not isinstance(graph, nx.Graph):
+        raise InputError(
+            f"the graph is of type {type(graph).__name__}, it must be a networkx graph, such as topology.build returns"
+        )
+    require_whole("seed", seed, 0)
+    require_whole("local_steps", local_steps, 1)
+    require_whole("evaluate_every", evaluate_every, 1)
+
+
+def check_run(num_rounds: int, timeout: float) -> None:
+    """Raise InputError unless `start` can run so many rounds and wait so many seconds for replies."""
+    require_whole("num_rounds", num_rounds, 1)
+    require_number("timeout", timeout, above=0)
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def due(server_round: int, every: int, num_rounds: int) -> bool:

@@ -16,6 +16,7 @@ from flower_kd import topology
 from flower_kd.errors import InputError
 from flower_kd.pooling import Teacher, mix
 from flower_kd.protocol import Hello, Order, exchanged_rows
+from flower_kd.ranges import require_flag, require_number
 from flower_kd.registry import Registry
 from flower_kd.strategies.distillation import DistillationStrategy
 from flower_kd.strategies.registry import STRATEGIES
@@ -89,8 +90,9 @@ class DDist(DistillationStrategy):
         seed: int = 0,
         **schedule: int,
     ) -> None:
-        if not (np.isfinite(rho) and rho >= 0):
-            raise InputError(f"rho = {rho} must not be negative")
+        require_number("rho", rho, 0)
+        require_number("eta", eta)
+        require_flag("clamp", clamp)
         if not 0 < eta <= 1:
             raise InputError(f"eta = {eta} is outside (0, 1]")
         order = Order(

@@ -15,6 +15,7 @@ from flower_kd import dissimilarity, wire
 from flower_kd.errors import InputError
 from flower_kd.pooling import Teacher
 from flower_kd.protocol import LOGITS, TEACHER, Hello, Order, exchanged_rows
+from flower_kd.ranges import require_number, require_whole
 from flower_kd.strategies.base import GraphStrategy
 from flower_kd.strategies.resumable import State
 
@@ -34,8 +35,9 @@ class DistillationStrategy(GraphStrategy):
 
     def __init__(self, graph: nx.Graph, order: Order, **schedule: int) -> None:
         super().__init__(graph, replace(order, reply="logits"), **schedule)
-        if not (np.isfinite(order.temperature) and order.temperature > 0):
-            raise InputError(f"temperature = {order.temperature} must be above 0")
+        require_number("temperature", order.temperature, above=0)
+        require_whole("exchange_rows", order.exchange_rows, 0)
+        require_whole("reference_batch", order.reference_batch, 0)
         if order.kd_reduction not in ("mean", "sum"):
             raise InputError(f"unknown kd-reduction {order.kd_reduction!r} (allowed: mean, sum)")
         dissimilarity.get(order.dissimilarity)

@@ -14,9 +14,9 @@ from flwr.serverapp.strategy import Result
 
 from flower_kd import wire
 from flower_kd.protocol import ARRAYS, METRICS, Order
-from flower_kd.strategies.base import due
+from flower_kd.strategies.base import check_run, check_schedule, due
 from flower_kd.strategies.network import Network
-from flower_kd.strategies.registry import STRATEGIES
+from flower_kd.strategies.registry import STRATEGIES, NamedArguments
 from flower_kd.strategies.resumable import Resumable, State
 from flower_kd.strategies.weights import usable_weights
 
@@ -25,7 +25,7 @@ LARGEST_SHARE = 3  # times the median (of an even number of nodes, the lower of 
 
 
 @STRATEGIES.register("fedavg")
-class FedAvg(Resumable, flower.FedAvg):
+class FedAvg(NamedArguments, Resumable, flower.FedAvg):
     """Flower's FedAvg on all nodes of a Network, evaluated every so many rounds (McMahan et al., AISTATS 2017).
 
     A node weighs as much as the number of samples that it says it has, but at most 3 times the median of the round:
@@ -42,6 +42,7 @@ class FedAvg(Resumable, flower.FedAvg):
     same_model = True
 
     def __init__(self, graph: nx.Graph, *, seed: int = 0, local_steps: int = 25, evaluate_every: int = 1) -> None:
+        check_schedule(graph, seed, local_steps, evaluate_every)
         num_nodes = graph.number_of_nodes()
         super().__init__(min_train_nodes=num_nodes, min_evaluate_nodes=num_nodes, min_available_nodes=num_nodes)
         self.order = Order(server_round=0, num_steps=local_steps, seed=seed, reply="weights", keep=True)
@@ -78,6 +79,7 @@ class FedAvg(Resumable, flower.FedAvg):
 
         Without initial arrays each node begins with its own weights.
         """
+        check_run(num_rounds, timeout)
         network = grid if isinstance(grid, Network) else self.network(grid)
         network.join()
         self._initial = wire.canonical(initial_arrays or ArrayRecord())

@@ -14,6 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
+from flower_kd import failures
 from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, CONFIG, HELLO, JOIN, LOGITS, METRICS, Hello, Text
 from flower_kd.wire import check_layout, shown
@@ -23,6 +24,7 @@ T = TypeVar("T")
 MOST_METRICS = 64
 MOST_ARRAYS = 100_000
 LONGEST_REASON = 400
+LONGEST_ERROR = 10_000
 
 
 def _of_64_bits(value: object) -> object:
@@ -104,8 +106,7 @@ def one_line(text: str | None) -> str:
 def _records(message: Message, reply: Message) -> Any:
     """Return a reply's content: the records that the message asked for, and no other."""
     if reply.has_error():
-        lines = (reply.error.reason or "").strip().splitlines()
-        raise InputError(f"it failed with {one_line(lines[-1]) if lines else 'no reason given'}")
+        raise InputError(f"it failed: {one_line(failures.reason((reply.error.reason or '')[:LONGEST_ERROR]))}")
     sent, come = message.metadata, reply.metadata
     if come.message_type != sent.message_type:
         raise InputError(

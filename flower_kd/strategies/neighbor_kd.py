@@ -12,6 +12,7 @@ from flower_kd import topology
 from flower_kd.errors import InputError
 from flower_kd.pooling import Teacher
 from flower_kd.protocol import Order
+from flower_kd.ranges import require_flag, require_number
 from flower_kd.strategies.distillation import DistillationStrategy
 from flower_kd.strategies.registry import STRATEGIES
 
@@ -70,10 +71,9 @@ class NeighborKD(DistillationStrategy):
         seed: int = 0,
         **schedule: int,
     ) -> None:
-        if not 0 <= alpha <= 1:
-            raise InputError(f"alpha = {alpha} is outside [0, 1]")
-        if not (np.isfinite(rho) and rho >= 0):
-            raise InputError(f"rho = {rho} must not be negative")
+        require_number("alpha", alpha, 0, 1)
+        require_number("rho", rho, 0)
+        require_flag("pooling_self", pooling_self)
         order = Order(
             server_round=0,
             num_steps=0,

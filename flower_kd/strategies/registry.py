@@ -3,22 +3,46 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any, Self
 
 from flwr.serverapp.strategy import Strategy
 
-from flower_kd.registry import Registry
+from flower_kd.errors import InputError
+from flower_kd.registry import Registry, unknown
 
 STRATEGIES: Registry[type[Strategy]] = Registry("strategy")
 
 
 def settings_of(cls: type[Strategy]) -> set[str]:
     """Return the names of a strategy's keyword arguments, its bases' included where it hands them on."""
-    names: set[str] = set()
+    return {parameter.name for parameter in _parameters(cls) if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+class NamedArguments:
+    """Base of strategies whose arguments are checked by name before Python hands them up from class to class."""
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Return a new strategy; raises InputError if it has no argument of one of these names."""
+        allowed = [parameter.name for parameter in _parameters(cls)]
+        for name in settings:
+            if name not in allowed:
+                raise InputError(unknown(f"argument of {cls.__name__}", name, allowed))
+        return super().__new__(cls)
+
+
+def _parameters(cls: type) -> list[inspect.Parameter]:
+    """Return what a constructor takes by name, its bases' parameters included where it hands them on."""
+    found: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):
             continue
-        parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
-        names |= {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]  # type: ignore[misc]
+        found |= {
+            parameter.name: parameter
+            for parameter in parameters
+            if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+            and parameter.name not in found
+        }
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
-    return names
+    return list(found.values())

@@ -212,7 +212,7 @@ def test_a_failed_message_leaves_neither_gradients_nor_batch_statistics() -> Non
     InProcessGrid(app, 1, {})
     node = state.fresh(context, build)
     before = {name: value.clone() for name, value in node.model.state_dict().items()}
-    with pytest.raises(RuntimeError, match="a step that fails"):
+    with pytest.raises(InputError, match="RuntimeError: a step that fails"):
         app(Message(RecordDict({"config": Order(1, 3).to_record()}), dst_node_id=5, message_type="train"), context)
     assert node.optimizer.calls == 2
     after = node.model.state_dict()

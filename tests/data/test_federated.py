@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -347,3 +348,15 @@ def test_mnist() -> None:
     assert len(mnist.test[1]) == 10_000
     assert mnist.reference.mean().abs() < 0.02
     assert all(len(mnist.private(vertex)[1]) == 500 for vertex in range(8))
+
+
+def test_a_folder_is_read_without_bars(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = write_images(tmp_path / "images", {"train": 30, "test": 10})
+    assert not datasets.are_progress_bars_disabled()
+    capfd.readouterr()
+    FederatedData(DataSpec(dataset=folder, num_partitions=2))
+    assert capfd.readouterr().err == ""
+    assert not datasets.are_progress_bars_disabled()  # those of the user's own downloads

@@ -72,15 +72,18 @@ def test_a_user_s_factory_gets_classes_shape_and_seed():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("own_absent:model", "cannot be imported: No module named 'own_absent'"),
-        ("own_broken:model", "cannot be imported: No module named 'a_library_nobody_has'"),
-        ("own_typo:model", "cannot be imported: invalid syntax"),
-        ("own_models:absent", "cannot be imported: module 'own_models' has no attribute 'absent'"),
+        ("own_absent:model", "cannot be imported: ModuleNotFoundError: No module named 'own_absent'"),
+        ("own_broken:model", "cannot be imported: ModuleNotFoundError: No module named 'a_library_nobody_has'"),
+        ("own_typo:model", "cannot be imported: SyntaxError: invalid syntax"),
+        ("own_models:absent", "cannot be imported: AttributeError: module 'own_models' has no attribute 'absent'"),
         ("own_models:", "cannot be imported: "),
         (":linear", "cannot be imported: "),
-        ("own_models:size", "is a int, which cannot be called"),
-        ("own_models:no_shape", "fails on num_classes=5, shape=(1, 8, 8): no_shape() got an unexpected keyword"),
-        ("own_models:broken", "fails on num_classes=5, shape=(1, 8, 8): 'depth'"),
+        ("own_models:size", "is of type int, which cannot be called"),
+        (
+            "own_models:no_shape",
+            "fails on num_classes=5, shape=(1, 8, 8): TypeError: no_shape() got an unexpected keyword",
+        ),
+        ("own_models:broken", "fails on num_classes=5, shape=(1, 8, 8): KeyError: 'depth' ("),
         ("own_models:not_a_model", "returns a str, not a torch.nn.Module"),
     ],
 )

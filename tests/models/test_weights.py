@@ -76,15 +76,23 @@ def test_a_file_without_weights_is_refused_in_one_line(content, path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_of_nothing_and_a_folder_are_refused(path):
+    for state, words in (({}, "holds no tensor"), ({"weight": torch.zeros(3)}, "is of another model")):
+        with pytest.raises(InputError, match=words):
+            models.build("mlp", 10, SHAPE, weights_file=save(state, path))
+    with pytest.raises(InputError, match="is not a file"):
+        models.build("mlp", 10, SHAPE, weights_file=str(path.parent))
+
+
 def test_a_missing_file_is_named(path):
-    with pytest.raises(InputError, match=f"{path.name}' is no file"):
+    with pytest.raises(InputError, match=f"{path.name}' is not a file"):
         models.build("mlp", 10, SHAPE, weights_file=str(path))
 
 
 def test_code_in_a_file_is_never_run(tmp_path):
     path = tmp_path / "model.pt"
     torch.save(nn.Linear(1, 1), path)
-    with pytest.raises(InputError, match=r"model.pt' cannot be read: Weights only load failed"):
+    with pytest.raises(InputError, match=r"model.pt' cannot be read: it is neither a .safetensors file nor"):
         models.build("mlp", 10, SHAPE, weights_file=str(path))
 
 

@@ -137,3 +137,22 @@ def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
     result = flower_kd("report", tmp_path)
     assert result.exit_code == 2
     assert str(tmp_path) in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--no-such"], "No such option '--no-such'"),
+        (["runn"], "unknown command 'runn', did you mean 'run'? (allowed: run, compare, "),
+        (["run", "--no-such"], "No such option '--no-such' (see "),
+        (["run", "--num-nodes", "x"], "Invalid value for '--num-nodes': 'x' is not a valid integer"),
+        (["run", "more"], "Got unexpected extra argument (more)"),
+        (["report"], "Missing argument 'FOLDER'"),
+        (["run", "-c"], "Option '-c' requires an argument"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(words: list[str], sentence: str) -> None:
+    result = flower_kd(*words)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.startswith("flower-kd: ")
+    assert sentence in result.stderr

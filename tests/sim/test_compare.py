@@ -160,6 +160,7 @@ def test_mistakes_in_an_experiment_file(text: str, words: str, tmp_path: Path) -
         (["-c", "strategy='silo'"], "use --strategies"),
         (["-c", "temperature=0.0"], "temperature = 0.0 must be above 0"),
         (["-c", "overwrite=true"], "use --overwrite"),
+        (["-c", "seed='x'"], "seed = 'x' must be a whole number"),
         (["--resume", "--overwrite"], "exclude each other"),
     ],
 )

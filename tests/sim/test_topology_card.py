@@ -57,6 +57,7 @@ def test_the_command_draws_the_graph(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (["ring", "--picture", "."], "--picture '.' is a directory"),
         (["torus", "--num-nodes", "7"], "torus needs at least 3 rows and 3 columns, and 7 nodes"),
         (["rign"], "unknown topology 'rign', did you mean 'ring'"),
         (["./nowhere.graphml"], "nowhere.graphml"),

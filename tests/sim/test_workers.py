@@ -58,10 +58,19 @@ def test_figures_do_not_depend_on_the_number_of_workers(grid: WorkerGrid) -> Non
 
 def test_a_worker_that_is_killed_ends_the_run_with_one_sentence(grid: WorkerGrid) -> None:
     grid.listener = Killer(grid)
-    with pytest.raises(InputError, match=r"flower-kd worker 1 ended with exit code -9, with all its nodes"):
+    with pytest.raises(
+        InputError, match=r"worker 1 ended with signal SIGKILL, and all its nodes with it: out of memory\?"
+    ):
         NeighborKD(nx.cycle_graph(NODES), local_steps=2).start(grid, ArrayRecord(), num_rounds=3)
 
 
 def test_workers_need_the_name_of_the_app() -> None:
     with pytest.raises(InputError, match="give the client app as a text 'module:attribute'"):
         run_apps(lambda grid, context: None, APP, NODES, {}, workers=2)  # type: ignore[arg-type]
+
+
+def test_an_app_that_cannot_be_imported_is_named_with_the_reason() -> None:
+    with pytest.raises(
+        InputError, match=r"client app 'no_such_module:app' cannot be imported: ModuleNotFoundError: No"
+    ):
+        WorkerGrid("no_such_module:app", 2, {}, workers=2)

@@ -1,0 +1,202 @@
+"""What is wrong with a node, found in the handshake: once, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+from torch.optim import Optimizer
+from torch.utils.data import Subset, TensorDataset, default_collate
+
+from flower_kd.clients.node import LoaderBatches, Node, ShuffledBatches
+from flower_kd.devices import device_of
+from flower_kd.errors import InputError
+from flower_kd.failures import describe
+from flower_kd.seeding import torch_seeded
+
+PROBED_ROWS = 2  # of each kind of inputs: enough to see what a model makes of them
+
+
+def check(node: Node) -> None:
+    """Raise InputError, in one sentence, if a node cannot be trained or evaluated.
+
+    Labels that are in memory are checked whole, those of other loaders in their first batch. The model sees two rows of
+    each kind of inputs, in evaluation mode; its mode, its buffers and torch's random generators stay as they were.
+    """
+    _check_kinds(node)
+    _check_optimizer(node.optimizer, node.model)
+    # A loader draws from torch's generator even if it does not shuffle.
+    with torch_seeded(0, device_of(node.model)):
+        private, labels = _batch(next(_private_batches(node), None), "private")
+        test, test_labels = _batch(next(iter(node.test), None), "test")
+        _check_labels(_all_labels(node.private, labels), node.classes, "private")
+        _check_labels(test_labels, node.classes, "test")
+        reference = node.reference
+        assert isinstance(reference, Tensor)
+        _check_finite(node.private.inputs if isinstance(node.private, ShuffledBatches) else private, "private")
+        _check_finite(reference, "reference")
+        _check_outputs(node, {"private": private, "reference": reference, "test": test})
+
+
+def _check_kinds(node: Node) -> None:
+    """Raise InputError if a part of a node is of another kind than wanted."""
+    if not isinstance(node.model, nn.Module):
+        raise InputError(f"the model is of type {type(node.model).__name__}, it must be a torch.nn.Module")
+    if not isinstance(node.optimizer, Optimizer):
+        raise InputError(
+            f"the optimizer is of type {type(node.optimizer).__name__}, it must be a torch.optim.Optimizer"
+        )
+    if not hasattr(node.private, "batches"):
+        raise InputError(
+            f"the private data are of type {type(node.private).__name__}, they must be a DataLoader or have a method "
+            "batches(first_step, num_steps)"
+        )
+    if not isinstance(node.reference, Tensor):
+        raise InputError(
+            f"the reference set is of type {type(node.reference).__name__}, it must be a Tensor [rows, ...] or a "
+            "DataLoader"
+        )
+    if type(node.classes) is not int or node.classes < 1:
+        raise InputError(f"classes = {node.classes!r} must be a whole number, at least 1")
+    if not hasattr(node.test, "__iter__"):
+        raise InputError(
+            f"the test data are of type {type(node.test).__name__}, they must be a DataLoader or a list of batches"
+        )
+    if isinstance(node.test, Iterator):
+        raise InputError("the test data can be gone through only once: give a DataLoader or a list, not an iterator")
+
+
+def _check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
+    """Raise InputError unless an optimizer has the parameters of a model, and all that are trained."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
+        raise InputError("the model has lazy layers without weights: run a batch through it in build_node")
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    foreign = len(held - names.keys())
+    if foreign:
+        raise InputError(
+            f"{foreign} of the optimizer's {len(held)} parameters are not those of the model: make the optimizer from "
+            "the parameters of the very model that the node has"
+        )
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    missing = [names[id(p)] for p in model.parameters() if p.requires_grad and id(p) not in held]
+    if missing:
+        raise InputError(
+            f"the optimizer lacks {len(missing)} of the model's {len(trained)} trainable parameters, such as "
+            f"{missing[0]!r}: give it all, and set requires_grad=False on those that stay as they are"
+        )
+
+
+def _private_batches(node: Node) -> Iterator[object]:
+    if len(node.private) == 0:
+        raise InputError("the private data are empty")
+    return iter(node.private.batches(0, 1))  # type: ignore[union-attr]
+
+
+def _batch(batch: object, kind: str) -> tuple[Tensor, Tensor]:
+    """Return inputs and labels of a batch; raises InputError if it is something else."""
+    if batch is None:
+        raise InputError(f"the {kind} data are empty")
+    if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
+        parts = [type(part).__name__ for part in batch] if isinstance(batch, list | tuple) else []
+        found = f"({', '.join(parts)})" if parts else type(batch).__name__
+        raise InputError(f"a batch of the {kind} data is {found}, it must be two tensors: (inputs, labels)")
+    inputs, labels = batch
+    if len(inputs) == 0:
+        raise InputError(f"the first batch of the {kind} data is empty")
+    if labels.shape != inputs.shape[:1]:
+        raise InputError(
+            f"the {kind} labels are of shape {_shape(labels)} for inputs of shape {_shape(inputs)}, they must be of "
+            f"shape [{len(inputs)}]: the number of a class for each sample"
+        )
+    return inputs, labels
+
+
+def _all_labels(private: object, first: Tensor) -> Tensor:
+    """Return the private labels that are in memory, or those of the first batch."""
+    if isinstance(private, ShuffledBatches):
+        return private.labels
+    if isinstance(private, LoaderBatches) and private.loader.collate_fn is default_collate:
+        return _labels_in_memory(private.loader.dataset, first)
+    return first
+
+
+def _labels_in_memory(dataset: object, otherwise: Tensor) -> Tensor:
+    if type(dataset) is TensorDataset:
+        return dataset.tensors[-1]
+    if type(dataset) is Subset:
+        whole = _labels_in_memory(dataset.dataset, otherwise)
+        return otherwise if whole is otherwise else whole[torch.as_tensor(dataset.indices)]
+    return otherwise
+
+
+def _check_labels(labels: Tensor, classes: int, kind: str) -> None:
+    if labels.dtype not in (torch.int64, torch.uint8):  # what cross_entropy takes for numbers of classes
+        raise InputError(f"the {kind} labels are of dtype {_dtype(labels)}, they must be int64: numbers of classes")
+    low, high = (int(bound) for bound in labels.aminmax())
+    if low < 0 or high >= classes:
+        odd = low if low < 0 else high
+        raise InputError(f"the {kind} labels hold {odd}: with classes = {classes} they must be 0 to {classes - 1}")
+
+
+def _check_finite(inputs: Tensor, kind: str) -> None:
+    # A sum is several times faster, and finite where all is, but for values that no model could work with either.
+    if inputs.is_floating_point() and not inputs.sum().isfinite() and not inputs.isfinite().all():
+        raise InputError(f"the {kind} inputs hold NaN or Inf")
+
+
+def _check_outputs(node: Node, inputs: dict[str, Tensor]) -> None:
+    """Raise InputError if the model does not make one row of finite logits of each row of any inputs."""
+    samples = {kind: rows[:PROBED_ROWS] for kind, rows in inputs.items() if len(rows)}
+    shapes = {kind: (rows.shape[1:], rows.dtype) for kind, rows in samples.items()}
+    if shapes.get("reference", shapes["private"]) != shapes["private"]:
+        raise InputError(
+            f"reference rows are of shape {_shape(inputs['reference'][0])} and dtype {_dtype(inputs['reference'])}, "
+            f"private ones of {_shape(inputs['private'][0])} and {_dtype(inputs['private'])}: the model takes both in "
+            "one batch"
+        )
+    if len(set(shapes.values())) == 1:
+        samples = {"private": torch.cat(list(samples.values()))}  # one pass for all: there may be thousands of nodes
+    with _evaluating(node.model):
+        for kind, rows in samples.items():
+            _check_logits(node, rows, kind)
+
+
+def _check_logits(node: Node, rows: Tensor, kind: str) -> None:
+    try:
+        logits = node.model(rows.to(device_of(node.model)))
+    except Exception as error:
+        raise InputError(f"the model fails on {kind} inputs of shape {_shape(rows)}: {describe(error)}") from error
+    if not isinstance(logits, Tensor):
+        raise InputError(f"the model returns {type(logits).__name__}, it must return logits: a Tensor [batch, classes]")
+    if logits.shape != (len(rows), node.classes):
+        raise InputError(
+            f"the model returns shape {_shape(logits)} for {kind} inputs of shape {_shape(rows)}, with classes = "
+            f"{node.classes} it must be [{len(rows)}, {node.classes}]"
+        )
+    if not logits.isfinite().all():
+        raise InputError(f"the model returns NaN or Inf for {kind} inputs before any training")
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode for a block, and each of its modules back into its own."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"[{', '.join(map(str, tensor.shape))}]"
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

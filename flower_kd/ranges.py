@@ -1,0 +1,48 @@
+"""Numbers that users give: whether they are numbers at all, and in range."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+from flower_kd.errors import InputError
+
+LARGEST = 2**63 - 1  # what a Flower record holds
+
+
+def problem(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf) -> str:
+    """Return why a number is not finite, in [low, high] and greater than `above`, in one sentence; empty if it is."""
+    if math.isfinite(value) and low <= value <= high and value > above:
+        return ""
+    bounds = [] if math.isfinite(value) else ["finite"]
+    bounds += [f"above {above:g}"] if above > -math.inf else []
+    bounds += [f"at least {low:g}"] if low > -math.inf else []
+    bounds += [f"at most {high:g}"] if high < math.inf else []
+    return f"{name} = {value} must be {' and '.join(bounds)}"
+
+
+def require_whole(name: str, value: Any, low: int, high: int = LARGEST) -> None:
+    """Raise InputError unless a value is a whole number in [low, high]; true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InputError(f"{name} = {value!r} must be a whole number, at least {low}")
+    number = int(value)
+    if not low <= number <= high:
+        raise InputError(f"{name} = {number} must be at least {low}{f' and at most {high}' if number > high else ''}")
+
+
+def require_number(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf
+) -> None:
+    """Raise InputError unless a value is a number as `problem` wants it; true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InputError(f"{name} = {value!r} must be a number")
+    found = problem(name, value, low, high, above=above)
+    if found:
+        raise InputError(found)
+
+
+def require_flag(name: str, value: Any) -> None:
+    """Raise InputError unless a value is true or false."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} = {value!r} must be true or false")

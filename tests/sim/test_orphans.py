@@ -1,0 +1,62 @@
+"""What is left of a command that is killed: no process and no folder, within a few seconds."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import time
+from flower_kd.sim import preload
+
+if __name__ == "__main__":
+    preload.context()
+    print("started", flush=True)
+    time.sleep(60)
+"""
+
+
+def running(session: int) -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            state = (process / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it is gone
+            continue
+        if int(state[3]) == session and state[0] != "Z":
+            found.append(process.name)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux only")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_command_leaves_nothing_while_processes_start(number: int, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    env = os.environ | {"TMPDIR": str(folder), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "torch")}
+    command = [sys.executable, "script.py"]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        assert len(running(process.pid)) > 1
+        os.kill(process.pid, number)
+        _, errors = process.communicate(timeout=20)
+        deadline = time.monotonic() + 10
+        while running(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert running(process.pid) == []
+    assert list(folder.iterdir()) == []
+    assert "Traceback" not in errors
