@@ -150,7 +150,7 @@ class Order(_Record):
         this one if `joint`.
     joint : bool
         Take the reply's logits from the forward pass of the last step, on rows that it also distills on where there is
-        a teacher, which then speaks of the same rows: no other pass is needed.
+        a teacher, which then speaks of the same rows: no other pass is needed, but for models with batch normalization.
     exchange_rows : int
         Reference rows in one exchange; 0 for all.
     reference_batch : int

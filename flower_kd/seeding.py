@@ -31,9 +31,14 @@ def torch_seeded(seed: int, device: torch.device | None = None) -> Iterator[None
     """Start torch's global generators, the CPU's and that of `device`, from a seed; give them back as they were."""
     gpus = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
-        # Not torch.manual_seed: it resets all GPUs, and until they are in use takes a millisecond and keeps every call.
-        torch.default_generator.manual_seed(seed)
-        for gpu in gpus:
-            with torch.cuda.device(gpu):
-                torch.cuda.manual_seed(seed)
+        seed_torch(seed, device)
         yield
+
+
+def seed_torch(seed: int, device: torch.device | None = None) -> None:
+    """Start torch's global generators, the CPU's and that of `device`, from a seed."""
+    # Not torch.manual_seed: it resets all GPUs, and until they are in use takes a millisecond and keeps every call.
+    torch.default_generator.manual_seed(seed)
+    if device is not None and device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)

@@ -39,6 +39,81 @@ def test_examples_in_the_docstrings() -> None:
     assert results.failed == 0
 
 
+# Student's logits, teacher's, temperature, and sums over rows, from the formulas as they are printed, on probabilities
+# with 40 digits (mpmath).
+VALUES = [
+    (
+        [[0.0, 0.9, -0.82]],
+        [[-2.67, -1.36, -2.97]],
+        1.0,
+        {
+            "kl": 0.015611598920788371,
+            "ce": 0.86014290441977689,
+            "js": 0.0040343770915597356,
+            "sed": 0.0040425261459189479,
+            "td": 0.0080391751994310279,
+            "msed": 0.0040425261459189479,
+            "jeffreys": 0.032394596384349873,
+            "hellinger": 0.063575395624736335,
+            "total-variation": 0.072820403063993047,
+            "squared-error": 0.0083098810047484086,
+            "reverse-kl": 0.016782997463561502,
+            "cosine": 0.0076169058928376632,
+        },
+    ),
+    (
+        [[0.18, 4.02, -1.48, -1.86], [1.47, 1.07, 0.32, -2.79]],
+        [[-0.09, 2.09, -4.03, -1.37], [-5.7, -3.87, -5.53, -0.71]],
+        2.0,
+        {
+            "kl": 1.7616824942556693,
+            "ce": 3.5933272813285889,
+            "js": 0.31086646395481345,
+            "sed": 0.35732334512040503,
+            "td": 0.54238596322780471,
+            "msed": 0.35732334512040503,
+            "jeffreys": 3.0075151685570011,
+            "hellinger": 0.71061396738685605,
+            "total-variation": 0.84920836845948687,
+            "squared-error": 0.67077419801710802,
+            "reverse-kl": 1.2458326743013318,
+            "cosine": 0.73323357995036078,
+        },
+    ),
+    (
+        [[-3.8, 0.81, 0.47, -0.56, -7.55]],
+        [[-1.62, -0.15, 0.34, -4.59, -1.43]],
+        10.0,
+        {
+            "kl": 0.04900046170242755,
+            "ce": 1.6451179793796275,
+            "js": 0.011815356073357244,
+            "sed": 0.01188543311603578,
+            "td": 0.023393199474503478,
+            "msed": 0.01188543311603578,
+            "jeffreys": 0.095500662205588208,
+            "hellinger": 0.10897718432349152,
+            "total-variation": 0.12039791082800806,
+            "squared-error": 0.015991391845472066,
+            "reverse-kl": 0.046500200503160659,
+            "cosine": 0.037745287987228475,
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("student", "teacher", "temperature", "expected"), VALUES)
+def test_values_of_an_independent_computation(
+    student: list[list[float]], teacher: list[list[float]], temperature: float, expected: dict[str, float]
+) -> None:
+    assert set(expected) == set(names())
+    p, q = (soften(torch.tensor(logits, dtype=torch.float64), temperature) for logits in (student, teacher))
+    for name, value in expected.items():
+        assert get(name, "sum")(p, q).item() == pytest.approx(value, rel=1e-10, abs=0), name
+        single = get(name, "sum")(p.float(), q.float()).item()
+        assert single == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
 @pytest.mark.skipif(not GOLDEN.exists(), reason="the golden values are not part of the product")
 def test_golden_values() -> None:
     cases = json.loads(GOLDEN.read_text())["cases"]

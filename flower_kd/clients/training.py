@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from flower_kd import dissimilarity
 from flower_kd.clients.node import Batch, Node
@@ -17,7 +18,7 @@ from flower_kd.devices import device_of
 from flower_kd.errors import InputError
 from flower_kd.pooling import Teacher
 from flower_kd.protocol import Order
-from flower_kd.seeding import derive, torch_seeded
+from flower_kd.seeding import derive, seed_torch, torch_seeded
 
 PREDICT_BATCH = 128  # larger ones leave the caches: half the speed for LeNet5
 
@@ -29,6 +30,10 @@ def train(
     node: Node, order: Order, teacher: Teacher | None, rows: np.ndarray, vertex: int
 ) -> tuple[dict[str, float], Tensor | None]:
     """Take the order's SGD steps on `label_weight * CE + kd_weight * dissimilarity` (slides; report, equation 5).
+
+    Private and reference rows share one forward pass, unless the model has batch normalization: each then has its own
+    pass and batch statistics, and logits that leave the node are those of evaluation mode, in which no row depends on
+    the private rows beside it. Where nothing is distilled, reference rows take no part in training at all.
 
     Parameters
     ----------
@@ -62,19 +67,29 @@ def train(
         node.model.train()
     label_weight = order.label_weight if teacher is not None else 1.0
     lessons: Iterable[Lesson | None] = repeat(None)
+    together = order.kd_weight > 0 and not _has_batch_statistics(node.model)
     if teacher is not None and order.kd_weight > 0:
         lessons = _distillation_batches(node, order, teacher, rows, vertex)
-    elif order.joint:
+    elif order.joint and together:
         lessons = repeat((_reference(node, rows), None))
     measure = dissimilarity.get(order.dissimilarity, reduction="none")
     label_losses, kd_losses = [], []
-    with torch_seeded(derive(order.seed, "training noise", vertex, order.first_step), device):
+    predictions: Tensor | None = None
+    with torch_seeded(derive(order.seed, "private loader", vertex, order.first_step), device):
         batches = node.private.batches(order.first_step, order.num_steps)  # type: ignore[union-attr]
-        for (inputs, labels), lesson in zip(batches, lessons, strict=False):
+        for done, ((inputs, labels), lesson) in enumerate(zip(batches, lessons, strict=False)):
+            if order.joint and not together and done == order.num_steps - 1:
+                predictions = predict(node.model, _reference(node, rows))
+                node.model.train()
+            # Each step anew: noise depends neither on how many steps a message asks for, nor on reference rows.
+            seed_torch(derive(order.seed, "training noise", vertex, order.first_step + done), device)
             inputs, labels = inputs.to(device), labels.to(device)
-            # One forward for both halves: half the kernel launches, and batch statistics of all that is seen.
-            logits = node.model(inputs if lesson is None else torch.cat([inputs, lesson[0]]))
-            own, shared = logits.tensor_split([len(labels)])
+            if lesson is not None and together:  # half the kernel launches
+                own, shared = node.model(torch.cat([inputs, lesson[0]])).tensor_split([len(labels)])
+                predictions = shared.detach()
+            else:
+                own = node.model(inputs)
+                shared = node.model(lesson[0]) if lesson is not None else own[:0]
             label_loss = F.cross_entropy(own, labels)
             loss = label_loss if label_weight == 1 else label_weight * label_loss
             if lesson is not None and lesson[1] is not None and teacher is not None:
@@ -90,7 +105,12 @@ def train(
         if not np.isfinite(value):
             raise InputError(f"{name} is {value}: the model diverged (lower learning-rate?)")
     metrics |= {"num-examples": len(node.private), "seconds": time.perf_counter() - started}
-    return metrics, shared.detach() if order.joint else None
+    return metrics, predictions if order.joint else None
+
+
+def _has_batch_statistics(model: nn.Module) -> bool:
+    """Return whether a row's logits depend on the other rows of its batch."""
+    return any(isinstance(module, _BatchNorm) and module.training for module in model.modules())
 
 
 def predict(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Handshake and absent nodes: what the network says when nodes do not fit or fail."""
 
+import hashlib
 import logging
 import re
 
@@ -16,7 +17,6 @@ from flower_kd.clients.state import LiveState
 from flower_kd.errors import InputError
 from flower_kd.protocol import Hello
 from flower_kd.strategies import DSGD, DDist, FedAvg, GraphStrategy, NeighborKD, Silo
-from flower_kd.wire import encode
 
 
 def vertex_of(context: Context) -> int:
@@ -319,9 +319,27 @@ def test_a_node_that_lost_the_weights_it_was_given_gets_them_again(ring: nx.Grap
     assert strategy._down(1)["arrays"] == given
 
 
-def test_the_reference_fingerprint_is_that_of_the_rows() -> None:
-    assert not torch.equal(blobs(1000, 24)[0], blobs(1001, 24)[0])
-    assert encode(blobs(1000, 24)[0])["rows"].shape == (24, 6)
+def test_the_reference_fingerprint_is_that_of_the_rows(ring: nx.Graph) -> None:
+    """Where a node says none of its own, it is computed in the handshake; shuffled rows are another reference set."""
+
+    def hellos(build) -> list[str]:
+        network = Silo(ring).network(FaultyGrid(make_client_app(build), 4, {}))
+        return [hello.fingerprint for _, hello in sorted(network.join().items())]
+
+    def turned(context: Context) -> Node:
+        node = build_blob_node(context)
+        node.reference = node.reference.flip(0)
+        return node
+
+    def named(context: Context) -> Node:
+        node = build_blob_node(context)
+        node.fingerprint = "known already"
+        return node
+
+    expected = hashlib.sha256(b"(24, 6) torch.float32" + blobs(1000, 24)[0].numpy().tobytes()).hexdigest()
+    assert hellos(build_blob_node) == [expected] * 4
+    assert len({expected, *hellos(turned)}) == 2
+    assert hellos(named) == ["known already"] * 4
 
 
 def test_where_nobody_answers_the_run_ends_and_says_why(ring: nx.Graph, grid: FaultyGrid) -> None:
