@@ -58,6 +58,23 @@ class NodeMetrics:
     values: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass
+class Participation:
+    """In how many train exchanges a node should have taken part, in how many it did, and why not in the others.
+
+    Parameters
+    ----------
+    due, taken : int
+        Train messages that went to the node; those whose replies were used.
+    reasons : dict
+        How often each reason left the node out; they sum to `due - taken` when an exchange is over.
+    """
+
+    due: int = 0
+    taken: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
 class StreamingGrid(Grid):
     """A Grid that has each message answered before it takes the next ones, so that few are in memory at a time."""
 
@@ -109,6 +126,8 @@ class Network(Grid):
         self.hellos: dict[int, Hello] = {}
         self.traffic = Traffic.none(num_nodes)
         self.metrics: dict[tuple[int, int], NodeMetrics] = {}
+        self.participation: dict[int, Participation] = {}
+        self._training: set[int] = set()  # who takes part in the train exchange that is going on
         self.absent: set[int] = set()
         self._vertex_of: dict[int, int] = {}
         self._node_of: dict[int, int] = {}
@@ -135,6 +154,7 @@ class Network(Grid):
         self._node_of.clear()
         self.traffic = Traffic.none(self.num_nodes)
         self.metrics.clear()
+        self.participation = {vertex: Participation() for vertex in range(self.num_nodes)}
         self.absent.clear()
         self._strangers.clear()
         deadline = time.monotonic() + self.connect_seconds
@@ -265,6 +285,7 @@ class Network(Grid):
         """Send messages, and yield the replies that are no errors, as they come."""
         server_round = 0
         silent: dict[int, str] = {}
+        self._training.clear()
 
         def counted() -> Iterator[Message]:
             nonlocal server_round
@@ -272,6 +293,9 @@ class Network(Grid):
                 vertex = self._vertex_of[message.metadata.dst_node_id]
                 silent[vertex] = f"no reply within {timeout} s"
                 self.traffic.down[vertex] += message_bytes(message)
+                if message.metadata.message_type == MessageType.TRAIN:
+                    self.participation[vertex].due += 1
+                    self._training.add(vertex)
                 server_round = int(message.content[CONFIG].get("server-round", 0))  # type: ignore[arg-type]
                 yield message
 
@@ -285,11 +309,15 @@ class Network(Grid):
                 continue
             del silent[vertex]
             answered += 1
+            if vertex in self._training:
+                self.participation[vertex].taken += 1
             if any(isinstance(record, ArrayRecord) for record in reply.content.values()):
                 self.traffic.shared[vertex] += size
             self._keep(server_round, vertex, reply)
             yield reply
         for vertex in sorted(silent):
+            if vertex in self._training:
+                self.participation[vertex].taken += 1  # which leave_out takes back
             self.leave_out(server_round, vertex, silent[vertex])
         if silent and not answered:
             raise InputError(f"no node answered in round {server_round}: {silent[min(silent)]}")
@@ -297,6 +325,11 @@ class Network(Grid):
     def leave_out(self, server_round: int, vertex: int, why: str) -> None:
         """Warn that a node takes no part in this exchange."""
         self.absent.add(vertex)
+        if vertex in self._training:
+            self._training.remove(vertex)
+            part = self.participation[vertex]
+            part.taken -= 1
+            part.reasons[why] = part.reasons.get(why, 0) + 1
         log(WARNING, "round %d goes on without node %s: %s", server_round, self._label(vertex), why)
 
     def _keep(self, server_round: int, vertex: int, reply: Message) -> None:

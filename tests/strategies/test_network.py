@@ -190,6 +190,11 @@ def test_the_round_goes_on_without_a_broken_node_and_says_so(cls, kind: str, rin
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len([w for w in warnings if w.startswith("round 1 goes on without node 1: ")]) == 1
     assert KINDS[kind] in "".join(warnings)
+    parts = network.participation
+    assert [(parts[vertex].due, parts[vertex].taken) for vertex in range(4)] == [(2, 2), (2, 1), (2, 2), (2, 2)]
+    assert list(parts[1].reasons.values()) == [1]
+    assert KINDS[kind] in next(iter(parts[1].reasons))
+    assert parts[0].reasons == {}
     accuracy = {vertex: metrics for (r, vertex), metrics in network.metrics.items() if r == 2}
     assert set(accuracy) == {0, 1, 2, 3}  # welcomed back
     assert all(np.isfinite(m.values["test-loss"]) for m in accuracy.values())
