@@ -7,6 +7,7 @@ import time
 import tomllib
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ from flower_kd import folders
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.protocol import Hello
-from flower_kd.strategies.network import NodeMetrics, Traffic
+from flower_kd.strategies import STRATEGIES, sends_to
+from flower_kd.strategies.network import NodeMetrics, Participation, Traffic
 
 # Not the working folder: under Flower that is the one in which the SuperLink was started, whenever that was.
 DEFAULT_FOLDER = Path("~/flower-kd-results")
 CONFIG_FILE = "config.toml"
+
+# In nats: a mean test loss above it gives the right labels a probability that no float64 can hold.
+MEANINGLESS_LOSS = 745.0
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,30 @@ class RunRecord:
     metrics: dict[tuple[int, int], NodeMetrics]
     traffic: Traffic
     seconds: float
+    participation: dict[int, Participation] = field(default_factory=dict)
 
     @property
     def num_nodes(self) -> int:
         """Number of nodes."""
         return len(self.hellos)
+
+    @cached_property
+    def links(self) -> np.ndarray:
+        """Over how many links a node sends what it has for others, if neighbors are linked directly, [nodes].
+
+        In a directed graph these are the edges to those that hear it; under a server there is one link, alone none.
+        """
+        recipient = sends_to(STRATEGIES.get(self.config.strategy))
+        if recipient != "neighbors":
+            return np.full(self.num_nodes, int(recipient == "server"))
+        degrees = self.graph.out_degree if self.graph.is_directed() else self.graph.degree
+        return np.array([degrees[vertex] for vertex in sorted(self.hellos)])
+
+    @property
+    def diverged(self) -> list[int]:
+        """Vertices whose last mean test loss is above `MEANINGLESS_LOSS`; a node that has none is not among them."""
+        losses = self.series("test-loss")
+        return [v for v, values in losses.items() if values and values[max(values)] > MEANINGLESS_LOSS]
 
     def series(self, name: str) -> dict[int, dict[int, float]]:
         """Return a metric by vertex and round, for the rounds in which the node reported it."""
@@ -56,13 +80,20 @@ class RunRecord:
         return [values.get(last, float("nan")) for values in series.values()]
 
     def history(self) -> pd.DataFrame:
-        """Return what history.csv holds: a row a node a round."""
+        """Return what history.csv holds: a row a node a round, with what the node reported.
+
+        `bytes-shared` is what it has sent so far over one of its links, `bytes-all-edges` over all of them.
+        """
         names = sorted({name for metrics in self.metrics.values() for name in metrics.values})
         rows = [
             {"round": server_round, "vertex": vertex, **metrics.values}
             for (server_round, vertex), metrics in sorted(self.metrics.items())
         ]
-        return pd.DataFrame(rows, columns=["round", "vertex", *names])
+        history = pd.DataFrame(rows, columns=["round", "vertex", *names])
+        if "bytes-shared" in history:
+            place = history.columns.get_loc("bytes-shared")
+            history.insert(place, "bytes-all-edges", history["bytes-shared"] * self.links[history["vertex"]])
+        return history
 
 
 @dataclass(frozen=True)
@@ -74,12 +105,20 @@ class Summary:
     accuracy, baseline : dict
         Mean and spread (standard deviation) over nodes, and the list by vertex; `baseline` is of the nodes alone.
     bytes : dict
-        Of serialized Flower messages: `total` in both directions with handshake, metrics and evaluation; `per_edge`
-        what one node sends over one edge in one direction over the whole run (mean over nodes); `uplink_per_node`
-        all that a node sent (mean over nodes); `d_sgd_per_edge` the weights that D-SGD would have sent instead, an
-        exchange a step.
+        Of serialized Flower messages, means over nodes but for `total`. `total`: in both directions with handshake,
+        metrics and evaluation. `uplink_per_node`: all that a node sent, once for all its neighbors.
+        `messages_per_edge` and `per_message`: how often a node sends over one edge in one direction in the whole run,
+        and how much each time; `per_edge`: both together. `per_node`: what a node would send over all its edges if
+        neighbors were linked directly, its out-degree times its bytes per edge; under a server, over that one link.
+        `d_sgd_per_message`: the weights that D-SGD would send; `d_sgd_same_frequency_per_edge`: as often as this run
+        did; `d_sgd_per_edge`: in every step.
     seconds : dict
         Wall time, `total` with the handshake.
+    participation : list of dict
+        Of each vertex: `due`, in how many train exchanges it should have taken part; `taken`, in how many it did;
+        `reasons`, how often each of them left it out.
+    diverged : list of int
+        Vertices whose test loss came to mean nothing (`MEANINGLESS_LOSS`).
     """
 
     strategy: str
@@ -93,6 +132,12 @@ class Summary:
     topology: str = ""
     dataset: str = ""
     baseline: dict[str, Any] | None = None
+    participation: list[dict[str, Any]] = field(default_factory=list)
+    diverged: list[int] = field(default_factory=list)
+
+    def times_less(self, d_sgd: str) -> float:
+        """Return how many times as much D-SGD sends over an edge, by the name of its figure; NaN where nothing goes."""
+        return self.bytes[d_sgd] / self.bytes["per_edge"] if self.bytes["per_edge"] else nan
 
 
 def has_baseline(config: RunConfig) -> bool:
@@ -105,6 +150,8 @@ def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
     config = record.config
     steps = config.num_server_rounds * config.local_steps
     hellos = [record.hellos[vertex] for vertex in sorted(record.hellos)]
+    traffic, weights = record.traffic, float(np.mean([hello.weights_bytes for hello in hellos]))
+    messages = float(traffic.messages.mean())
     return Summary(
         strategy=config.strategy,
         num_nodes=record.num_nodes,
@@ -112,16 +159,23 @@ def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
         seed=config.seed,
         accuracy=_over_nodes(record.final("test-accuracy")),
         bytes={
-            "total": int(record.traffic.up.sum() + record.traffic.down.sum()),
-            "per_edge": float(record.traffic.shared.mean()),
-            "uplink_per_node": float(record.traffic.up.mean()),
-            "d_sgd_per_edge": float(np.mean([hello.weights_bytes for hello in hellos])) * steps,
+            "total": int(traffic.up.sum() + traffic.down.sum()),
+            "uplink_per_node": float(traffic.up.mean()),
+            "messages_per_edge": messages,
+            "per_message": float(traffic.shared.mean()) / messages if messages else 0.0,
+            "per_edge": float(traffic.shared.mean()),
+            "per_node": float((traffic.shared * record.links).mean()),
+            "d_sgd_per_message": weights,
+            "d_sgd_same_frequency_per_edge": weights * messages,
+            "d_sgd_per_edge": weights * steps,
         },
         seconds={"total": record.seconds, "per_round": record.seconds / config.num_server_rounds},
         models=[hello.model for hello in hellos],
         topology=config.topology,
         dataset=config.dataset,
         baseline=_over_nodes(baseline.final("test-accuracy")) if baseline else None,
+        participation=[asdict(part) for _, part in sorted(record.participation.items())],
+        diverged=record.diverged,
     )
 
 

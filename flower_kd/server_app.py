@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
-from flower_kd import data, models, results, run_table
+from flower_kd import data, models, results, run_table, shortfalls
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError, RunRefusedError
 from flower_kd.results import RunRecord
@@ -87,7 +87,10 @@ def run(grid: Grid, config: RunConfig, folder: Path) -> tuple[RunRecord, RunReco
                 each.start(network, arrays, num_rounds=config.num_server_rounds, timeout=config.timeout)
             finally:
                 seconds = time.perf_counter() - started
-                records[stage] = RunRecord(config, graph, network.hellos, network.metrics, network.traffic, seconds)
+                records[stage] = RunRecord(
+                    config, graph, network.hellos, network.metrics, network.traffic, seconds, network.participation
+                )
+        shortfalls.check(records[config.strategy])
     except BaseException:
         if begun:
             _keep_unfinished(folder, records.get(config.strategy), records.get(ALONE))

@@ -19,6 +19,7 @@ from scipy.sparse import csr_array, diags_array
 from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, CONFIG, Hello, Order
 from flower_kd.strategies.network import Network
+from flower_kd.strategies.registry import Recipient
 
 
 class GraphStrategy(Strategy):
@@ -44,6 +45,7 @@ class GraphStrategy(Strategy):
 
     same_reference = False
     same_model = False
+    sends_to: Recipient = "neighbors"
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import Result
 from flower_kd.protocol import Order
 from flower_kd.strategies.base import due
 from flower_kd.strategies.network import Network
-from flower_kd.strategies.registry import STRATEGIES
+from flower_kd.strategies.registry import STRATEGIES, Recipient
 from flower_kd.strategies.weights import usable_weights
 
 
@@ -30,6 +30,7 @@ class FedAvg(flower.FedAvg):
     """
 
     same_model = True
+    sends_to: Recipient = "server"
 
     def __init__(self, graph: nx.Graph, *, seed: int = 0, local_steps: int = 50, evaluate_every: int = 1) -> None:
         num_nodes = graph.number_of_nodes()

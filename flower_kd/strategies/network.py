@@ -35,18 +35,19 @@ class Traffic:
     ----------
     up, down : ndarray
         All that a node sent and received, handshake, metrics and evaluation included, [nodes].
-    shared : ndarray
-        What a node sent that is meant for its neighbors (replies that carry arrays), [nodes].
+    shared, messages : ndarray
+        What a node sent that is meant for its neighbors (replies that carry arrays), and in how many messages, [nodes].
     """
 
     up: np.ndarray
     down: np.ndarray
     shared: np.ndarray
+    messages: np.ndarray
 
     @classmethod
     def none(cls, num_nodes: int) -> Traffic:
         """Return zero bytes for each vertex."""
-        return cls(*(np.zeros(num_nodes, dtype=np.int64) for _ in range(3)))
+        return cls(*(np.zeros(num_nodes, dtype=np.int64) for _ in range(4)))
 
 
 @dataclass
@@ -313,6 +314,7 @@ class Network(Grid):
                 self.participation[vertex].taken += 1
             if any(isinstance(record, ArrayRecord) for record in reply.content.values()):
                 self.traffic.shared[vertex] += size
+                self.traffic.messages[vertex] += 1
             self._keep(server_round, vertex, reply)
             yield reply
         for vertex in sorted(silent):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from typing import Literal, cast
 
 from flwr.serverapp.strategy import Strategy
 
 from flower_kd.registry import Registry
+
+# For whom what a node sends is meant, whatever way it takes.
+Recipient = Literal["neighbors", "server", "nobody"]
 
 STRATEGIES: Registry[type[Strategy]] = Registry("strategy")
 
@@ -22,3 +26,8 @@ def settings_of(cls: type[Strategy]) -> set[str]:
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
     return names
+
+
+def sends_to(cls: type[Strategy]) -> Recipient:
+    """Return for whom is meant what a strategy's nodes send: the server, unless the strategy says otherwise."""
+    return cast(Recipient, getattr(cls, "sends_to", "server"))
