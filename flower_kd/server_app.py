@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
-from flower_kd import data, models, results, run_table, shortfalls
+from flower_kd import data, models, results, run_table, shortfalls, unused
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError, RunRefusedError
 from flower_kd.results import RunRecord
@@ -31,6 +31,8 @@ def main(grid: Grid, context: Context) -> None:
     try:
         config = RunConfig.parse(context.run_config)
         folder = results.folder_for(config)
+        if line := unused.warning([config]):
+            log(WARNING, "%s", line)
         record, baseline = run(grid, config, folder)
         summary = results.summarize(record, baseline)
         _keep(folder, record, baseline, summary)

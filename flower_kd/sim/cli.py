@@ -165,6 +165,7 @@ def compare(
         else experiments.read(experiment, settings, only)
     )
     comparison = Comparison(runs, seeds, _num_nodes(num_nodes, settings), output_dir.expanduser().absolute())
+    _warn(comparison.warning)
     console = _console()
     try:
         with _interruptible(lambda: _left_by_batch(comparison.folder, comparison.outcomes, len(comparison.jobs))):
@@ -197,6 +198,7 @@ def sweep(
     settings = run_config.parse(config)
     nodes = _num_nodes(num_nodes, settings)
     swept = Sweep(settings, grids.parse(grid or []), seeds, nodes, output_dir.expanduser().absolute())
+    _warn(swept.warning)
     console = _console()
     try:
         with _interruptible(lambda: _left_by_batch(swept.folder, swept.outcomes, len(swept.jobs))):
@@ -269,6 +271,12 @@ def _prepare(processes: int) -> None:
 
 def _say(sentence: str) -> None:
     typer.echo(f"flower-kd: {' '.join(sentence.split())}", err=True)
+
+
+def _warn(line: str) -> None:
+    """Say what is to be known before runs begin, if there is anything."""
+    if line:
+        _say(line)
 
 
 def _console() -> Console:

@@ -15,11 +15,13 @@ from rich.console import Group
 from rich.table import Table
 
 from flower_kd import folders, pictures, results, shortfalls
+from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.sim import batch
 from flower_kd.sim.job import Outcome
 from flower_kd.sim.seeds import interval
 from flower_kd.sim.signals import held
+from flower_kd.unused import warning
 
 MARKER = "comparison.json"
 PICTURE_SECONDS = 5.0
@@ -53,8 +55,10 @@ class Comparison:
         self._pictured = -PICTURE_SECONDS
         found = batch.problems(self.jobs)
         # A run that cannot be is a row that says so, as long as there is something to compare.
-        if {label for labels in found.values() for label in labels} == set(runs):
+        failing = {label for labels in found.values() for label in labels}
+        if failing == set(runs):
             raise InputError("; ".join(found))
+        self.warning = warning(RunConfig.parse(config) for label, config in runs.items() if label not in failing)
 
     @property
     def outcomes(self) -> list[Outcome]:

@@ -14,12 +14,14 @@ import pandas as pd
 from rich.table import Table
 
 from flower_kd import folders, pictures, shortfalls
+from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.sim import batch
 from flower_kd.sim.grid import as_text, combinations
 from flower_kd.sim.job import Outcome
 from flower_kd.sim.seeds import interval
 from flower_kd.sim.signals import held
+from flower_kd.unused import check_grid, warning
 
 MARKER = "sweep.json"
 WRITE_SECONDS = 5.0
@@ -68,6 +70,9 @@ class Sweep:
             raise InputError(
                 f"{len(labels)} of {len(runs)} combinations cannot run, such as {labels[0]}: {'; '.join(found)}"
             )
+        configs = {label: RunConfig.parse(run) for label, run in runs.items()}
+        check_grid(grid, configs)
+        self.warning = warning(configs.values())
         self._about = {
             "config": dict(config),
             "num_nodes": num_nodes,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from logging import INFO
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -68,6 +69,11 @@ class GraphStrategy(Strategy):
         self._num_rounds = 0
         self._network: Network | None = None
         self._initial: dict[int, ArrayRecord] = {}
+
+    @classmethod
+    def ignored(cls, settings: Mapping[str, Any]) -> dict[str, str]:
+        """Return which settings have no effect beside the others, each with the condition, such as "clamp = false"."""
+        return {}
 
     # -- what a strategy is -------------------------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import Literal, cast
+from collections.abc import Mapping
+from typing import Any, Literal, cast
 
 from flwr.serverapp.strategy import Strategy
 
@@ -31,3 +32,9 @@ def settings_of(cls: type[Strategy]) -> set[str]:
 def sends_to(cls: type[Strategy]) -> Recipient:
     """Return for whom is meant what a strategy's nodes send: the server, unless the strategy says otherwise."""
     return cast(Recipient, getattr(cls, "sends_to", "server"))
+
+
+def settings_ignored(cls: type[Strategy], settings: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return which of a strategy's settings have no effect beside the others, each with the condition."""
+    ignored = getattr(cls, "ignored", None)
+    return ignored(settings) if ignored is not None else {}
