@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from flwr.app import Context
 from torch import Tensor
 
-from flower_kd import data, devices, models
+from flower_kd import data, devices, folders, models
 from flower_kd.clients import Node, ShuffledBatches, make_client_app
 from flower_kd.clients.node import Batch
+from flower_kd.clients.node_files import NodeFiles
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
+from flower_kd.protocol import Greeting
 from flower_kd.seeding import derive
 
 EVALUATE_BATCH = 128  # as PREDICT_BATCH
@@ -61,4 +64,23 @@ def _shared(corpus: data.FederatedData, device: torch.device) -> tuple[Tensor, l
     return corpus.reference.to(device), list(zip(inputs, labels, strict=True))
 
 
-app = make_client_app(build_node)
+def find_files(context: Context, greeting: Greeting) -> NodeFiles | None:
+    """Return where a node on the server's machine keeps its states: in the run's folder; None elsewhere.
+
+    The token tells that the folder is that of the run, and not one of the same name on another machine.
+    """
+    output_dir, label = context.run_config.get("output-dir"), _label(context)
+    if not (output_dir and greeting.token and greeting.stage):
+        return None
+    folder = Path(str(output_dir)).expanduser().absolute()
+    marker = folders.read_marker(folder)
+    if marker is None or marker.token != greeting.token:
+        return None
+    return NodeFiles(folder / folders.CHECKPOINT / greeting.stage / folders.name_of(f"node-{label}"))
+
+
+def _label(context: Context) -> object:
+    return context.node_config.get("name") or context.node_config.get("partition-id")
+
+
+app = make_client_app(build_node, find_files)

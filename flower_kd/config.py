@@ -118,6 +118,7 @@ class RunConfig:
     device: str = _text("auto", device)
     output_dir: str = ""
     overwrite: bool = False
+    resume: bool = False
 
     @classmethod
     def parse(cls, run_config: Mapping[str, Any]) -> RunConfig:
@@ -163,6 +164,8 @@ class RunConfig:
             found.append(f"reference-size = 0: strategy {self.strategy!r} needs a reference set")
         if self.exchange_rows > self.reference_size:
             found.append(f"exchange-rows = {self.exchange_rows} is above reference-size = {self.reference_size}")
+        if self.overwrite and self.resume:
+            found.append("overwrite = true and resume = true exclude each other")
         if self.min_degree > self.max_degree:
             found.append(f"min-degree = {self.min_degree} is above max-degree = {self.max_degree}")
         if getattr(cls, "same_model", False) and "," in self.model:

@@ -55,6 +55,29 @@ class _Record:
 
 
 @dataclass(frozen=True)
+class Greeting(_Record):
+    """What the server says in the handshake.
+
+    Parameters
+    ----------
+    fresh : bool
+        Whether the node begins with initial weights; if not, it goes on with what it has.
+    token : str
+        Of the run's folder (`flower_kd.folders`): nodes on the server's machine keep their states in it. Empty where
+        there is no such folder.
+    stage : str
+        Which part of the run begins, "alone" or the strategy.
+    server_round : int
+        In a run that goes on: the last round that is over.
+    """
+
+    fresh: bool = True
+    token: str = ""
+    stage: str = ""
+    server_round: int = 0
+
+
+@dataclass(frozen=True)
 class Hello(_Record):
     """A node's answer to the handshake (design: one exchange).
 
@@ -74,6 +97,8 @@ class Hello(_Record):
         Size and SHA-256 of its reference set.
     error : str
         Why the node cannot take part, in one sentence; empty if it can.
+    restored_round : int
+        The round after which its weights are those that it kept; 0 for initial weights.
     """
 
     vertex: int
@@ -86,6 +111,7 @@ class Hello(_Record):
     reference_rows: int = 0
     fingerprint: str = ""
     error: str = ""
+    restored_round: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,6 +148,8 @@ class Order(_Record):
         The distillation term.
     label_weight, kd_weight : float
         Factors of the label term and of the distillation term.
+    keep : bool
+        Whether a round is over after these steps, whose state a node keeps on disk if it keeps any there.
     """
 
     server_round: int
@@ -140,6 +168,7 @@ class Order(_Record):
     kd_reduction: str = "mean"
     label_weight: float = 1.0
     kd_weight: float = 0.0
+    keep: bool = False
 
     @property
     def first_step(self) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
-import time
 import tomllib
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import nan
 from pathlib import Path
@@ -15,16 +15,19 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 
-from flower_kd import folders
+from flower_kd import folders, topology
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.protocol import Hello
-from flower_kd.strategies import STRATEGIES, sends_to
+from flower_kd.strategies import STRATEGIES, links
 from flower_kd.strategies.network import NodeMetrics, Participation, Traffic
 
-# Not the working folder: under Flower that is the one in which the SuperLink was started, whenever that was.
-DEFAULT_FOLDER = Path("~/flower-kd-results")
 CONFIG_FILE = "config.toml"
+SUMMARY_FILE = "summary.json"
+GRAPH_FILE = "graph.graphml"
+
+
+Metrics = dict[tuple[int, int], NodeMetrics]
 
 # In nats: a mean test loss above it gives the right labels a probability that no float64 can hold.
 MEANINGLESS_LOSS = 745.0
@@ -37,7 +40,7 @@ class RunRecord:
     config: RunConfig
     graph: nx.Graph
     hellos: dict[int, Hello]
-    metrics: dict[tuple[int, int], NodeMetrics]
+    metrics: Metrics
     traffic: Traffic
     seconds: float
     participation: dict[int, Participation] = field(default_factory=dict)
@@ -46,18 +49,6 @@ class RunRecord:
     def num_nodes(self) -> int:
         """Number of nodes."""
         return len(self.hellos)
-
-    @cached_property
-    def links(self) -> np.ndarray:
-        """Over how many links a node sends what it has for others, if neighbors are linked directly, [nodes].
-
-        In a directed graph these are the edges to those that hear it; under a server there is one link, alone none.
-        """
-        recipient = sends_to(STRATEGIES.get(self.config.strategy))
-        if recipient != "neighbors":
-            return np.full(self.num_nodes, int(recipient == "server"))
-        degrees = self.graph.out_degree if self.graph.is_directed() else self.graph.degree
-        return np.array([degrees[vertex] for vertex in sorted(self.hellos)])
 
     @property
     def diverged(self) -> list[int]:
@@ -80,20 +71,37 @@ class RunRecord:
         return [values.get(last, float("nan")) for values in series.values()]
 
     def history(self) -> pd.DataFrame:
-        """Return what history.csv holds: a row a node a round, with what the node reported.
+        """Return what history.csv holds: a row a node a round."""
+        return history(self.metrics)
 
-        `bytes-shared` is what it has sent so far over one of its links, `bytes-all-edges` over all of them.
-        """
-        names = sorted({name for metrics in self.metrics.values() for name in metrics.values})
-        rows = [
-            {"round": server_round, "vertex": vertex, **metrics.values}
-            for (server_round, vertex), metrics in sorted(self.metrics.items())
-        ]
-        history = pd.DataFrame(rows, columns=["round", "vertex", *names])
-        if "bytes-shared" in history:
-            place = history.columns.get_loc("bytes-shared")
-            history.insert(place, "bytes-all-edges", history["bytes-shared"] * self.links[history["vertex"]])
-        return history
+
+def history(metrics: Metrics) -> pd.DataFrame:
+    """Return a row a node a round, in their order, with the columns `round`, `vertex` and what nodes reported."""
+    names = sorted({name for found in metrics.values() for name in found.values})
+    rows = [
+        {"round": server_round, "vertex": vertex, **found.values}
+        for (server_round, vertex), found in sorted(metrics.items())
+    ]
+    return pd.DataFrame(rows, columns=["round", "vertex", *names])
+
+
+def to_csv(rows: pd.DataFrame, *, header: bool = True) -> bytes:
+    """Return rows as CSV, from which every number can be read back as it is."""
+    return rows.to_csv(index=False, header=header, lineterminator="\n").encode()
+
+
+def metrics_of(content: bytes, path: Path) -> Metrics:
+    """Return what nodes reported from the content of a history file; raises InputError if it is damaged."""
+    try:
+        rows = pd.read_csv(io.BytesIO(content), float_precision="round_trip")
+        found: Metrics = {}
+        for row in rows.to_dict("records"):
+            server_round, vertex = int(row.pop("round")), int(row.pop("vertex"))
+            values = {str(name): float(value) for name, value in row.items() if not np.isnan(value)}
+            found[server_round, vertex] = NodeMetrics(server_round, vertex, values)
+        return found
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{str(path)!r} is damaged: {_line(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,8 @@ class Summary:
         `reasons`, how often each of them left it out.
     diverged : list of int
         Vertices whose test loss came to mean nothing (`MEANINGLESS_LOSS`).
+    identity : str
+        Of the run (`flower_kd.identity`).
     """
 
     strategy: str
@@ -134,6 +144,7 @@ class Summary:
     baseline: dict[str, Any] | None = None
     participation: list[dict[str, Any]] = field(default_factory=list)
     diverged: list[int] = field(default_factory=list)
+    identity: str = ""
 
     def times_less(self, d_sgd: str) -> float:
         """Return how many times as much D-SGD sends over an edge, by the name of its figure; NaN where nothing goes."""
@@ -164,7 +175,7 @@ def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
             "messages_per_edge": messages,
             "per_message": float(traffic.shared.mean()) / messages if messages else 0.0,
             "per_edge": float(traffic.shared.mean()),
-            "per_node": float((traffic.shared * record.links).mean()),
+            "per_node": float((traffic.shared * links(STRATEGIES.get(config.strategy), record.graph)).mean()),
             "d_sgd_per_message": weights,
             "d_sgd_same_frequency_per_edge": weights * messages,
             "d_sgd_per_edge": weights * steps,
@@ -193,37 +204,10 @@ def to_json(summary: Summary) -> str:
     return json.dumps(asdict(summary), indent=2, allow_nan=False)
 
 
-def folder_for(config: RunConfig) -> Path:
-    """Return the absolute path of a run's results folder.
-
-    Raises
-    ------
-    InputError
-        If nothing can be written there, or another run's results are there that `overwrite` does not give up: better
-        known before the run than after it.
-    """
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    default = DEFAULT_FOLDER / f"{stamp}-{config.strategy}-seed{config.seed}"
-    folder = Path(config.output_dir or default).expanduser().absolute()
-    folders.check_writable(folder)
-    if not config.overwrite:
-        folders.check_free(folder)
-    return folder
-
-
-def begin(folder: Path, config: RunConfig) -> None:
-    """Make the results folder that of a run that begins; raises InputError if it cannot be written."""
-    # Leave to overwrite was given once: the file may be run again.
-    kept = replace(config, overwrite=False)
-    # In this order a full disk leaves the earlier run as it was.
-    folders.write(folder, {CONFIG_FILE: _toml(kept.to_dict()).encode()})
-    folders.clear(folder, keep=[CONFIG_FILE])
-
-
 def write(folder: Path, record: RunRecord, baseline: RunRecord | None, summary: Summary) -> None:
     """Write what a finished run leaves; raises InputError if it cannot be written."""
     # The summary comes last: where it is, all is.
-    folders.write(folder, _so_far(record, baseline) | {"summary.json": to_json(summary).encode()})
+    folders.write(folder, _so_far(record, baseline) | {SUMMARY_FILE: to_json(summary).encode()})
 
 
 def write_unfinished(folder: Path, record: RunRecord | None, baseline: RunRecord | None) -> None:
@@ -239,10 +223,10 @@ def _so_far(record: RunRecord | None, baseline: RunRecord | None) -> dict[str, b
     for name, label, run in (("history.csv", "", record), ("history-silo.csv", "alone", baseline)):
         if run is None or not run.metrics:
             continue
-        history = run.history()
-        files[name] = history.to_csv(index=False, lineterminator="\n").encode()
-        if "test-accuracy" in history:
-            lines[label or run.config.strategy] = [history]
+        rows = run.history()
+        files[name] = to_csv(rows)
+        if "test-accuracy" in rows:
+            lines[label or run.config.strategy] = [rows]
             title = f"{run.config.dataset}, {run.config.topology}"
     if lines:
         from flower_kd import pictures  # matplotlib takes half a second, which processes that draw nothing save
@@ -275,8 +259,8 @@ class FinishedRun:
 
     @cached_property
     def graph(self) -> nx.Graph:
-        """The communication graph; raises InputError if it came from a file that is gone."""
-        return self.config.graph(self.summary.num_nodes)
+        """The communication graph as it was; raises InputError if its file is gone or damaged."""
+        return topology.build(str(self.folder / GRAPH_FILE), self.summary.num_nodes)
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -290,9 +274,9 @@ def read_config(folder: Path) -> RunConfig:
 def read(folder: Path) -> FinishedRun:
     """Return the finished run of a results folder; raises InputError if it holds none, or not one of ours."""
     try:
-        summary = Summary(**json.loads((folder / "summary.json").read_text("utf-8")))
+        summary = Summary(**json.loads((folder / SUMMARY_FILE).read_text("utf-8")))
         config = RunConfig.parse(tomllib.loads((folder / CONFIG_FILE).read_text("utf-8")))
-        history, alone = (
+        rows, alone = (
             pd.read_csv(path) if (path := folder / name).exists() else None
             for name in ("history.csv", "history-silo.csv")
         )
@@ -300,15 +284,37 @@ def read(folder: Path) -> FinishedRun:
         raise InputError(f"{str(folder)!r} holds no finished run: there is no {Path(error.filename).name}") from None
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{str(folder)!r} holds no run that can be read: {_line(error)}") from None
-    if history is None:
+    if rows is None:
         raise InputError(f"{str(folder)!r} holds no finished run: there is no history.csv")
-    return FinishedRun(folder, config, summary, history, alone)
+    marker = folders.read_marker(folder)
+    if marker is not None and marker.identity != summary.identity:
+        raise InputError(f"{str(folder)!r} holds no finished run: its {SUMMARY_FILE} is that of another run")
+    return FinishedRun(folder, config, summary, rows, alone)
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a folder holds a finished run that can be read."""
+    try:
+        read(folder)
+    except InputError:
+        return False
+    return True
 
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _toml(values: dict[str, Any]) -> str:
+def graph_to_bytes(graph: nx.Graph) -> bytes:
+    """Return a communication graph as GraphML, from which `topology.build` makes the same one."""
+    names = nx.get_node_attributes(graph, "name")
+    plain = nx.DiGraph() if graph.is_directed() else nx.Graph()
+    plain.add_nodes_from(names.get(vertex, vertex) for vertex in sorted(graph))
+    plain.add_edges_from((names.get(source, source), names.get(target, target)) for source, target in graph.edges)
+    return "\n".join(nx.generate_graphml(plain)).encode()
+
+
+def to_toml(values: dict[str, Any]) -> str:
+    """Return a flat config as TOML."""
     # A JSON text, number or truth value is a TOML one.
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from logging import ERROR, INFO, WARNING
-from pathlib import Path
 from typing import Any
 
 import networkx as nx
@@ -12,15 +12,17 @@ from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
-from flower_kd import data, models, results, run_table, shortfalls, unused
+from flower_kd import data, models, results, run_folder, run_table, shortfalls, unused
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError, RunRefusedError
+from flower_kd.identity import identity
 from flower_kd.results import RunRecord
+from flower_kd.run_folder import ALONE, RunFolder
 from flower_kd.seeding import derive
-from flower_kd.strategies import Silo
+from flower_kd.strategies import Network, Silo
+from flower_kd.strategies.resumable import Resumable
 
 SUMMARY = "flower-kd.summary"
-ALONE = "alone"
 
 app = ServerApp()
 
@@ -30,33 +32,39 @@ def main(grid: Grid, context: Context) -> None:
     """Run what the run config asks for; leave the results folder and, in the context's state, the summary."""
     try:
         config = RunConfig.parse(context.run_config)
-        folder = results.folder_for(config)
+        path = run_folder.path_of(config)
+        num_nodes = config.num_nodes or len(list(grid.get_node_ids()))
         if line := unused.warning([config]):
             log(WARNING, "%s", line)
-        record, baseline = run(grid, config, folder)
-        summary = results.summarize(record, baseline)
-        _keep(folder, record, baseline, summary)
+        with RunFolder(path, config, identity(config, num_nodes)) as folder:
+            summary = folder.finished
+            if summary is None:
+                record, baseline = run(grid, config, num_nodes, folder)
+                summary = replace(results.summarize(record, baseline), identity=folder.identity)
+                _keep(folder, record, baseline, summary)
+            else:
+                log(INFO, "this run is finished already\n%s", run_table.text(summary))
     except InputError as error:
         log(ERROR, "flower-kd: %s", error)
         raise RunRefusedError(str(error)) from None
-    log(INFO, "results: %s", folder)
-    context.state[SUMMARY] = ConfigRecord({"json": results.to_json(summary), "folder": str(folder)})
+    log(INFO, "results: %s", path)
+    context.state[SUMMARY] = ConfigRecord({"json": results.to_json(summary), "folder": str(path)})
 
 
-def _keep(folder: Path, record: RunRecord, baseline: RunRecord | None, summary: results.Summary) -> None:
+def _keep(folder: RunFolder, record: RunRecord, baseline: RunRecord | None, summary: results.Summary) -> None:
     """Write and show what came of a run; what cannot be written is shown all the more."""
     level = WARNING
     try:
-        results.write(folder, record, baseline, summary)
+        folder.finish(record, baseline, summary)
         level = INFO
     finally:
         log(level, "\n%s", run_table.text(summary))
 
 
-def run(grid: Grid, config: RunConfig, folder: Path) -> tuple[RunRecord, RunRecord | None]:
+def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tuple[RunRecord, RunRecord | None]:
     """Return what happened, and the same nodes trained alone where the config asks for that baseline.
 
-    The folder becomes that of this run when training begins, and holds what happened so far if it ends early.
+    The folder becomes that of this run when training begins, and holds after each round what happened so far.
 
     Raises
     ------
@@ -64,7 +72,6 @@ def run(grid: Grid, config: RunConfig, folder: Path) -> tuple[RunRecord, RunReco
         If anything in the config, the graph or the nodes does not fit, before anything is trained; or if no node
         answers any more.
     """
-    num_nodes = config.num_nodes or len(list(grid.get_node_ids()))
     graph, strategy = plan(config, num_nodes)
     stages = {config.strategy: (strategy, _initial_arrays(config, strategy, num_nodes))}
     if results.has_baseline(config):
@@ -73,18 +80,16 @@ def run(grid: Grid, config: RunConfig, folder: Path) -> tuple[RunRecord, RunReco
         # It sees the same nodes, and so fails where the main run would.
         stages = {ALONE: (alone, ArrayRecord()), **stages}
     records: dict[str, RunRecord] = {}
-    begun = False
-
-    def begin() -> None:
-        nonlocal begun
-        if not begun:
-            results.begin(folder, config)
-        begun = True
-
     try:
         for stage, (each, arrays) in stages.items():
-            network, started = each.network(grid), time.perf_counter()
-            network.on_join = begin
+            network = each.network(grid)
+            if stage == ALONE and folder.stage == config.strategy:
+                records[stage] = RunRecord(
+                    config, graph, {}, folder.metrics(stage), network.traffic, folder.seconds(stage)
+                )
+                continue
+            started = time.perf_counter() - folder.seconds(stage)
+            _record_rounds(stage, each, network, graph, folder, started)
             try:
                 each.start(network, arrays, num_rounds=config.num_server_rounds, timeout=config.timeout)
             finally:
@@ -94,10 +99,26 @@ def run(grid: Grid, config: RunConfig, folder: Path) -> tuple[RunRecord, RunReco
                 )
         shortfalls.check(records[config.strategy])
     except BaseException:
-        if begun:
-            _keep_unfinished(folder, records.get(config.strategy), records.get(ALONE))
+        _keep_unfinished(folder, records.get(config.strategy), records.get(ALONE))
         raise
     return records[config.strategy], records.get(ALONE)
+
+
+def _record_rounds(
+    stage: str, strategy: Resumable, network: Network, graph: nx.Graph, folder: RunFolder, started: float
+) -> None:
+    """Have a stage go on where the folder says, and the folder keep each of its rounds."""
+    network.greeting = folder.greeting(stage)
+    network.on_join = lambda: folder.begin(graph, stage, network)
+    if folder.rounds_done(stage):
+        strategy.resume_after(folder.rounds_done(stage), folder.strategy_state())
+        log(INFO, "going on after round %d of %s", folder.rounds_done(stage), stage)
+
+    def round_is_over(server_round: int) -> None:
+        seconds = time.perf_counter() - started
+        folder.round_is_over(stage, server_round, network, strategy.state_dict(), seconds)
+
+    strategy.on_round = round_is_over
 
 
 def plan(config: RunConfig, num_nodes: int) -> tuple[nx.Graph, Any]:
@@ -107,9 +128,9 @@ def plan(config: RunConfig, num_nodes: int) -> tuple[nx.Graph, Any]:
     return graph, config.build_strategy(graph)
 
 
-def _keep_unfinished(folder: Path, record: RunRecord | None, baseline: RunRecord | None) -> None:
+def _keep_unfinished(folder: RunFolder, record: RunRecord | None, baseline: RunRecord | None) -> None:
     try:
-        results.write_unfinished(folder, record, baseline)
+        folder.leave_unfinished(record, baseline)
     except InputError as error:  # what ended the run matters more
         log(WARNING, "%s", error)
 

@@ -1,7 +1,6 @@
 import csv
 import errno
 import json
-import os
 import shutil
 import tomllib
 from dataclasses import replace
@@ -18,6 +17,7 @@ from flower_kd.errors import InputError
 from flower_kd.protocol import Hello
 from flower_kd.strategies.network import NodeMetrics, Traffic
 
+NAMES = (".flower-kd.json", ".flower-kd.lock", "config.toml", "graph.graphml", "history.csv")
 SHORT = {"num-server-rounds": 3, "local-steps": 2, "samples-per-node": 20, "reference-size": 40, "model": "mlp"}
 
 
@@ -61,13 +61,10 @@ def test_the_summary_is_that_of_the_contract(finished: tuple[sim.Summary, Path])
 )
 def test_what_a_node_sends_in_all_grows_with_its_degree(strategy: str, graph: nx.Graph, links: list[int]) -> None:
     traffic = Traffic(*(np.array([100, 100, 100, 200]) for _ in range(3)), messages=np.array([1, 1, 1, 2]))
-    metrics = {(1, vertex): NodeMetrics(1, vertex, {"bytes-shared": traffic.shared[vertex]}) for vertex in range(4)}
     hellos = {vertex: Hello(vertex, weights_bytes=400) for vertex in range(4)}
-    record = results.RunRecord(RunConfig(strategy=strategy), graph, hellos, metrics, traffic, 1.0)
-    each = traffic.shared * links
-    assert record.history()["bytes-all-edges"].tolist() == each.tolist()
+    record = results.RunRecord(RunConfig(strategy=strategy), graph, hellos, {}, traffic, 1.0)
     sent = results.summarize(record, None).bytes
-    assert (sent["per_edge"], sent["per_node"]) == (125.0, each.mean())
+    assert (sent["per_edge"], sent["per_node"]) == (125.0, (traffic.shared * links).mean())
     assert (sent["messages_per_edge"], sent["per_message"]) == (1.25, 100.0)
     assert sent["d_sgd_same_frequency_per_edge"] == 500.0
 
@@ -123,7 +120,8 @@ def test_the_table_of_a_large_network_is_cut(finished: tuple[sim.Summary, Path])
 
 def test_there_is_a_picture(finished: tuple[sim.Summary, Path]) -> None:
     assert (finished[1] / "accuracy.png").read_bytes().startswith(b"\x89PNG")
-    assert not list(finished[1].glob(".*"))  # no partial file is left
+    names = {path.name for path in finished[1].iterdir()}  # no partial file is left, no checkpoint
+    assert names == {*NAMES, "history-silo.csv", "accuracy.png", "summary.json"}
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -167,12 +165,21 @@ def test_a_folder_with_a_run_is_refused_before_anything_trains(finished: tuple[s
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["config.toml", "summary.json", "comparison.json", "sweep.json"])
-def test_any_results_are_refused(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text("")
-    with pytest.raises(InputError, match="holds a"):
-        sim.run(SHORT, 2, tmp_path)
+@pytest.mark.parametrize("name", ["config.toml", "report.html", "history.csv", "comparison.csv", "graph.graphml"])
+@pytest.mark.parametrize("leave", [{}, {"overwrite": True}, {"resume": True}])
+def test_files_that_are_not_ours_are_never_replaced(name: str, leave: dict, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=f"has '{name}', which flower-kd did not write"):
+        sim.run(SHORT | leave, 2, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["comparison", "sweep"])
+def test_other_results_are_refused(kind: str, tmp_path: Path) -> None:
+    (tmp_path / ".flower-kd.json").write_bytes(folders.Marker(kind).to_bytes())
+    with pytest.raises(InputError, match=f"holds a {kind}"):
+        sim.run(SHORT, 2, tmp_path)
 
 
 def test_overwriting_removes_the_files_of_the_earlier_run_and_no_others(tmp_path: Path) -> None:
@@ -214,7 +221,7 @@ def test_a_run_that_ends_early_leaves_its_history(error: type[BaseException], tm
     with pytest.raises(error, match="stop"):
         sim.run(SHORT | {"overwrite": True}, 2, tmp_path, listener=Ends(error, stage=1, server_round=2))
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"config.toml", "history.csv", "history-silo.csv", "accuracy.png"}  # the old summary is gone
+    assert names == {*NAMES, "history-silo.csv", "accuracy.png", "checkpoint"}  # the old summary is gone
     assert results.read_config(tmp_path).strategy == "d-dist"
     history = pd.read_csv(tmp_path / "history.csv")
     assert history["round"].tolist() == [1, 1, 2, 2]
@@ -228,18 +235,18 @@ def test_nodes_alone_that_are_interrupted_leave_their_history(tmp_path: Path) ->
     with pytest.raises(KeyboardInterrupt):
         sim.run(SHORT, 2, tmp_path / "run", listener=Ends(KeyboardInterrupt, stage=0, server_round=2))
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"config.toml", "history-silo.csv", "accuracy.png"}
+    assert names == {*NAMES, "history-silo.csv", "accuracy.png", "checkpoint"} - {"history.csv"}
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, at: str) -> None:
-    replace = os.replace
+    write_bytes = Path.write_bytes
 
-    def refuse(source: Path, target: Path) -> None:
-        if Path(target).name == at:
+    def refuse(path: Path, content: bytes) -> int:
+        if path.name.startswith(f".{at}."):
             raise OSError(errno.ENOSPC, "No space left on device")
-        replace(source, target)
+        return write_bytes(path, content)
 
-    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(Path, "write_bytes", refuse)
 
 
 def test_a_disk_that_fills_up_leaves_whole_files_and_the_table(
@@ -250,7 +257,7 @@ def test_a_disk_that_fills_up_leaves_whole_files_and_the_table(
         sim.run(SHORT | {"strategy": "silo"}, 2, tmp_path / "run")
     assert str(tmp_path / "run") in str(refusal.value)
     assert "\n" not in str(refusal.value)
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.toml", "history.csv"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {*NAMES, "checkpoint"}
     assert len(pd.read_csv(tmp_path / "run" / "history.csv")) == 6
     assert any("silo on digits" in record.message for record in caplog.records if record.levelname == "WARNING")
 

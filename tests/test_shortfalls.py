@@ -69,6 +69,11 @@ def test_a_whole_run_has_no_remarks() -> None:
     assert shortfalls.missed(summary) == (0, 4 * ROUNDS)
     assert summary.participation == [{"due": ROUNDS, "taken": ROUNDS, "reasons": {}}] * 4
     assert summary.diverged == []
+    history = record.history()
+    assert (history["bytes-all-edges"] == 2 * history["bytes-shared"]).all()  # a ring
+    assert history["bytes-shared"].iloc[-1] > 0
+    by_server = record_of("fedavg", None).history()
+    assert by_server["bytes-all-edges"].equals(by_server["bytes-shared"])
 
 
 def test_a_node_that_missed_exchanges_is_named_with_the_reasons() -> None:

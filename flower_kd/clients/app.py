@@ -2,40 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from logging import WARNING
+
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.logger import log
 from torch import Tensor, nn
 
 from flower_kd import wire
 from flower_kd.clients import state
 from flower_kd.clients.node import Node
+from flower_kd.clients.node_files import NodeFiles
 from flower_kd.clients.state import NodeFactory
 from flower_kd.clients.training import evaluate, predict, train
 from flower_kd.data import fingerprint
 from flower_kd.errors import InputError
 from flower_kd.models import num_parameters
 from flower_kd.pooling import Teacher
-from flower_kd.protocol import ARRAYS, CONFIG, HELLO, LOGITS, METRICS, TEACHER, Hello, Order, exchanged_rows
+from flower_kd.protocol import ARRAYS, CONFIG, HELLO, LOGITS, METRICS, TEACHER, Greeting, Hello, Order, exchanged_rows
+
+# Where a node's states are kept on disk after each round; None for nowhere.
+FindFiles = Callable[[Context, Greeting], NodeFiles | None]
 
 
-def make_client_app(build_node: NodeFactory) -> ClientApp:
+def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda context, greeting: None) -> ClientApp:
     """Return a ClientApp that distills, trains and evaluates what `build_node` builds.
 
     Parameters
     ----------
     build_node : callable (Context) -> Node
         Called once a run on engines that keep nodes alive, once a message on the others: cache loaded data.
+    find_files : callable (Context, Greeting) -> NodeFiles or None
+        Where a node's states are kept on disk; nowhere by default.
     """
     app = ClientApp()
+
+    def keep(context: Context, node: Node, server_round: int) -> None:
+        """Keep a node's state after a round; a disk that refuses it does not keep the node from the run."""
+        greeting = state.greeting(context, server_round)
+        files = find_files(context, greeting)
+        if files is not None:
+            try:
+                files.save(node, server_round)
+            except OSError as error:
+                log(WARNING, "round %d cannot be resumed: a node's state cannot be written: %s", server_round, error)
 
     @app.query("join")
     def join(message: Message, context: Context) -> Message:
         """Say who the node is; begin anew where a run begins, and only then."""
-        starting = bool(_config(message).get("fresh", True))
+        greeting = Greeting.from_record(_config(message))
         try:
-            hello = _hello((state.fresh if starting else state.load)(context, build_node), context)
+            if greeting.fresh or not state.is_there(context):
+                node, restored = state.fresh(context, build_node), 0
+                files = None if greeting.fresh else find_files(context, greeting)
+                if files is not None:
+                    restored = files.load(node, greeting.server_round)
+                    state.save(context, node)
+            else:
+                node, restored = state.load(context, build_node), state.greeting(context).server_round
+            state.greeted(context, replace(greeting, server_round=restored))
+            hello = replace(_hello(node, context), restored_round=restored)
         except InputError as error:  # the server ends the run with this sentence
             hello = Hello(vertex=_vertex(context), error=str(error))
         return Message(RecordDict({HELLO: hello.to_record()}), reply_to=message)
@@ -63,6 +93,8 @@ def make_client_app(build_node: NodeFactory) -> ClientApp:
                     predictions = predict(node.model, reference[asked])
                 content[LOGITS] = wire.encode(predictions, order.wire)
         state.save(context, node)
+        if order.keep:
+            keep(context, node, order.server_round)
         return Message(content, reply_to=message)
 
     @app.evaluate()
@@ -71,6 +103,7 @@ def make_client_app(build_node: NodeFactory) -> ClientApp:
         node = state.load(context, build_node)
         if _load_weights(node, message):
             state.save(context, node)
+            keep(context, node, int(_config(message).get("server-round", 0)))  # type: ignore[arg-type]
         metrics = evaluate(node.model, node.test)
         return Message(RecordDict({METRICS: MetricRecord({**metrics})}), reply_to=message)
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 
-import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, Context, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 
 from flower_kd.clients.node import Node
+from flower_kd.protocol import Greeting
 
 NodeFactory = Callable[[Context], Node]
 
 MODEL = "flower-kd.model"
 OPTIMIZER = "flower-kd.optimizer"
+GREETING = "flower-kd.greeting"
 
 
 class LiveState(RecordDict):
@@ -35,6 +36,26 @@ def fresh(context: Context, build_node: NodeFactory) -> Node:
     return node
 
 
+def is_there(context: Context) -> bool:
+    """Return whether the context has a node as a message left it."""
+    return MODEL in context.state or (isinstance(context.state, LiveState) and context.state.node is not None)
+
+
+def greeted(context: Context, greeting: Greeting) -> None:
+    """Remember what the server said in the handshake; its round is the last one that is over here."""
+    context.state[GREETING] = greeting.to_record()
+
+
+def greeting(context: Context, server_round: int | None = None) -> Greeting:
+    """Return what the server said in the handshake, once a round is over if one is given."""
+    record = context.state.get(GREETING)
+    if not isinstance(record, ConfigRecord):
+        return Greeting()
+    if server_round is not None:
+        record["server-round"] = server_round
+    return Greeting.from_record(record)
+
+
 def load(context: Context, build_node: NodeFactory) -> Node:
     """Return the node as the last message left it, or a fresh one where there was none."""
     if isinstance(context.state, LiveState) and context.state.node is not None:
@@ -47,7 +68,7 @@ def load(context: Context, build_node: NodeFactory) -> Node:
     node.model.load_state_dict(model.to_torch_state_dict())
     optimizer = context.state[OPTIMIZER]
     assert isinstance(optimizer, ArrayRecord)
-    _load_optimizer(node.optimizer, optimizer)
+    _load_optimizer(node.optimizer, optimizer.to_torch_state_dict())
     return node
 
 
@@ -85,20 +106,40 @@ def kept_on_error(context: Context, node: Node) -> Iterator[None]:
         raise
 
 
+def to_tensors(node: Node) -> dict[str, torch.Tensor]:
+    """Return a node's model and optimizer as tensors of their own, by name."""
+    tensors = {f"model.{name}": value for name, value in node.model.state_dict().items()}
+    tensors |= {f"optimizer.{name}": value for name, value in _optimizer_tensors(node.optimizer).items()}
+    return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+
+
+def from_tensors(node: Node, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Take a node's model and optimizer from what `to_tensors` returned."""
+    parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "optimizer": {}}
+    for key, value in tensors.items():
+        part, _, name = key.partition(".")
+        parts[part][name] = value
+    node.model.load_state_dict(parts["model"])
+    _load_optimizer(node.optimizer, parts["optimizer"])
+
+
 def _optimizer_record(optimizer: torch.optim.Optimizer) -> ArrayRecord:
+    return ArrayRecord({name: Array(value.cpu().numpy()) for name, value in _optimizer_tensors(optimizer).items()})
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Flatten what the optimizer remembers per parameter; its settings come from the node factory."""
-    arrays = {
-        f"{index}.{name}": Array(np.asarray(value.cpu() if isinstance(value, torch.Tensor) else value))
+    return {
+        f"{index}.{name}": torch.as_tensor(value)
         for index, memory in optimizer.state_dict()["state"].items()
         for name, value in memory.items()
         if value is not None
     }
-    return ArrayRecord(arrays)
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, record: ArrayRecord) -> None:
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
     state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, array in record.items():
+    for key, tensor in tensors.items():
         index, name = key.split(".", maxsplit=1)
-        state.setdefault(int(index), {})[name] = torch.from_numpy(array.numpy())
+        state.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from flower_kd import folders, results, unused
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
+from flower_kd.folders import Marker
 from flower_kd.sim import processes as worker_processes
 from flower_kd.sim import progress, seeds
 from flower_kd.sim.job import Job, Outcome, attempt, problem, state
@@ -19,7 +20,7 @@ from flower_kd.sim.progress import Display
 from flower_kd.sim.signals import held
 
 # Where results go is said once for all runs, and a seed is one of several.
-NOT_IN_CONFIG = {"output-dir": "--output-dir", "overwrite": "--overwrite"}
+NOT_IN_CONFIG = {"output-dir": "--output-dir", "overwrite": "--overwrite", "resume": "--resume"}
 
 
 def jobs(runs: Mapping[str, Mapping[str, Any]], seed_text: str, num_nodes: int, folder: Path) -> list[Job]:
@@ -51,7 +52,7 @@ def jobs(runs: Mapping[str, Mapping[str, Any]], seed_text: str, num_nodes: int, 
         first = config.get("seed", RunConfig.seed)
         for seed in seeds.parse(seed_text, first if isinstance(first, int) else RunConfig.seed):
             name = folders.name_of(f"{label}-seed{seed}")
-            of_batch = {"baseline": "none", **config, "seed": seed, "overwrite": True}
+            of_batch = {"baseline": "none", **config, "seed": seed, "resume": True}
             found.append(Job(label, of_batch, num_nodes, folder / folders.RUNS / name))
     return found
 
@@ -66,8 +67,9 @@ def problems(jobs: Sequence[Job]) -> dict[str, list[str]]:
     return found
 
 
-def claim(folder: Path, jobs: Sequence[Job], marker: str, *, overwrite: bool, resume: bool) -> None:
-    """Make a folder that of a batch; nothing is changed if it cannot be.
+@contextmanager
+def claimed(folder: Path, jobs: Sequence[Job], kind: str, *, overwrite: bool, resume: bool) -> Iterator[None]:
+    """Make a folder that of a batch, and keep other processes from writing in it until the end of the block.
 
     Parameters
     ----------
@@ -75,33 +77,44 @@ def claim(folder: Path, jobs: Sequence[Job], marker: str, *, overwrite: bool, re
         That of the batch.
     jobs : sequence of Job
         What the batch is.
-    marker : str
-        The file by which such a batch is known, "comparison.json" or "sweep.json".
+    kind : {"comparison", "sweep"}
+        What it is called.
     overwrite : bool
-        Whether to give up what is there.
+        Whether earlier results are replaced.
     resume : bool
         Whether runs that are there and are none of these jobs may stay or, where their folder is needed, be replaced.
 
     Raises
     ------
     InputError
-        If nothing can be written there, or other results are there.
+        If nothing can be written there, other results or files that are not ours are there, or another process writes
+        there. Nothing is changed then.
     """
     folders.check_writable(folder)
-    if overwrite:
-        for run in (folder / folders.RUNS).glob("*"):
-            folders.clear(run)
-            with suppress(OSError):  # somebody else's files are in it
-                run.rmdir()
-        folders.clear(folder)
-        return
-    folders.check_free(folder, allow=marker)
-    if resume:
-        return
+    folders.check_ours(folder)
+    with folders.locked(folder):
+        marker = folders.read_marker(folder)
+        if marker is not None and not overwrite:
+            _keep_runs(folder, jobs, marker, kind, resume=resume)
+        content = {folders.MARKER: Marker(kind).to_bytes()}
+        folders.write(folder, content, replace_results=overwrite)
+        yield
+
+
+def _keep_runs(folder: Path, jobs: Sequence[Job], marker: Marker, kind: str, *, resume: bool) -> None:
+    """Refuse a folder whose runs are of another batch; with `resume`, remove those that are in the way instead."""
+    if marker.kind != kind:
+        raise folders.refusal(folder, f"a {marker.kind}")
     by_folder = {job.folder: job for job in jobs}
-    for config in (folder / folders.RUNS).glob(f"*/{results.CONFIG_FILE}"):
-        if config.parent not in by_folder or state(by_folder[config.parent]) == "other":
-            raise folders.refusal(folder, f"other runs, such as {config.parent.name!r}")
+    runs = [path.parent for path in sorted((folder / folders.RUNS).glob(f"*/{folders.MARKER}"))]
+    others = [run for run in runs if run not in by_folder or state(by_folder[run]) == "other"]
+    if others and not resume:
+        raise folders.refusal(folder, f"other runs, such as {others[0].name!r}")
+    replaced = [run for run in others if run in by_folder]
+    if replaced:
+        folders.remove_index(folder)  # which tells of them
+    for run in replaced:
+        folders.clear(run)
 
 
 def run_all(

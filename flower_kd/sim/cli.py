@@ -81,13 +81,13 @@ def run(
     workers: Workers = 1,
     overwrite: Overwrite = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Show a run that is finished; start one that is not anew.")
+        bool, typer.Option("--resume", help="Go on with an interrupted run; show one that is finished.")
     ] = False,
     tensorboard: Tensorboard = False,
 ) -> None:
     """Run what `flwr run` runs, without Flower's engine."""
     _prepare(workers)
-    from flower_kd import results, run_table
+    from flower_kd import run_folder, run_table
     from flower_kd.config import RunConfig
     from flower_kd.sim import job, progress, run_config
     from flower_kd.sim.logs import warnings_to
@@ -101,26 +101,19 @@ def run(
         settings["output-dir"] = str(output_dir)
     if resume and not settings.get("output-dir"):
         raise InputError("--resume needs the folder of the run: --output-dir")
-    if overwrite or resume:
-        settings["overwrite"] = True
-    folder = results.folder_for(RunConfig.parse(settings))
+    settings |= {key: True for key, asked in (("overwrite", overwrite), ("resume", resume)) if asked}
+    folder = run_folder.path_of(RunConfig.parse(settings))
     this = job.Job("run", settings, nodes, folder)
-    found = job.state(this) if resume else "none"
-    if resume:
-        _refuse_other(folder, found)
-    if found == "finished":
-        summary = results.read(folder).summary
-    else:
-        with (
-            _interruptible(lambda: _left_by_run(folder)),
-            progress.display() as display,
-            warnings_to(lambda line: display.said(this.name, line)),
-        ):
-            display.begin(this.name)
-            summary = job.execute(
-                this, lambda moment: display.moved(this.name, moment), workers=workers, tensorboard=tensorboard
-            )
-            display.end(this.name)
+    with (
+        _interruptible(lambda: _left_by_run(folder)),
+        progress.display() as display,
+        warnings_to(lambda line: display.said(this.name, line)),
+    ):
+        display.begin(this.name)
+        summary = job.execute(
+            this, lambda moment: display.moved(this.name, moment), workers=workers, tensorboard=tensorboard
+        )
+        display.end(this.name)
     console = _console()
     console.print(run_table.table(summary))
     _say_where(console, folder)
@@ -307,15 +300,6 @@ def _num_nodes(option: int | None, settings: dict[str, Any]) -> int:
     return nodes
 
 
-def _refuse_other(folder: Path, found: str) -> None:
-    from flower_kd import folders
-
-    if found == "other":
-        raise folders.refusal(folder, "another run")
-    if found == "none":
-        folders.check_free(folder)
-
-
 @contextmanager
 def _interruptible(left: Callable[[], str]) -> Iterator[None]:
     """End on Ctrl-C with a line that says what is left."""
@@ -327,7 +311,9 @@ def _interruptible(left: Callable[[], str]) -> Iterator[None]:
 
 
 def _left_by_run(folder: Path) -> str:
-    return f"the history so far is in {folder}" if any(folder.glob("history*.csv")) else "no round was done"
+    if not any(folder.glob("history*.csv")):
+        return "no round was done"
+    return f"the history so far is in {folder}, the same command with --resume goes on from there"
 
 
 def _left_by_batch(folder: Path, outcomes: list[Outcome], jobs: int) -> str:

@@ -23,7 +23,6 @@ from flower_kd.sim.seeds import interval
 from flower_kd.sim.signals import held
 from flower_kd.unused import warning
 
-MARKER = "comparison.json"
 PICTURE_SECONDS = 5.0
 SENT = ("per_message", "messages_per_edge", "per_edge", "per_node")
 
@@ -79,21 +78,23 @@ class Comparison:
         overwrite: bool = False,
         resume: bool = False,
     ) -> None:
-        """Run what is not finished yet; see `batch.run_all` and `batch.claim`.
+        """Run what is not finished yet; see `batch.run_all` and `batch.claimed`.
 
         Raises
         ------
         InputError
             If the folder holds something else, or cannot be written.
         """
-        batch.claim(self.folder, self.jobs, MARKER, overwrite=overwrite, resume=resume)
-        self._write()
-        try:
-            batch.run_all(self.jobs, processes=processes, workers=workers, tensorboard=tensorboard, ended=self._take)
-        finally:
-            with held():
-                self._write()
-                self._draw()
+        with batch.claimed(self.folder, self.jobs, "comparison", overwrite=overwrite, resume=resume):
+            self._write()
+            try:
+                batch.run_all(
+                    self.jobs, processes=processes, workers=workers, tensorboard=tensorboard, ended=self._take
+                )
+            finally:
+                with held():
+                    self._write()
+                    self._draw()
 
     def _take(self, outcome: Outcome) -> None:
         self._outcomes[outcome.job.folder] = outcome
@@ -112,9 +113,9 @@ class Comparison:
             {"run": outcome.job.label, "seed": outcome.job.seed, "error": outcome.error} for outcome in self.failed
         ]
         parts = {
-            MARKER: json.dumps(finished, indent=2, allow_nan=False),
             "failed.json": json.dumps(failed, indent=2),
             "comparison.csv": table(self.outcomes).to_csv(index=False, lineterminator="\n"),
+            "comparison.json": json.dumps(finished, indent=2, allow_nan=False),  # last: where it is, all is
         }
         folders.write(self.folder, {name: text.encode() for name, text in parts.items()})
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from flower_kd import results, server_app
+from flower_kd import folders, run_folder, server_app
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
+from flower_kd.identity import identity
 from flower_kd.results import Summary
+from flower_kd.run_folder import State
 from flower_kd.sim import engine
 from flower_kd.sim.engine import Listener
 from flower_kd.sim.progress import Moment, RoundCounter
 from flower_kd.sim.tensorboard import TensorBoard, summary_writer
-
-State = Literal["none", "finished", "unfinished", "other"]
 
 
 @dataclass(frozen=True)
@@ -89,21 +89,12 @@ def problem(job: Job) -> str:
 
 def state(job: Job) -> State:
     """Return what the job's folder holds: nothing, the job's run, finished or not, or something else."""
-    if not (job.folder / results.CONFIG_FILE).exists():
-        return "none"
+    if folders.read_marker(job.folder) is None:
+        return "none"  # without a look at the data
     try:
-        if _essence(results.read_config(job.folder)) != _essence(RunConfig.parse(job.config)):
-            return "other"
-        if not (job.folder / "summary.json").exists():
-            return "unfinished"
-        return "finished" if results.read(job.folder).summary.num_nodes == job.num_nodes else "other"
+        return run_folder.state(job.folder, identity(RunConfig.parse(job.config), job.num_nodes))
     except InputError:
         return "other"
-
-
-def _essence(config: RunConfig) -> RunConfig:
-    """Return a config without what does not change the run's figures."""
-    return replace(config, output_dir="", overwrite=False)
 
 
 def execute(job: Job, tell: Callable[[Moment], None], *, workers: int, tensorboard: bool) -> Summary:

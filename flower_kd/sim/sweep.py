@@ -23,7 +23,6 @@ from flower_kd.sim.seeds import interval
 from flower_kd.sim.signals import held
 from flower_kd.unused import check_grid, warning
 
-MARKER = "sweep.json"
 WRITE_SECONDS = 5.0
 BEST = 5
 FIGURES = ("accuracy", "accuracy-std", "bytes-per-edge", "bytes-per-node", "seconds")
@@ -93,20 +92,20 @@ class Sweep:
         return [outcome for outcome in self.outcomes if outcome.summary is None]
 
     def run(self, *, processes: int = 1, workers: int = 1, overwrite: bool = False, resume: bool = False) -> None:
-        """Run what is not finished yet; see `batch.run_all` and `batch.claim`.
+        """Run what is not finished yet; see `batch.run_all` and `batch.claimed`.
 
         Raises
         ------
         InputError
             If the folder holds something else, or cannot be written.
         """
-        batch.claim(self.folder, self.jobs, MARKER, overwrite=overwrite, resume=resume)
-        folders.write(self.folder, {MARKER: json.dumps(self._about, indent=2).encode()})
-        try:
-            batch.run_all(self.jobs, processes=processes, workers=workers, ended=self._take)
-        finally:
-            with held():
-                self._write()
+        with batch.claimed(self.folder, self.jobs, "sweep", overwrite=overwrite, resume=resume):
+            self._write()
+            try:
+                batch.run_all(self.jobs, processes=processes, workers=workers, ended=self._take)
+            finally:
+                with held():
+                    self._write()
 
     def table(self) -> pd.DataFrame:
         """Return what sweep.csv holds: a row a run that ended.
@@ -169,5 +168,6 @@ class Sweep:
         }
         if table["accuracy"].notna().any():
             parts["sweep.png"] = pictures.png(pictures.heat_maps(table, list(self.grid)))
+        parts["sweep.json"] = json.dumps(self._about, indent=2).encode()  # last: where it is, all is
         folders.write(self.folder, parts)
         self._written = time.monotonic()

@@ -20,10 +20,11 @@ from scipy.sparse import csr_array, diags_array
 from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, CONFIG, Hello, Order
 from flower_kd.strategies.network import Network
-from flower_kd.strategies.registry import Recipient
+from flower_kd.strategies.registry import Recipient, links
+from flower_kd.strategies.resumable import Resumable
 
 
-class GraphStrategy(Strategy):
+class GraphStrategy(Resumable, Strategy):
     """Base of strategies in which each node hears of its neighbors only.
 
     A round is `local_steps` SGD steps on each node, in exchanges of `exchange_every` steps. In an exchange each node
@@ -133,14 +134,16 @@ class GraphStrategy(Strategy):
         if evaluate_fn is not None:
             raise InputError(f"{type(self).__name__} takes no evaluate_fn: every node has a model of its own")
         network = grid if isinstance(grid, Network) else self.network(grid)
-        self._network, self._num_rounds, self._exchange = network, num_rounds, 0
+        exchanges = self.local_steps // self.exchange_every
+        self._network, self._num_rounds, self._exchange = network, num_rounds, self.last_round * exchanges
         hellos = network.join()
         self._initial = dict.fromkeys(range(self.num_nodes), initial_arrays) if initial_arrays else {}
         self.begin(hellos)
+        self._restore()
         self.summary()
         result, arrays, started = Result(), ArrayRecord(), time.monotonic()
-        for server_round in range(1, num_rounds + 1):
-            for _ in range(self.local_steps // self.exchange_every):
+        for server_round in range(self.last_round + 1, num_rounds + 1):
+            for _ in range(exchanges):
                 messages = self.configure_train(server_round, arrays, train_config or ConfigRecord(), network)
                 _, metrics = self.aggregate_train(server_round, network.exchange(messages, timeout=timeout))
             if metrics is not None:
@@ -150,6 +153,7 @@ class GraphStrategy(Strategy):
             if tested is not None:
                 result.evaluate_metrics_clientapp[server_round] = tested
                 log(INFO, "[ROUND %d/%d] accuracy %.4f", server_round, num_rounds, tested["accuracy"])
+            self._round_is_over(server_round)
         log(INFO, "%s finished in %.1f s", type(self).__name__, time.monotonic() - started)
         return result
 
@@ -162,6 +166,7 @@ class GraphStrategy(Strategy):
             vertex_names=[str(names[vertex]) for vertex in range(self.num_nodes)] if names else None,
             same_reference=self.same_reference,
             same_model=self.same_model,
+            links=links(type(self), self.graph),
         )
 
     def configure_train(
@@ -170,7 +175,8 @@ class GraphStrategy(Strategy):
         """Yield one message a node: its order, and what its neighbors have for it."""
         network = self._joined(grid)
         step = self._exchange * self.exchange_every
-        order = replace(self.order, server_round=server_round, step=step, exchange=self._exchange)
+        keep = self._is_last_exchange(self._exchange)
+        order = replace(self.order, server_round=server_round, step=step, exchange=self._exchange, keep=keep)
         record = order.to_record()
         record.update(config)
         for vertex, node in enumerate(network.get_node_ids()):
@@ -189,9 +195,13 @@ class GraphStrategy(Strategy):
         deque(incoming, maxlen=0)  # a strategy that asks for nothing may not have looked at them
         for vertex, why in refused.items():
             network.leave_out(server_round, vertex, why)
+        last = self._is_last_exchange(self._exchange)
         self._exchange += 1
-        last = self._exchange % (self.local_steps // self.exchange_every) == 0
         return None, over_nodes(network, server_round, answered, "") if last else None
+
+    def _is_last_exchange(self, exchange: int) -> bool:
+        """Return whether a round is over after an exchange, but for its evaluation."""
+        return (exchange + 1) % (self.local_steps // self.exchange_every) == 0
 
     def _incoming(self, replies: Iterable[Message], answered: list[int]) -> Iterator[tuple[int, RecordDict]]:
         network = self._joined(None)

@@ -19,6 +19,7 @@ from flower_kd.registry import Registry
 from flower_kd.strategies.base import without_absent
 from flower_kd.strategies.distillation import DistillationStrategy
 from flower_kd.strategies.registry import STRATEGIES
+from flower_kd.strategies.resumable import State
 
 # (mixed consensus W z, consensus z, predictions s, predictions before, eta) -> next consensus; each [nodes, rows, K]
 ConsensusUpdate = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
@@ -121,6 +122,17 @@ class DDist(DistillationStrategy):
         shape = (self.num_nodes, self._reference_rows, self._classes)
         self.consensus, self.predictions = torch.zeros(shape), torch.zeros(shape)
         self.known = np.zeros(shape[:2], dtype=bool)
+
+    def state_dict(self) -> State:
+        """Return consensus and last predictions too."""
+        arrays = {"consensus": self.consensus.numpy(), "predictions": self.predictions.numpy(), "known": self.known}
+        return super().state_dict() | arrays
+
+    def load_state_dict(self, state: State) -> None:
+        """Take consensus and last predictions too."""
+        super().load_state_dict(state)
+        self.consensus, self.predictions = (torch.from_numpy(state[name]) for name in ("consensus", "predictions"))
+        self.known = state["known"]
 
     def teach(self, rows: np.ndarray, logits: Tensor, present: np.ndarray) -> dict[int, Teacher]:
         """Move the consensus on the exchanged rows; return it, or that on the next exchange's rows in a joint step."""

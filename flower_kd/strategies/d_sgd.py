@@ -6,12 +6,13 @@ from collections.abc import Iterable
 
 import networkx as nx
 import numpy as np
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
 from flower_kd import topology, wire
 from flower_kd.protocol import ARRAYS, Hello, Order
 from flower_kd.strategies.base import GraphStrategy, without_absent
 from flower_kd.strategies.registry import STRATEGIES
+from flower_kd.strategies.resumable import State
 from flower_kd.strategies.weights import usable_weights
 
 
@@ -39,6 +40,22 @@ class DSGD(GraphStrategy):
     def begin(self, hellos: dict[int, Hello]) -> None:
         """Forget an earlier run's weights."""
         self._mixed = {}
+
+    def state_dict(self) -> State:
+        """Return the mixed weights that are on their way down."""
+        return {
+            f"{vertex}/{name}": array.numpy()
+            for vertex, record in self._mixed.items()
+            for name, array in record.items()
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Take the mixed weights that are on their way down."""
+        by_vertex: dict[int, dict[str, Array]] = {}
+        for key, array in state.items():
+            vertex, _, name = key.partition("/")
+            by_vertex.setdefault(int(vertex), {})[name] = wire.as_array(array)
+        self._mixed = {vertex: ArrayRecord(arrays) for vertex, arrays in by_vertex.items()}
 
     def payload(self, vertex: int) -> dict[str, ArrayRecord]:
         """Return a vertex's mixed weights, unless it has them."""

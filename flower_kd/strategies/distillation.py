@@ -16,6 +16,7 @@ from flower_kd.errors import InputError
 from flower_kd.pooling import Teacher
 from flower_kd.protocol import LOGITS, TEACHER, Hello, Order, exchanged_rows
 from flower_kd.strategies.base import GraphStrategy
+from flower_kd.strategies.resumable import State
 
 
 class DistillationStrategy(GraphStrategy):
@@ -56,6 +57,25 @@ class DistillationStrategy(GraphStrategy):
         self._teachers = {}
         if self._reference_rows == 0:
             raise InputError("the nodes have no reference set: distillation needs reference-size above 0")
+
+    def state_dict(self) -> State:
+        """Return the teachers that are on their way down."""
+        found: State = {}
+        for vertex, teacher in self._teachers.items():
+            found[f"teacher.{vertex}"] = teacher.soft_labels.numpy()
+            if teacher.weights is not None:
+                found[f"teacher-weights.{vertex}"] = teacher.weights.numpy()
+        return found
+
+    def load_state_dict(self, state: State) -> None:
+        """Take the teachers that are on their way down."""
+        for name, soft_labels in state.items():
+            kind, _, vertex = name.partition(".")
+            if kind == "teacher":
+                weights = state.get(f"teacher-weights.{vertex}")
+                self._teachers[int(vertex)] = Teacher(
+                    torch.from_numpy(soft_labels), None if weights is None else torch.from_numpy(weights)
+                )
 
     def payload(self, vertex: int) -> dict[str, ArrayRecord]:
         """Return a vertex's teacher, if it has one."""

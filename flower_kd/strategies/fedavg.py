@@ -10,15 +10,17 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
+from flower_kd import wire
 from flower_kd.protocol import Order
 from flower_kd.strategies.base import due
 from flower_kd.strategies.network import Network
 from flower_kd.strategies.registry import STRATEGIES, Recipient
+from flower_kd.strategies.resumable import Resumable, State
 from flower_kd.strategies.weights import usable_weights
 
 
 @STRATEGIES.register("fedavg")
-class FedAvg(flower.FedAvg):
+class FedAvg(Resumable, flower.FedAvg):
     """Flower's FedAvg on all nodes of a Network, evaluated every so many rounds (McMahan et al., AISTATS 2017).
 
     Parameters
@@ -35,11 +37,20 @@ class FedAvg(flower.FedAvg):
     def __init__(self, graph: nx.Graph, *, seed: int = 0, local_steps: int = 50, evaluate_every: int = 1) -> None:
         num_nodes = graph.number_of_nodes()
         super().__init__(min_train_nodes=num_nodes, min_evaluate_nodes=num_nodes, min_available_nodes=num_nodes)
-        self.order = Order(server_round=0, num_steps=local_steps, seed=seed, reply="weights")
+        self.order = Order(server_round=0, num_steps=local_steps, seed=seed, reply="weights", keep=True)
         self.num_nodes = num_nodes
         self.evaluate_every = evaluate_every
         self._num_rounds = 0
         self._network: Network | None = None
+        self._arrays = ArrayRecord()
+
+    def state_dict(self) -> State:
+        """Return the global model."""
+        return {name: array.numpy() for name, array in self._arrays.items()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take the global model."""
+        self._arrays = ArrayRecord({name: wire.as_array(array) for name, array in state.items()})
 
     def network(self, grid: Grid) -> Network:
         """Return the grid with a handshake that asks for one model on all nodes."""
@@ -55,29 +66,49 @@ class FedAvg(flower.FedAvg):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
-        """Run the handshake, then Flower's own loop."""
+        """Run the handshake, then Flower's own loop, which counts its rounds from 1 in a run that goes on too."""
         network = grid if isinstance(grid, Network) else self.network(grid)
         network.join()
-        self._num_rounds, self._network = num_rounds, network
+        self._num_rounds, self._network, self._arrays = num_rounds, network, initial_arrays
+        self._restore()
         order = self.order.to_record()
         order.update(train_config or {})
-        return super().start(network, initial_arrays, num_rounds, timeout, order, evaluate_config, evaluate_fn)
+        left = num_rounds - self.last_round
+        return super().start(network, self._arrays, left, timeout, order, evaluate_config, evaluate_fn)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Number the rounds from the run's beginning."""
+        return super().configure_train(self.last_round + server_round, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average what can be averaged: a node with rubbish for weights is left out."""
         assert self._network is not None
+        server_round += self.last_round
         by_vertex = {self._network.vertex(reply.metadata.src_node_id): reply for reply in replies}
         _, refused = usable_weights({vertex: reply.content for vertex, reply in by_vertex.items()})
         for vertex, why in refused.items():
             self._network.leave_out(server_round, vertex, why)
-        return super().aggregate_train(server_round, [by_vertex[v] for v in sorted(by_vertex) if v not in refused])
+        usable = [by_vertex[vertex] for vertex in sorted(by_vertex) if vertex not in refused]
+        arrays, metrics = super().aggregate_train(server_round, usable)
+        self._arrays = self._arrays if arrays is None else arrays
+        return arrays, metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Evaluate in the rounds that are due."""
+        server_round += self.last_round
         if not due(server_round, self.evaluate_every, self._num_rounds):
             return []
         return super().configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Return the metrics over nodes; the round is over then."""
+        server_round += self.last_round
+        metrics = super().aggregate_evaluate(server_round, replies)
+        self._round_is_over(server_round)
+        return metrics

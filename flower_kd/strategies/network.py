@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from logging import INFO, WARNING
 from typing import TypeVar
 
@@ -18,7 +19,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from flower_kd.errors import InputError
-from flower_kd.protocol import CONFIG, HELLO, JOIN, METRICS, Hello
+from flower_kd.protocol import CONFIG, HELLO, JOIN, METRICS, Greeting, Hello
+from flower_kd.strategies.resumable import State
 from flower_kd.wire import message_bytes
 
 T = TypeVar("T", bound=Hashable)
@@ -102,6 +104,8 @@ class Network(Grid):
         Whether all nodes must hold the same reference set.
     same_model : bool
         Whether all nodes must train the same model.
+    links : sequence of int, optional
+        Over how many links each vertex sends what it has for others; one without it.
     connect_seconds : float
         How long to wait for all nodes before the run is given up.
     """
@@ -114,6 +118,7 @@ class Network(Grid):
         vertex_names: list[str] | None = None,
         same_reference: bool = True,
         same_model: bool = False,
+        links: Sequence[int] | np.ndarray | None = None,
         connect_seconds: float = 300.0,
     ) -> None:
         self._grid = grid
@@ -122,8 +127,10 @@ class Network(Grid):
         self._vertex_of_name = {name: vertex for vertex, name in enumerate(vertex_names or [])}
         self.same_reference = same_reference
         self.same_model = same_model
+        self.links = np.ones(num_nodes, dtype=np.int64) if links is None else np.asarray(links)
         self.connect_seconds = connect_seconds
         self.on_join: Callable[[], None] = lambda: None  # called when all nodes fit, before anything is trained
+        self.greeting = Greeting()  # of a run with a folder: what nodes need to keep their states there
         self.hellos: dict[int, Hello] = {}
         self.traffic = Traffic.none(num_nodes)
         self.metrics: dict[tuple[int, int], NodeMetrics] = {}
@@ -163,7 +170,7 @@ class Network(Grid):
         while len(self.hellos) < self.num_nodes:
             new = [node for node in self._grid.get_node_ids() if node not in asked]
             asked.update(new)
-            self._greet(new, fresh=True, timeout=max(deadline - time.monotonic(), 1.0))
+            self._greet(new, self.greeting, timeout=max(deadline - time.monotonic(), 1.0))
             if len(self.hellos) == self.num_nodes:
                 break
             if len(asked) > len(self.hellos) or time.monotonic() > deadline:
@@ -177,11 +184,10 @@ class Network(Grid):
         self.on_join()
         return self.hellos
 
-    def _greet(self, nodes: list[int], *, fresh: bool, timeout: float) -> None:
+    def _greet(self, nodes: list[int], greeting: Greeting, timeout: float) -> None:
         """Ask nodes who they are, and take them in at their vertices."""
         messages = [
-            Message(RecordDict({CONFIG: ConfigRecord({"fresh": fresh})}), dst_node_id=node, message_type=JOIN)
-            for node in nodes
+            Message(RecordDict({CONFIG: greeting.to_record()}), dst_node_id=node, message_type=JOIN) for node in nodes
         ]
         sizes = {message.metadata.dst_node_id: message_bytes(message) for message in messages}
         for node, reply in self._answers(messages, timeout):
@@ -262,6 +268,25 @@ class Network(Grid):
     def _label(self, vertex: int) -> str:
         return str(vertex) if self.vertex_names is None else self.vertex_names[vertex]
 
+    # -- a run that goes on -------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> State:
+        """Return what has travelled so far, who took part, and which nodes are absent."""
+        absent = np.array(sorted(self.absent), dtype=np.int64)
+        parts = json.dumps({vertex: vars(part) for vertex, part in self.participation.items()})
+        return {
+            **vars(self.traffic),
+            "participation": np.frombuffer(parts.encode(), dtype=np.uint8),
+            "absent": absent,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Take what `state_dict` returned, in a network whose nodes have joined."""
+        self.traffic = Traffic(state["up"], state["down"], state["shared"], state["messages"])
+        parts = json.loads(state["participation"].tobytes())
+        self.participation = {int(vertex): Participation(**part) for vertex, part in parts.items()}
+        self.absent = set(state["absent"].tolist())
+
     # -- what a strategy uses -----------------------------------------------------------------------------------------
 
     def node_id(self, vertex: int) -> int:
@@ -317,6 +342,7 @@ class Network(Grid):
                 self.traffic.messages[vertex] += 1
             self._keep(server_round, vertex, reply)
             yield reply
+        self.greeting = replace(self.greeting, server_round=server_round)  # for nodes that come back later
         for vertex in sorted(silent):
             if vertex in self._training:
                 self.participation[vertex].taken += 1  # which leave_out takes back
@@ -343,6 +369,7 @@ class Network(Grid):
         kept = self.metrics.setdefault((server_round, vertex), NodeMetrics(server_round, vertex))
         kept.values.update({f"{prefix}{name}": float(value) for name, value in record.items()})  # type: ignore[arg-type]
         kept.values["bytes-shared"] = float(self.traffic.shared[vertex])
+        kept.values["bytes-all-edges"] = float(self.traffic.shared[vertex] * self.links[vertex])
 
     def _welcome_back(self) -> None:
         """Give absent vertices to nodes that connected under a new id (a device that was started again)."""
@@ -354,7 +381,7 @@ class Network(Grid):
             # Whatever comes of it, a node is asked once: waiting for a mute one each round would stop the others.
             self._strangers.add(node)
             try:
-                self._greet([node], fresh=False, timeout=GREETING_SECONDS)
+                self._greet([node], replace(self.greeting, fresh=False), timeout=GREETING_SECONDS)
             except InputError as error:
                 log(WARNING, "a node that joined late is not used: %s", error)
 

@@ -127,7 +127,7 @@ def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(tmp_path: Path)
     assert not running(process.pid)
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/summary.json")}
     assert pd.read_csv(tmp_path / "sweep.csv")["num-server-rounds"].tolist() == [2]
-    assert not list(tmp_path.rglob(".*"))  # no partial file
+    assert not list(tmp_path.rglob(".*.partial"))
     again = sweep(tmp_path, *options)
     assert again.exit_code == 0, again.output
     assert {path: path.stat().st_mtime_ns for path in finished} == finished

@@ -1,0 +1,83 @@
+"""Which run a config asks for: the same identity, the same figures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from flower_kd import models, topology
+from flower_kd.config import RunConfig
+from flower_kd.errors import InputError
+
+# Where results go, and what is done about earlier ones, changes no figure.
+NOT_OF_THE_RUN = ("output-dir", "overwrite", "resume")
+
+
+def identity(config: RunConfig, num_nodes: int) -> str:
+    """Return the SHA-256 of all that a run's figures follow from, in hexadecimal.
+
+    These are the config, the number of nodes, and the content of the files that the config names, as far as they are on
+    this machine: the graph, the data folder, the weights, the module of a model of the user's own.
+
+    Parameters
+    ----------
+    config : RunConfig
+        That of the run.
+    num_nodes : int
+        Number of nodes.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read.
+    """
+    values = {key: value for key, value in config.to_dict().items() if key not in NOT_OF_THE_RUN}
+    values["num-nodes"] = num_nodes
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    for path in _files(config):
+        digest.update(_content(path).encode())
+    return digest.hexdigest()
+
+
+def _files(config: RunConfig) -> list[Path]:
+    named = [config.dataset, config.weights_file, *([] if config.topology in topology.names() else [config.topology])]
+    paths = [Path(name).expanduser() for name in named if name]
+    for name, _ in models.parse(config.model):
+        module, colon, _ = name.partition(":")
+        paths += _sources(module) if colon else []
+    return [path for path in paths if path.exists()]
+
+
+def _sources(module: str) -> list[Path]:
+    """Return the file of a module, if it has one; importing it is not needed, but a package around it is imported."""
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError, AttributeError):
+        return []  # whoever builds the model says what is wrong
+    return [Path(spec.origin)] if spec is not None and spec.has_location and spec.origin else []
+
+
+def _content(path: Path) -> str:
+    """Return the SHA-256 of a file, or of all files of a folder with their names in it."""
+    try:
+        if path.is_file():
+            return _digest(path.resolve(), path.stat().st_mtime_ns, path.stat().st_size)
+        digest = hashlib.sha256()
+        for file in sorted(path.rglob("*")):
+            if file.is_file():
+                digest.update(
+                    f"{file.relative_to(path).as_posix()} {_content(file)}\n".encode(errors="surrogateescape")
+                )
+        return digest.hexdigest()
+    except OSError as error:
+        raise InputError(f"{str(error.filename or path)!r} cannot be read: {error.strerror}") from None
+
+
+@lru_cache(maxsize=100_000)
+def _digest(path: Path, modified_ns: int, size: int) -> str:
+    """Return the SHA-256 of a file, which is read again only if it has changed."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,287 @@
+"""A run's results folder, from the check before the run to the last file after it.
+
+At any moment the folder holds one run: what it was claimed for, or what was there before. The marker says which one it
+is, the summary says so too, and a checkpoint after each round lets an interrupted run go on.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import networkx as nx
+
+from flower_kd import checkpoint, folders, results
+from flower_kd.checkpoint import Checkpoint
+from flower_kd.config import RunConfig
+from flower_kd.errors import InputError
+from flower_kd.folders import CHECKPOINT, MARKER, Marker
+from flower_kd.protocol import Greeting, Hello
+from flower_kd.results import RunRecord, Summary
+from flower_kd.strategies.network import Network, NodeMetrics
+from flower_kd.strategies.resumable import State as Arrays
+
+# Not the working folder: under Flower that is the one in which the SuperLink was started, whenever that was.
+DEFAULT_FOLDER = Path("~/flower-kd-results")
+ALONE = "alone"
+
+State = Literal["none", "finished", "unfinished", "other"]
+
+
+def path_of(config: RunConfig) -> Path:
+    """Return the absolute path of a run's results folder; raises InputError if nothing can be written there."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    default = DEFAULT_FOLDER / f"{stamp}-{config.strategy}-seed{config.seed}"
+    path = Path(config.output_dir or default).expanduser().absolute()
+    folders.check_writable(path)
+    return path
+
+
+def state(path: Path, identity: str) -> State:
+    """Return what a folder holds: nothing, the run of an identity, finished or not, or something else."""
+    marker = folders.read_marker(path)
+    if marker is None:
+        return "none"
+    if marker.kind != "run" or marker.identity != identity:
+        return "other"
+    return "finished" if results.is_finished(path) else "unfinished"
+
+
+class RunFolder:
+    """The folder of one run, to be used in a `with`, which keeps other processes from writing in it.
+
+    Parameters
+    ----------
+    path : Path
+        Absolute.
+    config : RunConfig
+        That of the run; `overwrite` and `resume` say what is done about earlier results.
+    identity : str
+        All that the run's figures follow from (`flower_kd.identity`).
+
+    Raises
+    ------
+    InputError
+        If the folder holds results that may not be replaced, files that are not ours, or a damaged checkpoint, or if
+        another process writes in it. Nothing is changed then.
+    """
+
+    def __init__(self, path: Path, config: RunConfig, identity: str) -> None:
+        self.path = path
+        self._config = config
+        self.identity = identity
+        self._token = secrets.token_hex(8)
+        self._graph: nx.Graph | None = None
+        self._resumed: Checkpoint | None = None
+        self._history_bytes: dict[str, int] = {}
+        self._history_columns: dict[str, list[str]] = {}
+        self._seconds: dict[str, float] = {}
+        self._begun = False
+        self._lock = ExitStack()
+
+    def __enter__(self) -> RunFolder:
+        if folders.read_marker(self.path) is not None:
+            self._lock.enter_context(folders.locked(self.path))
+        try:
+            self._check()
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    @property
+    def finished(self) -> Summary | None:
+        """The summary of the run if it is finished already and `resume` was asked for."""
+        return results.read(self.path).summary if self._state() == "finished" and self._config.resume else None
+
+    @property
+    def stage(self) -> str:
+        """The stage in which the run goes on; empty in a run that begins."""
+        return self._resumed.stage if self._resumed else ""
+
+    def rounds_done(self, stage: str) -> int:
+        """Return after which round a stage goes on; 0 if it begins."""
+        return self._resumed.server_round if self._resumed and self._resumed.stage == stage else 0
+
+    def strategy_state(self) -> Arrays:
+        """Return the state of the strategy with which the run goes on."""
+        assert self._resumed is not None
+        return self._resumed.strategy
+
+    def greeting(self, stage: str) -> Greeting:
+        """Return what nodes are told of the folder when a stage begins or goes on."""
+        done = self.rounds_done(stage)
+        return Greeting(fresh=done == 0, token=self._token, stage=stage, server_round=done)
+
+    def begin(self, graph: nx.Graph, stage: str, network: Network) -> None:
+        """Make the folder that of the run, whose nodes have joined; nothing has been trained yet.
+
+        Raises
+        ------
+        InputError
+            If the folder cannot be written, or nodes do not fit a run that goes on.
+        """
+        if not self._begun:
+            self._claim(graph)
+        if self.rounds_done(stage):
+            self._restore(stage, network)
+        self._begun = True
+
+    def _claim(self, graph: nx.Graph) -> None:
+        if folders.read_marker(self.path) is None:
+            self._lock.enter_context(folders.locked(self.path))
+            self._check()  # another process may have come first
+        if self._resumed is None:
+            marker = Marker("run", self.identity, self._token)
+            # Leave to overwrite or resume was given once: the file may be run again.
+            config = self._config.to_dict() | {"overwrite": False, "resume": False}
+            parts = {
+                MARKER: marker.to_bytes(),
+                results.CONFIG_FILE: results.to_toml(config).encode(),
+                results.GRAPH_FILE: results.graph_to_bytes(graph),
+            }
+            folders.write(self.path, parts, replace_results=True)
+
+    def _restore(self, stage: str, network: Network) -> None:
+        """Take the network's state from the checkpoint; raises InputError if its nodes are not those of the run."""
+        assert self._resumed is not None
+        for vertex, hello in sorted(network.hellos.items()):
+            before, now = self._resumed.nodes[vertex], _essence(hello)
+            odd = next((name for name in now if name in before and before[name] != now[name]), None)
+            if odd is not None:
+                raise InputError(
+                    f"the run in {str(self.path)!r} cannot go on: node {vertex} says {odd} = {now[odd]}, "
+                    f"and said {before[odd]} when the run began"
+                )
+        network.load_state_dict(self._resumed.network)
+        network.metrics.update(self.metrics(stage))
+        trained = {vertex for _, vertex in network.metrics}
+        lost = [vertex for vertex in sorted(trained) if network.hellos[vertex].restored_round == 0]
+        if lost:
+            raise InputError(
+                f"the run in {str(self.path)!r} cannot go on: node {lost[0]} has no state of it; nodes on the machine "
+                f"of the server keep theirs in {str(self.path / CHECKPOINT)!r}, if output-dir is an absolute path"
+            )
+
+    def metrics(self, stage: str) -> dict[tuple[int, int], NodeMetrics]:
+        """Return what nodes reported in a stage's rounds that are over, in a run that goes on."""
+        assert self._resumed is not None
+        path, size = self.path / _history_file(stage), self._resumed.history_bytes.get(stage, 0)
+        try:
+            with path.open("rb") as file:
+                content = file.read(size)
+        except OSError as error:
+            raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+        return results.metrics_of(content, path)
+
+    def seconds(self, stage: str) -> float:
+        """Return how long a stage took before the run was interrupted."""
+        return self._resumed.seconds.get(stage, 0.0) if self._resumed else 0.0
+
+    def round_is_over(self, stage: str, server_round: int, network: Network, strategy: Arrays, seconds: float) -> None:
+        """Keep a round: its history, and a checkpoint from which the run can go on.
+
+        Parameters
+        ----------
+        stage, server_round : str, int
+            Which round it was.
+        network : Network
+            After the round.
+        strategy : dict of ndarray
+            What the strategy knows after it.
+        seconds : float
+            Of the stage so far.
+
+        Raises
+        ------
+        InputError
+            If the folder cannot be written.
+        """
+        self._append_history(stage, server_round, network)
+        self._seconds[stage] = seconds
+        done = Checkpoint(
+            identity=self.identity,
+            stage=stage,
+            server_round=server_round,
+            seconds=self._seconds,
+            history_bytes=self._history_bytes,
+            nodes=[_essence(network.hellos[vertex]) for vertex in sorted(network.hellos)],
+            strategy=strategy,
+            network=network.state_dict(),
+        )
+        folders.write(self.path / CHECKPOINT, {checkpoint.SERVER_FILE: done.to_bytes()})
+
+    def _append_history(self, stage: str, server_round: int, network: Network) -> None:
+        of_round = {key: found for key, found in network.metrics.items() if key[0] == server_round}
+        path = self.path / _history_file(stage)
+        columns = self._history_columns.get(stage)
+        rows = results.history(of_round)
+        if columns is None or not set(rows.columns) <= set(columns):
+            # The first round, or the first with a metric of another name: the file gets another header.
+            rows = results.history(network.metrics)
+            self._history_columns[stage] = list(rows.columns)
+            content = results.to_csv(rows)
+            folders.write(self.path, {path.name: content})
+            self._history_bytes[stage] = len(content)
+        else:
+            content = results.to_csv(rows.reindex(columns=columns), header=False)
+            self._history_bytes[stage] = folders.append(path, content, self._history_bytes[stage])
+
+    def finish(self, record: RunRecord, baseline: RunRecord | None, summary: Summary) -> None:
+        """Write what a finished run leaves; raises InputError if it cannot be written."""
+        results.write(self.path, record, baseline, summary)
+        try:
+            folders.remove_checkpoint(self.path)
+        except OSError as error:
+            raise InputError(f"output-dir {str(self.path)!r} cannot be cleared: {error}") from None
+
+    def leave_unfinished(self, record: RunRecord | None, baseline: RunRecord | None) -> None:
+        """Write how far a run came that ends early; raises InputError if it cannot be written."""
+        if self._begun:
+            results.write_unfinished(self.path, record, baseline)
+
+    def _state(self) -> State:
+        return state(self.path, self.identity)
+
+    def _check(self) -> None:
+        """Find out what the folder holds, and refuse what may not be replaced."""
+        folders.check_ours(self.path)
+        found, marker = self._state(), folders.read_marker(self.path)
+        if found == "none" or self._config.overwrite:
+            return
+        if found == "other" or not self._config.resume:
+            raise folders.refusal(self.path, _words(found, marker))
+        assert marker is not None
+        if found == "unfinished":
+            self._token = marker.token
+            self._resumed = checkpoint.read(self.path / CHECKPOINT)
+            if self._resumed is not None:
+                self._history_bytes, self._seconds = dict(self._resumed.history_bytes), dict(self._resumed.seconds)
+
+
+def _words(found: State, marker: Marker | None) -> str:
+    """Return what a folder holds, for a sentence."""
+    if marker is not None and marker.kind != "run":
+        return f"a {marker.kind}"
+    return {"finished": "a finished run", "unfinished": "an unfinished run"}.get(found, "another run")
+
+
+def _history_file(stage: str) -> str:
+    return "history-silo.csv" if stage == ALONE else "history.csv"
+
+
+def _essence(hello: Hello) -> dict[str, Any]:
+    """Return what must be the same when a run goes on."""
+    return {
+        "classes": hello.classes,
+        "model": hello.model,
+        "parameters": hello.parameters,
+        "reference rows": hello.reference_rows,
+        "reference set (SHA-256)": hello.fingerprint,
+    }
