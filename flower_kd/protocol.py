@@ -23,6 +23,9 @@ TEACHER = "teacher"
 LOGITS = "logits"
 HELLO = "hello"
 
+# The stage of a run in which nodes train alone, for comparison; the other stage is called as the strategy.
+ALONE = "alone"
+
 Reply = Literal["nothing", "logits", "weights"]
 
 

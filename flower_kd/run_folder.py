@@ -19,14 +19,13 @@ from flower_kd.checkpoint import Checkpoint
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.folders import CHECKPOINT, MARKER, Marker
-from flower_kd.protocol import Greeting, Hello
+from flower_kd.protocol import ALONE, Greeting, Hello
 from flower_kd.results import RunRecord, Summary
 from flower_kd.strategies.network import Network, NodeMetrics
 from flower_kd.strategies.resumable import State as Arrays
 
 # Not the working folder: under Flower that is the one in which the SuperLink was started, whenever that was.
 DEFAULT_FOLDER = Path("~/flower-kd-results")
-ALONE = "alone"
 
 State = Literal["none", "finished", "unfinished", "other"]
 

@@ -16,8 +16,9 @@ from flower_kd import data, models, results, run_folder, run_table, shortfalls, 
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError, RunRefusedError
 from flower_kd.identity import identity
+from flower_kd.protocol import ALONE
 from flower_kd.results import RunRecord
-from flower_kd.run_folder import ALONE, RunFolder
+from flower_kd.run_folder import RunFolder
 from flower_kd.seeding import derive
 from flower_kd.strategies import Network, Silo
 from flower_kd.strategies.resumable import Resumable
@@ -81,12 +82,12 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
         stages = {ALONE: (alone, ArrayRecord()), **stages}
     records: dict[str, RunRecord] = {}
     try:
+        networks = {stage: each.network(grid) for stage, (each, _) in stages.items()}
         for stage, (each, arrays) in stages.items():
-            network = each.network(grid)
-            if stage == ALONE and folder.stage == config.strategy:
-                records[stage] = RunRecord(
-                    config, graph, {}, folder.metrics(stage), network.traffic, folder.seconds(stage)
-                )
+            network = networks[stage]
+            if stage == ALONE and folder.stage == config.strategy:  # it was over when the run was interrupted
+                hellos, metrics, seconds = networks[folder.stage].hellos, folder.metrics(stage), folder.seconds(stage)
+                records[stage] = RunRecord(config, graph, hellos, metrics, network.traffic, seconds)
                 continue
             started = time.perf_counter() - folder.seconds(stage)
             _record_rounds(stage, each, network, graph, folder, started)

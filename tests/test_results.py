@@ -207,7 +207,7 @@ class Ends:
         self.error, self.stage, self.server_round = error, stage, server_round
         self.begun = -1
 
-    def begin(self) -> None:
+    def begin(self, stage: str) -> None:
         self.begun += 1
 
     def heard(self, server_round: int, kind: str, metrics: dict) -> None:

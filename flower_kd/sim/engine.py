@@ -33,8 +33,8 @@ RUN_ID = 1
 class Listener(Protocol):
     """Hears what nodes report while a run goes on, for progress bars and logs."""
 
-    def begin(self) -> None:
-        """Note that a run begins with its handshake; `baseline = "silo"` makes two runs of one."""
+    def begin(self, stage: str) -> None:
+        """Note that a stage begins with its handshake: that of the nodes alone ("alone"), or the strategy's."""
 
     def heard(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
         """Take the metrics of one exchange by vertex; `kind` is "train" or "evaluate"."""
@@ -126,7 +126,7 @@ class LocalGrid(StreamingGrid):
                 kind = message.metadata.message_type
                 server_round = _server_round(message)
                 if kind == JOIN:
-                    listener.begin()
+                    listener.begin(str(_config(message).get("stage", "")))
             metrics = reply.content.get(METRICS) if reply.has_content() else None
             if isinstance(metrics, MetricRecord):
                 heard[self._vertex_of[message.metadata.dst_node_id]] = dict(metrics)  # type: ignore[arg-type]
@@ -136,8 +136,12 @@ class LocalGrid(StreamingGrid):
 
 
 def _server_round(message: Message) -> int:
+    return int(_config(message).get("server-round", 0))  # type: ignore[arg-type]
+
+
+def _config(message: Message) -> ConfigRecord:
     config = message.content.get(CONFIG)
-    return int(config.get("server-round", 0)) if isinstance(config, ConfigRecord) else 0  # type: ignore[arg-type]
+    return config if isinstance(config, ConfigRecord) else ConfigRecord()
 
 
 class InProcessGrid(LocalGrid):

@@ -67,10 +67,10 @@ class Listeners:
 
     all: Sequence[Listener]
 
-    def begin(self) -> None:
+    def begin(self, stage: str) -> None:
         """Pass it on."""
         for listener in self.all:
-            listener.begin()
+            listener.begin(stage)
 
     def heard(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
         """Pass it on."""
@@ -120,7 +120,7 @@ def execute(job: Job, tell: Callable[[Moment], None], *, workers: int, tensorboa
     listeners: list[Listener] = [RoundCounter(config, tell)]
     with ExitStack() as stack:
         if tensorboard:
-            listeners.append(stack.enter_context(closing(TensorBoard(job.folder, config, summary_writer()))))
+            listeners.append(stack.enter_context(closing(TensorBoard(job.folder, summary_writer()))))
         return engine.run(job.config, job.num_nodes, job.folder, workers=workers, listener=Listeners(listeners))
 
 

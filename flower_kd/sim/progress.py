@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from flower_kd import results
 from flower_kd.config import RunConfig
+from flower_kd.protocol import ALONE
 
 LINE_SECONDS = 10.0
 LINE_SHARE = 0.1
@@ -63,13 +64,13 @@ class RoundCounter:
     def __init__(self, config: RunConfig, tell: Callable[[Moment], None]) -> None:
         self._rounds = config.num_server_rounds
         self._stages = 1 + results.has_baseline(config)
-        self._stage = -1
+        self._stage = 0
         self._accuracy: float | None = None
         self._tell = tell
 
-    def begin(self) -> None:
-        """Go on to the next stage: the nodes alone, then the strategy."""
-        self._stage += 1
+    def begin(self, stage: str) -> None:
+        """Note which stage it is: the nodes alone come first."""
+        self._stage = 0 if stage == ALONE else self._stages - 1
         self._accuracy = None
 
     def heard(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from flower_kd import results
-from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
+from flower_kd.protocol import ALONE
 
 FOLDER = "tensorboard"
 
@@ -33,24 +32,21 @@ class TensorBoard:
     ----------
     folder : Path
         The results folder; the scalars go to `tensorboard` in it, those of the nodes alone to `tensorboard/alone`.
-    config : RunConfig
-        That of the run.
     make_writer : callable (str) -> SummaryWriter
         Makes the writer of a folder.
     """
 
-    def __init__(self, folder: Path, config: RunConfig, make_writer: Callable[[str], Any]) -> None:
-        main = folder / FOLDER
-        self._stages = iter([main / "alone", main] if results.has_baseline(config) else [main])
+    def __init__(self, folder: Path, make_writer: Callable[[str], Any]) -> None:
+        self._folder = folder / FOLDER
         self._make_writer = make_writer
         self._writer: Any = None
         self._round = 0
         self._last: dict[int, dict[str, float]] = {}
 
-    def begin(self) -> None:
-        """Go on to the next stage: the nodes alone, then the strategy."""
+    def begin(self, stage: str) -> None:
+        """Go on to another stage: the nodes alone, or the strategy."""
         self.close()
-        self._place = next(self._stages)
+        self._place = self._folder / ALONE if stage == ALONE else self._folder
 
     def heard(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
         """Keep a round's metrics, the last exchange's of those that come several times, until it is over."""

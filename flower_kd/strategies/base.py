@@ -69,7 +69,7 @@ class GraphStrategy(Resumable, Strategy):
         self._exchange = 0
         self._num_rounds = 0
         self._network: Network | None = None
-        self._initial: dict[int, ArrayRecord] = {}
+        self._initial: dict[int, ArrayRecord] = {}  # for nodes that have not answered yet
 
     @classmethod
     def ignored(cls, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -137,7 +137,8 @@ class GraphStrategy(Resumable, Strategy):
         exchanges = self.local_steps // self.exchange_every
         self._network, self._num_rounds, self._exchange = network, num_rounds, self.last_round * exchanges
         hellos = network.join()
-        self._initial = dict.fromkeys(range(self.num_nodes), initial_arrays) if initial_arrays else {}
+        first = {} if self.last_round or not initial_arrays else dict.fromkeys(range(self.num_nodes), initial_arrays)
+        self._initial = first
         self.begin(hellos)
         self._restore()
         self.summary()

@@ -14,7 +14,7 @@ class Heard:
     def __init__(self) -> None:
         self.said: list[object] = []
 
-    def begin(self) -> None:
+    def begin(self, stage: str) -> None:
         self.said.append("begin")
 
     def heard(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:

@@ -11,8 +11,8 @@ from flower_kd.sim.progress import Bars, Lines, Moment, RoundCounter
 def test_rounds_of_the_nodes_alone_count_too() -> None:
     told: list[Moment] = []
     counter = RoundCounter(RunConfig(strategy="d-dist", num_server_rounds=2), told.append)
-    for _ in range(2):
-        counter.begin()
+    for stage in ("alone", "d-dist"):
+        counter.begin(stage)
         for server_round in (1, 2):
             counter.heard(server_round, "train", {0: {"train-loss": 1.0}})
             counter.heard(server_round, "evaluate", {0: {"accuracy": 0.25}, 1: {"accuracy": 0.75}})

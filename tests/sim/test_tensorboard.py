@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.sim import tensorboard
 
@@ -26,12 +25,12 @@ class Writer:
 
 def test_the_mean_and_each_node_by_round(tmp_path: Path) -> None:
     written: list[Scalar] = []
-    listener = tensorboard.TensorBoard(tmp_path, RunConfig(), lambda folder: Writer(written, folder))
-    listener.begin()
+    listener = tensorboard.TensorBoard(tmp_path, lambda folder: Writer(written, folder))
+    listener.begin("alone")
     listener.heard(1, "train", {0: {"train-loss": 9.0}})
     listener.heard(1, "train", {0: {"train-loss": 1.0, "num-examples": 5}, 1: {"train-loss": 3.0, "num-examples": 5}})
     listener.heard(1, "evaluate", {0: {"accuracy": 0.5}, 1: {"accuracy": 0.7}})
-    listener.begin()
+    listener.begin("d-dist")
     listener.heard(1, "train", {1: {"train-loss": 4.0}})
     listener.heard(2, "train", {1: {"train-loss": 2.0}})
     listener.close()

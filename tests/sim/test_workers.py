@@ -26,7 +26,7 @@ class Killer:
     def __init__(self, grid: WorkerGrid) -> None:
         self.grid = grid
 
-    def begin(self) -> None:
+    def begin(self, stage: str) -> None:
         pass
 
     def heard(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:

@@ -46,7 +46,7 @@ class Clock:
         self.ends: list[float] = []
         self.trained: list[float] = []
 
-    def begin(self) -> None:
+    def begin(self, stage: str) -> None:
         """Do nothing: handshakes are not measured."""
 
     def heard(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
