@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
+from annotated_types import Interval, MaxLen, Predicate
 from flwr.app import ConfigRecord
 
 from flower_kd.errors import InputError
@@ -27,6 +28,12 @@ HELLO = "hello"
 ALONE = "alone"
 
 Reply = Literal["nothing", "logits", "weights"]
+
+# What is plausible of a node's sizes and texts; the server checks it (strategies/inbox.py), the node does not.
+Place = Annotated[int, Interval(ge=-1, lt=2**31)]
+Count = Annotated[int, Interval(ge=0, lt=2**31)]
+Size = Annotated[int, Interval(ge=0, lt=2**53)]
+Text = Annotated[str, MaxLen(200), Predicate(str.isprintable)]
 
 
 @dataclass(frozen=True)
@@ -104,17 +111,17 @@ class Hello(_Record):
         The round after which its weights are those that it kept; 0 for initial weights.
     """
 
-    vertex: int
-    name: str = ""
-    partitions: int = 0
-    classes: int = 0
-    model: str = ""
-    parameters: int = 0
-    weights_bytes: int = 0
-    reference_rows: int = 0
-    fingerprint: str = ""
+    vertex: Place
+    name: Text = ""
+    partitions: Count = 0
+    classes: Annotated[int, Interval(ge=0, le=1_000_000)] = 0
+    model: Text = ""
+    parameters: Size = 0
+    weights_bytes: Size = 0
+    reference_rows: Annotated[int, Interval(ge=0, le=100_000_000)] = 0
+    fingerprint: Text = ""
     error: str = ""
-    restored_round: int = 0
+    restored_round: Count = 0
 
 
 @dataclass(frozen=True)

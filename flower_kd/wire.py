@@ -19,6 +19,9 @@ from flower_kd.registry import Registry
 
 Arrays = dict[str, np.ndarray]
 
+# The largest logit, in size: that of float16, whatever the format, so that no format lets a node diverge further.
+LARGEST = 65504.0
+
 FORMATS: Registry[Callable[[np.ndarray], Arrays]] = Registry("wire format")
 
 
@@ -34,24 +37,29 @@ def _float32(rows: np.ndarray) -> Arrays:
 
 @FORMATS.register("float16")
 def _float16(rows: np.ndarray) -> Arrays:
-    largest = np.finfo(np.float16).max
-    if np.abs(rows).max(initial=0) > largest:
-        raise InputError(f"a value of {np.abs(rows).max():g} does not fit wire = 'float16' (at most {largest:g})")
     return {"rows": rows.astype(np.float16)}
 
 
 @FORMATS.register("uint8")
 def _uint8(rows: np.ndarray) -> Arrays:
-    """Quantize each row to 256 steps between its least and its largest value: 4 bytes a row more than the codes."""
-    least, largest = rows.min(axis=-1, keepdims=True), rows.max(axis=-1, keepdims=True)
-    if np.abs(rows).max(initial=0) > np.finfo(np.float16).max:
-        raise InputError("a value beyond 65504 does not fit wire = 'uint8' (its row offsets are float16)")
-    # Rounded outwards, so that no value of the row falls outside the 256 steps.
-    offset = np.nextafter(least.astype(np.float16), np.float16(-np.inf), dtype=np.float16)
-    offset = np.where(least.astype(np.float16) <= least, least.astype(np.float16), offset)
-    scale = np.nextafter(((largest - offset) / 255).astype(np.float16), np.float16(np.inf), dtype=np.float16)
-    codes = np.rint((rows - offset.astype(np.float32)) / scale.astype(np.float32))
-    return {"rows": codes.clip(0, 255).astype(np.uint8), "offset": offset, "scale": scale}
+    """Quantize each row to 256 steps between its least and its largest value: 6 bytes a row more than the codes.
+
+    No value errs by more than 0.504 of its row's step (1/255 of the row's range), and the rounding of float32.
+    """
+    least = rows.min(axis=-1, keepdims=True)
+    scale = _upper_half((rows.max(axis=-1, keepdims=True) - least) / np.float32(255))
+    step = _from_upper_half(scale)
+    codes = np.rint(np.divide(rows - least, step, out=np.zeros_like(rows), where=step > 0))
+    return {"rows": codes.clip(0, 255).astype(np.uint8), "offset": least, "scale": scale}
+
+
+def _upper_half(values: np.ndarray) -> np.ndarray:
+    """Return the upper 16 bits of positive float32 values, rounded up: all of their range, with 8 bits of precision."""
+    return ((values.view(np.uint32) + np.uint32(0xFFFF)) >> np.uint32(16)).astype(np.uint16)
+
+
+def _from_upper_half(halves: np.ndarray) -> np.ndarray:
+    return (halves.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def encode(rows: Tensor | np.ndarray, wire_format: str = "float32") -> ArrayRecord:
@@ -60,18 +68,19 @@ def encode(rows: Tensor | np.ndarray, wire_format: str = "float32") -> ArrayReco
     Parameters
     ----------
     rows : Tensor or ndarray
-        Finite values, [..., classes].
+        Values from -65504 to 65504 (`LARGEST`), [..., classes].
     wire_format : str
         One of `names()`.
 
     Raises
     ------
     InputError
-        If the format is unknown, or a value is not finite or does not fit the format.
+        If the format is unknown, or a value is not finite or too large.
     """
     values = np.ascontiguousarray(rows.detach().cpu().numpy() if isinstance(rows, Tensor) else rows, dtype=np.float32)
-    if not np.isfinite(values).all():
-        raise InputError("the rows to send hold NaN or Inf: the model diverged (lower learning-rate?)")
+    problem = _out_of_range(values)
+    if problem:
+        raise InputError(f"the rows to send hold {problem}: the model diverged (lower learning-rate?)")
     return ArrayRecord({name: as_array(array) for name, array in FORMATS.get(wire_format)(values).items()})
 
 
@@ -90,49 +99,115 @@ def decode(record: ArrayRecord, shape: tuple[int | None, ...] | None = None) -> 
     InputError
         If arrays are missing, of another dtype or shape than wanted, unreadable, or not finite.
     """
-    arrays = {name: _read(name, array) for name, array in record.items()}
-    rows = arrays.get("rows")
-    if rows is None:
-        raise InputError(f"no array 'rows' in the record (found: {', '.join(arrays) or 'nothing'})")
+    if "rows" not in record:
+        raise InputError("no array 'rows' in the record")
+    array = record["rows"]
+    quantized = array.dtype == "uint8"
+    unknown = record.keys() - {"rows", "offset", "scale"} if quantized else record.keys() - {"rows"}
+    if unknown:
+        raise InputError(f"an array {shown(min(unknown))} beside {array.dtype} rows")
+    rows = _read("rows", array)
     if shape is not None and not _fits(rows.shape, shape):
         wanted = " x ".join("any" if size is None else str(size) for size in shape)
         raise InputError(f"rows of shape {' x '.join(map(str, rows.shape))} where {wanted} were wanted")
-    if rows.dtype == np.uint8:
-        for name in ("offset", "scale"):
-            part = arrays.get(name)
-            if part is None or part.dtype != np.float16 or part.shape != (*rows.shape[:-1], 1):
-                raise InputError(f"uint8 rows need a float16 array {name!r} with one value a row")
-        rows = rows.astype(np.float32) * arrays["scale"].astype(np.float32) + arrays["offset"].astype(np.float32)
+    if quantized:
+        offset, scale = (_per_row(record, name, dtype, rows.shape) for name, dtype in _PER_ROW.items())
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked below
+            rows = rows.astype(np.float32) * _from_upper_half(scale) + offset
     elif rows.dtype not in (np.float32, np.float16):
         raise InputError(f"rows of dtype {rows.dtype} (allowed: {', '.join(names())})")
-    if not np.isfinite(rows).all():
-        raise InputError("rows with NaN or Inf")
+    problem = _out_of_range(rows, 1.01 * LARGEST if quantized else LARGEST)  # rounded by half a step
+    if problem:
+        raise InputError(f"rows with {problem}")
     return torch.from_numpy(rows.astype(np.float32, copy=False))
 
 
+_PER_ROW = {"offset": "float32", "scale": "uint16"}
+
+
+def _per_row(record: ArrayRecord, name: str, dtype: str, rows: tuple[int, ...]) -> np.ndarray:
+    """Return what an array of quantized rows has for each row."""
+    if name not in record or record[name].dtype != dtype or record[name].shape != (*rows[:-1], 1):
+        raise InputError(f"uint8 rows need a {dtype} array {name!r} with one value a row")
+    return _read(name, record[name])
+
+
+def _out_of_range(values: np.ndarray, limit: float = LARGEST) -> str:
+    """Return what values hold that no row of logits or soft labels may; empty if nothing."""
+    largest = np.abs(values).max(initial=0.0)
+    if not np.isfinite(largest):
+        return "NaN or Inf"
+    return f"a value of {largest:g} (at most {LARGEST:g} in size)" if largest > limit else ""
+
+
 def encode_weights(weights: Mapping[str, Tensor]) -> ArrayRecord:
-    """Return a model's state as a Flower record, as `ArrayRecord(weights)` does."""
-    return ArrayRecord({name: as_array(weight.detach().cpu().numpy()) for name, weight in weights.items()})
-
-
-def decode_weights(record: ArrayRecord, like: Mapping[str, tuple[int, ...]]) -> Arrays:
-    """Return a model's weights from a record, after checking names, shapes and finiteness.
+    """Return a model's state as a Flower record, as `ArrayRecord(weights)` does.
 
     Raises
     ------
     InputError
-        If an array is missing, unknown, of another shape than in `like`, unreadable, or not finite.
+        If a weight has a dtype that numpy, and with it Flower, does not have (bfloat16).
+    """
+    arrays = {}
+    for name, weight in weights.items():
+        try:
+            arrays[name] = as_array(weight.detach().cpu().numpy())
+        except TypeError:
+            dtype = str(weight.dtype).removeprefix("torch.")
+            raise InputError(f"weights {name!r} are {dtype}, which numpy does not have: use float32") from None
+    return ArrayRecord(arrays)
+
+
+Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # dtype and shape by name
+
+
+def layout(record: ArrayRecord) -> Layout:
+    """Return the dtypes and shapes that a record claims to hold, by name."""
+    return {name: (array.dtype, tuple(array.shape)) for name, array in record.items()}
+
+
+def layout_of(weights: Mapping[str, Tensor]) -> Layout:
+    """Return the dtypes and shapes of a model's state, by name."""
+    return {name: (str(weight.dtype).removeprefix("torch."), tuple(weight.shape)) for name, weight in weights.items()}
+
+
+def decode_weights(record: ArrayRecord, like: Layout) -> Arrays:
+    """Return a model's weights from a record, after checking names, dtypes, shapes and finiteness.
+
+    Raises
+    ------
+    InputError
+        If an array is missing, unknown, of another dtype or shape than in `like`, unreadable, or not finite.
     """
     if record.keys() != like.keys():
-        odd = sorted(set(record.keys()) ^ set(like.keys()))
-        raise InputError(f"weights of another model: {', '.join(odd[:3])} stand on one side only")
-    weights = {name: _read(name, array) for name, array in record.items()}
-    for name, weight in weights.items():
-        if weight.shape != like[name]:
-            raise InputError(f"weights {name!r} of shape {weight.shape} where {like[name]} were wanted")
-        if not np.isfinite(weight).all():
+        odd = min(record.keys() ^ like.keys())
+        raise InputError(f"weights of another model: {shown(odd)} is {'unknown' if odd in record else 'missing'}")
+    weights = {}
+    for name, (dtype, shape) in like.items():
+        array = record[name]
+        if array.dtype != dtype or tuple(array.shape) != shape:
+            raise InputError(
+                f"weights of another model: {name!r} is {shown(array.dtype)} of shape {shown(array.shape)}, "
+                f"not {dtype!r} of shape {shape}"
+            )
+        weights[name] = _read(name, array)
+        if not np.isfinite(weights[name]).all():
             raise InputError(f"weights {name!r} with NaN or Inf")
     return weights
+
+
+def canonical(record: ArrayRecord) -> ArrayRecord:
+    """Return a trusted record as `as_array` writes it; Flower writes some arrays in Fortran order."""
+    return ArrayRecord({name: as_array(array.numpy()) for name, array in record.items()})
+
+
+def shown(value: object) -> str:
+    """Return what a sender wrote as it can stand in a sentence: on one line, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def message_bytes(message: Message) -> int:
@@ -176,9 +251,10 @@ METADATA_BYTES = 2 * (64 + 3) + 5 * (10 + 1) + 2 * (8 + 1) + len("evaluate") + 2
 
 
 def as_array(values: np.ndarray) -> Array:
-    """Return what `Array(values)` returns, without numpy's slow writer."""
-    dtype, shape = str(values.dtype), tuple(values.shape)
-    return Array(dtype, shape, _NUMPY, _header(dtype, shape) + values.tobytes())
+    """Return what `Array(values)` returns, without numpy's slow writer; always in C order and little-endian."""
+    dtype, shape = values.dtype.name, tuple(values.shape)
+    data = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+    return Array(dtype, shape, _NUMPY, _header(dtype, shape) + data)
 
 
 _NUMPY = "numpy.ndarray"
@@ -188,29 +264,46 @@ _NUMPY = "numpy.ndarray"
 def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
     """Return what stands before the values (C order) in numpy's file format."""
     header = BytesIO()
-    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype).newbyteorder("<"))
     np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
     return header.getvalue()
 
 
+def check_layout(record: ArrayRecord) -> None:
+    """Raise InputError unless each array is as `as_array` writes it; numpy's own reader never sees one."""
+    for name, array in record.items():
+        _check_layout(name, array)
+
+
+def _check_layout(name: str, array: Array) -> int:
+    """Return the length of an array's header; raises InputError unless `as_array` could have written it."""
+    dtype, shape, data = array.dtype, array.shape, array.data
+    if array.stype != _NUMPY or dtype not in _NUMBERS:
+        raise InputError(f"array {shown(name)} cannot be read: dtype {shown(dtype)}, written as {shown(array.stype)}")
+    if len(shape) > _MOST_DIMENSIONS or not all(type(size) is int and 0 <= size < 2**31 for size in shape):
+        raise InputError(f"array {shown(name)} cannot be read: it claims a shape of {shown(shape)}")
+    values = math.prod(shape) * np.dtype(dtype).itemsize
+    if values > len(data):  # memory is not for claims
+        raise InputError(f"array {shown(name)} cannot be read: {len(data)} bytes for a shape of {shown(shape)}")
+    header = _header(dtype, tuple(shape))
+    if len(data) != len(header) + values or not data.startswith(header):
+        raise InputError(f"array {shown(name)} cannot be read: no header of {dtype} and shape {shown(shape)}")
+    return len(header)
+
+
 def _read(name: str, array: Array) -> np.ndarray:
-    size = math.prod(array.shape)
-    if size > len(array.data):  # each value takes a byte at least: memory is not for claims
-        raise InputError(f"array {name!r} cannot be read: {len(array.data)} bytes for a shape of {array.shape}")
-    if array.stype == _NUMPY and array.dtype in _NUMBERS:
-        header = _header(array.dtype, array.shape)
-        if array.data.startswith(header) and len(array.data) == len(header) + size * np.dtype(array.dtype).itemsize:
-            return np.frombuffer(bytearray(array.data), array.dtype, offset=len(header)).reshape(array.shape)
-    try:
-        values = array.numpy()  # numpy's own format with pickling refused
-    except (ValueError, TypeError, EOFError, OSError, MemoryError, SyntaxError) as error:
-        raise InputError(f"array {name!r} cannot be read: {error}") from None
-    if not (isinstance(values, np.ndarray) and np.issubdtype(values.dtype, np.number)):
-        raise InputError(f"array {name!r} cannot be read: it holds no numbers")
-    return values
+    offset = _check_layout(name, array)
+    values = np.frombuffer(bytearray(array.data), np.dtype(array.dtype).newbyteorder("<"), offset=offset)
+    return values.astype(array.dtype, copy=False).reshape(array.shape)
 
 
-_NUMBERS = frozenset(str(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"])
+_MOST_DIMENSIONS = 32
+
+# What numpy holds of torch's dtypes.
+_NUMBERS = frozenset(
+    ["bool", "float16", "float32", "float64", "complex64", "complex128"]
+    + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+)
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:

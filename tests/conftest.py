@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import networkx as nx
 import pytest
 import torch
-from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from flower_kd.clients import Node, ShuffledBatches, make_client_app
 from flower_kd.seeding import derive
 from flower_kd.sim import InProcessGrid
+from flower_kd.strategies import Network
 
 torch.set_num_threads(1)  # float sums depend on it, and small models are faster with one
 
@@ -70,6 +72,55 @@ class FaultyGrid(InProcessGrid):
                 changed = self.interfere(vertex, reply)
             if changed is not None:
                 yield message, changed
+
+
+class DelayedGrid:
+    """A grid whose nodes answer late, on a clock of its own, as over a SuperLink: messages wait, replies are fetched.
+
+    `delay(vertex, message)` says how many seconds an answer takes; one of infinitely many is lost.
+    """
+
+    def __init__(self, grid: FaultyGrid, delay: Callable[[int, Message], float] = lambda vertex, message: 0.0) -> None:
+        self.grid, self.delay = grid, delay
+        self.now = 0.0
+        self.pushed: list[Message] = []
+        self._replies: dict[str, tuple[float, Message]] = {}
+        self._busy_until: dict[int, float] = {}
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds >= 0
+        self.now += seconds
+
+    def watched(self, network: Network) -> Network:
+        """Return a network that keeps this grid's time."""
+        network.clock, network.sleep = lambda: self.now, self.sleep
+        return network
+
+    def get_node_ids(self) -> list[int]:
+        return self.grid.get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            self.pushed.append(message)
+            message_id = message.metadata.__dict__["_message_id"] = str(len(self.pushed))
+            node = message.metadata.dst_node_id
+            if node not in self.grid.contexts:
+                self._replies[message_id] = (self.now, Message(Error(1, "the node is unavailable"), reply_to=message))
+                continue
+            vertex = int(self.grid.contexts[node].node_config["partition-id"])
+            done = max(self.now, self._busy_until.get(node, 0.0)) + self.delay(vertex, message)
+            if done == math.inf:
+                continue
+            self._busy_until[node] = done
+            reply: Message | None = self.grid._call(message)
+            if reply is not None and self.grid.interfere is not None:
+                reply = self.grid.interfere(vertex, reply)
+            if reply is not None:
+                self._replies[message_id] = (done, reply)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        ready = [i for i in message_ids if i in self._replies and self._replies[i][0] <= self.now]
+        return [self._replies.pop(i)[1] for i in ready]
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from logging import WARNING
 
-import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.logger import log
 from torch import Tensor, nn
@@ -147,10 +146,8 @@ def _load_weights(node: Node, message: Message) -> bool:
 
 
 def _load(model: nn.Module, record: ArrayRecord) -> None:
-    try:
-        model.load_state_dict(record.to_torch_state_dict())
-    except RuntimeError as error:  # torch lists every key; its first line says which model
-        raise InputError(f"weights of another model arrived: {str(error).splitlines()[0]}") from None
+    weights = wire.decode_weights(record, wire.layout_of(model.state_dict()))
+    model.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
 
 
 def _teacher(message: Message, order: Order, rows: int, classes: int) -> Teacher | None:
@@ -163,8 +160,4 @@ def _teacher(message: Message, order: Order, rows: int, classes: int) -> Teacher
     soft_labels = wire.decode(ArrayRecord(arrays), shape).clamp_(0.0, 1.0)
     if order.dissimilarity != "squared-error":  # which alone compares with what is no distribution (D-Dist's z)
         soft_labels /= soft_labels.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    return Teacher(soft_labels, None if weights is None else _as_tensor(weights))
-
-
-def _as_tensor(array: Array) -> Tensor:
-    return wire.decode(ArrayRecord({"rows": Array(np.asarray(array.numpy(), dtype=np.float32))}), (None,))
+    return Teacher(soft_labels, None if weights is None else wire.decode(ArrayRecord({"rows": weights}), (None,)))

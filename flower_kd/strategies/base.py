@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from scipy.sparse import csr_array, diags_array
 
+from flower_kd import wire
 from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, CONFIG, Hello, Order
 from flower_kd.strategies.network import Network
@@ -70,6 +71,7 @@ class GraphStrategy(Resumable, Strategy):
         self._num_rounds = 0
         self._network: Network | None = None
         self._initial: dict[int, ArrayRecord] = {}  # for nodes that have not answered yet
+        self._weights_at_start = ArrayRecord()
 
     @classmethod
     def ignored(cls, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -137,8 +139,9 @@ class GraphStrategy(Resumable, Strategy):
         exchanges = self.local_steps // self.exchange_every
         self._network, self._num_rounds, self._exchange = network, num_rounds, self.last_round * exchanges
         hellos = network.join()
-        first = {} if self.last_round or not initial_arrays else dict.fromkeys(range(self.num_nodes), initial_arrays)
-        self._initial = first
+        self._weights_at_start = wire.canonical(initial_arrays) if initial_arrays else ArrayRecord()
+        begins = initial_arrays and not self.last_round
+        self._initial = dict.fromkeys(range(self.num_nodes), self._weights_at_start) if begins else {}
         self.begin(hellos)
         self._restore()
         self.summary()

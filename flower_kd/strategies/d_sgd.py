@@ -73,7 +73,7 @@ class DSGD(GraphStrategy):
 
     def absorb(self, replies: Iterable[tuple[int, RecordDict]]) -> dict[int, str]:
         """Mix the weights of the nodes that answered."""
-        weights, refused = usable_weights(dict(replies))
+        weights, refused = usable_weights(dict(replies), self._weights_at_start)
         present = np.zeros(self.num_nodes, dtype=bool)
         present[list(weights)] = True
         matrix = without_absent(self.matrix, present)

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from statistics import median_low
 
 import flwr.serverapp.strategy as flower
 import networkx as nx
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from flower_kd import wire
-from flower_kd.protocol import Order
+from flower_kd.protocol import ARRAYS, METRICS, Order
 from flower_kd.strategies.base import due
 from flower_kd.strategies.network import Network
 from flower_kd.strategies.registry import STRATEGIES, Recipient
 from flower_kd.strategies.resumable import Resumable, State
 from flower_kd.strategies.weights import usable_weights
 
+NUM_EXAMPLES = "num-examples"
+LARGEST_SHARE = 3  # times the median (of an even number of nodes, the lower of the middle two)
+
 
 @STRATEGIES.register("fedavg")
 class FedAvg(Resumable, flower.FedAvg):
     """Flower's FedAvg on all nodes of a Network, evaluated every so many rounds (McMahan et al., AISTATS 2017).
+
+    A node weighs as much as the number of samples that it says it has, but at most 3 times the median of the round:
+    nobody can check what a node says, and one large number would hand the model to it.
 
     Parameters
     ----------
@@ -42,6 +50,7 @@ class FedAvg(Resumable, flower.FedAvg):
         self.evaluate_every = evaluate_every
         self._num_rounds = 0
         self._network: Network | None = None
+        self._initial = ArrayRecord()
         self._arrays = ArrayRecord()
 
     def state_dict(self) -> State:
@@ -69,7 +78,8 @@ class FedAvg(Resumable, flower.FedAvg):
         """Run the handshake, then Flower's own loop, which counts its rounds from 1 in a run that goes on too."""
         network = grid if isinstance(grid, Network) else self.network(grid)
         network.join()
-        self._num_rounds, self._network, self._arrays = num_rounds, network, initial_arrays
+        self._initial = wire.canonical(initial_arrays)
+        self._num_rounds, self._network, self._arrays = num_rounds, network, self._initial
         self._restore()
         order = self.order.to_record()
         order.update(train_config or {})
@@ -85,17 +95,21 @@ class FedAvg(Resumable, flower.FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average what can be averaged: a node with rubbish for weights is left out."""
-        assert self._network is not None
+        """Average the weights that are of one model; nodes that sent others are left out."""
+        network = self._joined()
         server_round += self.last_round
-        by_vertex = {self._network.vertex(reply.metadata.src_node_id): reply for reply in replies}
-        _, refused = usable_weights({vertex: reply.content for vertex, reply in by_vertex.items()})
+        by_vertex = {network.vertex(reply.metadata.src_node_id): reply for reply in replies}
+        usable, refused = usable_weights({vertex: reply.content for vertex, reply in by_vertex.items()}, self._initial)
         for vertex, why in refused.items():
-            self._network.leave_out(server_round, vertex, why)
-        usable = [by_vertex[vertex] for vertex in sorted(by_vertex) if vertex not in refused]
-        arrays, metrics = super().aggregate_train(server_round, usable)
-        self._arrays = self._arrays if arrays is None else arrays
-        return arrays, metrics
+            network.leave_out(server_round, vertex, why)
+        arrays, metrics = super().aggregate_train(server_round, _comparable([by_vertex[v] for v in sorted(usable)]))
+        if arrays is None:
+            return None, metrics
+        own = usable[min(usable)]
+        # Flower's average makes floats of counters.
+        averaged = {name: np.asarray(array.numpy(), dtype=own[name].dtype) for name, array in arrays.items()}
+        self._arrays = ArrayRecord({name: wire.as_array(array) for name, array in averaged.items()})
+        return self._arrays, metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -107,8 +121,27 @@ class FedAvg(Resumable, flower.FedAvg):
         return super().configure_evaluate(server_round, arrays, config, grid)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Return the metrics over nodes; the round is over then."""
+        """Average the metrics that all nodes report; the round is over then."""
         server_round += self.last_round
-        metrics = super().aggregate_evaluate(server_round, replies)
+        metrics = super().aggregate_evaluate(server_round, _comparable(list(replies)))
         self._round_is_over(server_round)
         return metrics
+
+    def _joined(self) -> Network:
+        if self._network is None:
+            raise RuntimeError("start() runs the handshake first")
+        return self._network
+
+
+def _comparable(replies: list[Message]) -> list[Message]:
+    """Return replies with the metrics that all have, as Flower's average needs them, and with plausible weights."""
+    reports = [dict(reply.content.metric_records[METRICS]) for reply in replies]
+    common = [name for name in reports[0] if all(name in report for report in reports)] if reports else []
+    most = LARGEST_SHARE * median_low(report.get(NUM_EXAMPLES, 1) for report in reports) if reports else 0
+    for reply, report in zip(replies, reports, strict=True):
+        shared = {name: report[name] for name in common} | {NUM_EXAMPLES: min(report.get(NUM_EXAMPLES, 1), most)}
+        content = RecordDict({METRICS: MetricRecord(shared)})
+        if ARRAYS in reply.content:
+            content[ARRAYS] = reply.content[ARRAYS]
+        reply.content = content
+    return replies

@@ -9,24 +9,29 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from logging import INFO, WARNING
+from logging import DEBUG, INFO, WARNING
 from typing import TypeVar
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Error, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
+from google.protobuf.message import DecodeError
 
 from flower_kd.errors import InputError
-from flower_kd.protocol import CONFIG, HELLO, JOIN, METRICS, Greeting, Hello
+from flower_kd.protocol import ARRAYS, CONFIG, JOIN, Greeting, Hello
+from flower_kd.strategies import inbox
 from flower_kd.strategies.resumable import State
 from flower_kd.wire import message_bytes
 
 T = TypeVar("T", bound=Hashable)
 
-POLL_SECONDS = 0.5
-GREETING_SECONDS = 60.0
+POLL_SECONDS = (0.05, 1.0)  # between two looks for replies: at first, as in process, and at last, as on devices
+JOIN_SECONDS = 0.5  # between two looks for nodes that connect
+# What Flower raises of bytes that are not those of a message (its own objects, JSON, protocol buffers).
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, DecodeError)
+GIVE_UP_AFTER = 3  # train exchanges in a row in which nobody takes part
 
 
 @dataclass
@@ -135,8 +140,17 @@ class Network(Grid):
         self.traffic = Traffic.none(num_nodes)
         self.metrics: dict[tuple[int, int], NodeMetrics] = {}
         self.participation: dict[int, Participation] = {}
+        self.clock: Callable[[], float] = time.monotonic
+        self.sleep: Callable[[float], None] = time.sleep
         self._training: set[int] = set()  # who takes part in the train exchange that is going on
-        self.absent: set[int] = set()
+        self._returning: dict[int, str] = {}  # who answered after an absence, unless the strategy refuses the answer
+        self._last_round: dict[int, int] = {}  # in which a node took part
+        self._rejoined: set[int] = set()  # under another id, and not heard of since
+        self._open: dict[int, tuple[str, float]] = {}  # by node: a message not answered in time, and when it was sent
+        self._greetings: dict[str, Message] = {}  # those that are not answered yet, of nodes that connect late
+        self._exchanges_without_anybody = 0
+        self._one_by_one = False  # fetch replies so, as one of many could not be read
+        self.absent: dict[int, str] = {}  # and the kind of exchange, train or evaluate, in which a node will be back
         self._vertex_of: dict[int, int] = {}
         self._node_of: dict[int, int] = {}
         self._strangers: set[int] = set()
@@ -165,65 +179,139 @@ class Network(Grid):
         self.participation = {vertex: Participation() for vertex in range(self.num_nodes)}
         self.absent.clear()
         self._strangers.clear()
-        deadline = time.monotonic() + self.connect_seconds
+        self._returning.clear()
+        self._last_round.clear()
+        self._rejoined.clear()
+        self._open.clear()
+        self._greetings.clear()
+        self._exchanges_without_anybody = 0
+        deadline = self.clock() + self.connect_seconds
         asked: set[int] = set()
         while len(self.hellos) < self.num_nodes:
             new = [node for node in self._grid.get_node_ids() if node not in asked]
             asked.update(new)
-            self._greet(new, self.greeting, timeout=max(deadline - time.monotonic(), 1.0))
+            for message, reply in self._answers(_greetings(new, self.greeting), max(deadline - self.clock(), 1.0)):
+                self._take_in(message, reply)
             if len(self.hellos) == self.num_nodes:
                 break
-            if len(asked) > len(self.hellos) or time.monotonic() > deadline:
+            if len(asked) > len(self.hellos) or self.clock() > deadline:
                 missing = [self._label(v) for v in range(self.num_nodes) if v not in self.hellos]
                 raise InputError(
                     f"{len(missing)} of {self.num_nodes} nodes did not join: {', '.join(missing[:8])}"
                     f"{', ...' if len(missing) > 8 else ''} ({len(asked)} nodes are connected)"
                 )
-            time.sleep(POLL_SECONDS)
+            self.sleep(JOIN_SECONDS)
         self._check_alike(self.hellos)
         self.on_join()
         return self.hellos
 
-    def _greet(self, nodes: list[int], greeting: Greeting, timeout: float) -> None:
-        """Ask nodes who they are, and take them in at their vertices."""
-        messages = [
-            Message(RecordDict({CONFIG: greeting.to_record()}), dst_node_id=node, message_type=JOIN) for node in nodes
-        ]
-        sizes = {message.metadata.dst_node_id: message_bytes(message) for message in messages}
-        for node, reply in self._answers(messages, timeout):
-            if reply.has_error():
-                raise InputError(f"a node failed in the handshake: {_last_line(reply.error.reason)}")
-            record = reply.content.get(HELLO)
-            if not isinstance(record, ConfigRecord):
-                raise InputError("a node answers the handshake without saying who it is: is its app of another kind?")
-            hello = Hello.from_record(record)
-            vertex = self._vertex_by(hello)
-            if vertex in self.hellos and vertex not in self.absent:
-                raise InputError(f"two nodes both say they are vertex {self._label(vertex)}: partition-id must differ")
-            if vertex in self.absent:
-                self._check_alike({**self.hellos, vertex: hello})
-                self._vertex_of.pop(self._node_of[vertex], None)
-            self.hellos[vertex] = hello
-            self._vertex_of[node], self._node_of[vertex] = vertex, node
-            self.traffic.down[vertex] += sizes[node]
-            self.traffic.up[vertex] += message_bytes(reply)
+    def _take_in(self, message: Message, reply: Message) -> None:
+        """Take a node in at the vertex that it says is its own; raises InputError if it cannot be."""
+        node = message.metadata.dst_node_id
+        try:
+            hello = inbox.hello(message, reply)
+        except InputError as error:
+            raise InputError(f"the node with Flower's id {node}: {error}") from None
+        vertex = self._vertex_by(hello)
+        if vertex in self.hellos and vertex not in self.absent:
+            raise InputError(f"two nodes both say they are vertex {self._label(vertex)}: partition-id must differ")
+        if vertex in self.absent:
+            self._check_alike({**self.hellos, vertex: hello})
+            old = self._node_of[vertex]
+            self._vertex_of.pop(old, None)
+            self._open.pop(old, None)
+            self._rejoined.add(vertex)
+        self.hellos[vertex] = hello
+        self._vertex_of[node], self._node_of[vertex] = vertex, node
+        self.traffic.down[vertex] += message_bytes(message)
+        self.traffic.up[vertex] += message_bytes(reply)
 
-    def _answers(self, messages: Iterable[Message], timeout: float | None) -> Iterator[tuple[int, Message]]:
-        """Send messages, and yield each reply with the node to which the message went that it answers.
+    # -- messages and replies -----------------------------------------------------------------------------------------
+
+    def _answers(self, messages: Iterable[Message], timeout: float | None) -> Iterator[tuple[Message, Message]]:
+        """Send messages, and yield each that is answered with its reply.
 
         An error that the SuperLink writes on behalf of a node that is gone does not carry the node's id.
         """
         if isinstance(self._grid, StreamingGrid):
-            for message, reply in self._grid.stream(messages):
-                yield message.metadata.dst_node_id, reply
-            return
-        sent = list(messages)
-        replies = self._grid.send_and_receive(sent, timeout=timeout) if sent else []
-        nodes = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
-        for reply in replies:
-            node = nodes.pop(reply.metadata.reply_to_message_id, None)
-            if node is not None:
-                yield node, reply
+            yield from self._grid.stream(self._counted(messages))
+        else:
+            yield from self._polled(messages, math.inf if timeout is None else timeout)
+
+    def _polled(self, messages: Iterable[Message], timeout: float) -> Iterator[tuple[Message, Message]]:
+        """Send messages, wait for the replies of all nodes that answered in time before, and yield what comes.
+
+        A node that did not is sent messages that nobody waits for, so that it costs one timeout for as long as it is
+        silent. It gets one each timeout, not one each exchange, or it would find more than it could catch up with. If
+        it answers one that is over, it is there: it is sent what the others were, and waited for. Where all nodes
+        were silent, all are waited for.
+        """
+        started = self.clock()
+        awaited: list[Message] = []
+        unawaited: list[Message] = []
+        held_back: dict[str, Message] = {}
+        for message in messages:
+            earlier, since = self._open.get(message.metadata.dst_node_id, ("", -math.inf))
+            if not earlier:
+                awaited.append(message)
+            elif started - since >= timeout:
+                unawaited.append(message)
+            else:
+                held_back[earlier] = message
+        everyone = not awaited
+        waiting, others = self._push(awaited), self._push(unawaited)
+        pause = POLL_SECONDS[0]
+        while waiting or (everyone and (others or held_back)):
+            for reply in self._pull(waiting | others | held_back):
+                answered = reply.metadata.reply_to_message_id
+                if answered in held_back:
+                    waiting |= self._push([held_back.pop(answered)])
+                elif answered in waiting or answered in others:
+                    message = (waiting if answered in waiting else others).pop(answered)
+                    self._open.pop(message.metadata.dst_node_id, None)
+                    yield message, reply
+            left = started + timeout - self.clock()
+            if left <= 0:
+                break
+            if waiting or everyone:
+                self.sleep(min(pause, left))
+                pause = min(2 * pause, POLL_SECONDS[1])
+        for message_id, message in (waiting | others).items():
+            self._open[message.metadata.dst_node_id] = (message_id, started)
+
+    def _push(self, messages: list[Message]) -> dict[str, Message]:
+        """Send messages, and return them by id."""
+        if messages:
+            self._grid.push_messages(list(self._counted(messages)))
+        return {message.metadata.message_id: message for message in messages}
+
+    def _pull(self, asked: dict[str, Message]) -> list[Message]:
+        """Fetch the replies that have come; one that Flower cannot read becomes an error of the node that sent it.
+
+        Flower fetches many at a time, and those that came with an unreadable one are lost. After the first, which costs
+        others an exchange, they are fetched one by one.
+        """
+        if not self._one_by_one:
+            try:
+                return list(self._grid.pull_messages(list(asked)))
+            except UNREADABLE as error:
+                log(WARNING, "replies were lost: one of them cannot be read (%s)", inbox.one_line(str(error)))
+                self._one_by_one = True
+        replies: list[Message] = []
+        for message_id, message in asked.items():
+            try:
+                replies += self._grid.pull_messages([message_id])
+            except UNREADABLE as error:
+                replies.append(Message(Error(0, f"a reply that cannot be read: {error}"), reply_to=message))
+        return replies
+
+    def _counted(self, messages: Iterable[Message]) -> Iterator[Message]:
+        """Yield messages on their way down, counting the bytes of those to nodes that have joined."""
+        for message in messages:
+            vertex = self._vertex_of.get(message.metadata.dst_node_id)
+            if vertex is not None:
+                self.traffic.down[vertex] += message_bytes(message)
+            yield message
 
     def _vertex_by(self, hello: Hello) -> int:
         if hello.error:
@@ -241,7 +329,7 @@ class Network(Grid):
             return hello.vertex
         if hello.name not in self._vertex_of_name:
             names = ", ".join(self.vertex_names[:8])
-            raise InputError(f"node {hello.name!r} is no vertex of the graph, whose vertices are named {names}")
+            raise InputError(f"node {hello.name!r} is not a vertex of the graph, whose vertices are named {names}")
         vertex = self._vertex_of_name[hello.name]
         if hello.vertex not in (-1, vertex):
             raise InputError(
@@ -285,7 +373,7 @@ class Network(Grid):
         self.traffic = Traffic(state["up"], state["down"], state["shared"], state["messages"])
         parts = json.loads(state["participation"].tobytes())
         self.participation = {int(vertex): Participation(**part) for vertex, part in parts.items()}
-        self.absent = set(state["absent"].tolist())
+        self.absent = dict.fromkeys(state["absent"].tolist(), MessageType.TRAIN)
 
     # -- what a strategy uses -----------------------------------------------------------------------------------------
 
@@ -303,85 +391,139 @@ class Network(Grid):
         return [self._node_of[vertex] for vertex in sorted(self._node_of)]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Send messages, and return the replies that are no errors, in the order of vertices."""
+        """Send messages, and return the replies that can be used, in the order of vertices."""
         replies = self.exchange(messages, timeout=timeout)
         return sorted(replies, key=lambda reply: self._vertex_of[reply.metadata.src_node_id])
 
     def exchange(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Send messages, and yield the replies that are no errors, as they come."""
-        server_round = 0
-        silent: dict[int, str] = {}
-        self._training.clear()
+        """Send train or evaluate messages, and yield the replies that can be used, as they come.
 
-        def counted() -> Iterator[Message]:
+        Nodes that send none are left out of the exchange with a warning.
+
+        Raises
+        ------
+        InputError
+            If nobody has taken part in three train exchanges in a row.
+        """
+        self._note_returns()
+        self._training.clear()
+        server_round, given_weights = 0, set()
+        missing: dict[int, str] = {}
+
+        def noted() -> Iterator[Message]:
             nonlocal server_round
             for message in messages:
                 vertex = self._vertex_of[message.metadata.dst_node_id]
-                silent[vertex] = f"no reply within {timeout} s"
-                self.traffic.down[vertex] += message_bytes(message)
+                missing[vertex] = "no reply" if timeout is None else f"no reply in time (timeout = {timeout:g} s)"
+                server_round = int(message.content[CONFIG].get("server-round", 0))  # type: ignore[arg-type]
+                if ARRAYS in message.content:
+                    given_weights.add(vertex)
                 if message.metadata.message_type == MessageType.TRAIN:
                     self.participation[vertex].due += 1
                     self._training.add(vertex)
-                server_round = int(message.content[CONFIG].get("server-round", 0))  # type: ignore[arg-type]
                 yield message
 
         answered = 0
-        for node, reply in self._answers(counted(), timeout):
-            vertex, size = self._vertex_of[node], message_bytes(reply)
-            self.traffic.up[vertex] += size
-            problem = _problem(reply)
-            if problem:
-                silent[vertex] = problem
+        for message, reply in self._answers(noted(), timeout):
+            vertex = self._vertex_of[message.metadata.dst_node_id]
+            if vertex not in missing:  # a second reply
                 continue
-            del silent[vertex]
+            try:
+                metrics = inbox.metrics(message, reply)
+            except InputError as error:
+                missing[vertex] = str(error)
+                continue
+            del missing[vertex]
             answered += 1
-            if vertex in self._training:
-                self.participation[vertex].taken += 1
-            if any(isinstance(record, ArrayRecord) for record in reply.content.values()):
-                self.traffic.shared[vertex] += size
-                self.traffic.messages[vertex] += 1
-            self._keep(server_round, vertex, reply)
+            self._keep(server_round, vertex, reply, metrics)
+            if self.absent.get(vertex) == message.metadata.message_type:
+                self._returning[vertex] = f"in round {server_round}, {self._weights(vertex, vertex in given_weights)}"
+            if vertex not in self.absent or vertex in self._returning:
+                self._last_round[vertex] = server_round
+                self._rejoined.discard(vertex)
             yield reply
-        self.greeting = replace(self.greeting, server_round=server_round)  # for nodes that come back later
-        for vertex in sorted(silent):
-            if vertex in self._training:
+        training = bool(self._training)
+        for vertex in sorted(missing):
+            if training:
                 self.participation[vertex].taken += 1  # which leave_out takes back
-            self.leave_out(server_round, vertex, silent[vertex])
-        if silent and not answered:
-            raise InputError(f"no node answered in round {server_round}: {silent[min(silent)]}")
+            self.leave_out(server_round, vertex, missing[vertex])
+        self.greeting = replace(self.greeting, server_round=server_round)  # for nodes that come back later
+        if training:
+            self._exchanges_without_anybody = 0 if answered else self._exchanges_without_anybody + 1
+        else:
+            self._note_returns()  # no strategy refuses the replies of an evaluation
+        if self._exchanges_without_anybody == GIVE_UP_AFTER:
+            raise InputError(
+                f"no node took part in {GIVE_UP_AFTER} exchanges in a row, the last in round {server_round}; "
+                f"node {self._label(min(missing))}: {missing[min(missing)]}"
+            )
 
     def leave_out(self, server_round: int, vertex: int, why: str) -> None:
-        """Warn that a node takes no part in this exchange."""
-        self.absent.add(vertex)
-        if vertex in self._training:
+        """Note that a node takes no part in this exchange; warn of it where it did in the one before."""
+        training = vertex in self._training
+        if training:
             self._training.remove(vertex)
             part = self.participation[vertex]
             part.taken -= 1
             part.reasons[why] = part.reasons.get(why, 0) + 1
-        log(WARNING, "round %d goes on without node %s: %s", server_round, self._label(vertex), why)
+        self._returning.pop(vertex, None)
+        level = DEBUG if vertex in self.absent else WARNING
+        if training or vertex not in self.absent:
+            self.absent[vertex] = MessageType.TRAIN if training else MessageType.EVALUATE
+        log(level, "round %d goes on without node %s: %s", server_round, self._label(vertex), why)
 
-    def _keep(self, server_round: int, vertex: int, reply: Message) -> None:
-        if vertex in self.absent:
-            self.absent.discard(vertex)
-            log(INFO, "node %s is back in round %d", self._label(vertex), server_round)
-        record = reply.content[METRICS]
+    def _keep(self, server_round: int, vertex: int, reply: Message, metrics: dict[str, float]) -> None:
+        """Keep a reply's metrics and count its bytes."""
+        size = message_bytes(reply)
+        self.traffic.up[vertex] += size
+        if any(isinstance(record, ArrayRecord) for record in reply.content.values()):
+            self.traffic.shared[vertex] += size
+            self.traffic.messages[vertex] += 1
+        if vertex in self._training:
+            self.participation[vertex].taken += 1
         prefix = "test-" if reply.metadata.message_type == MessageType.EVALUATE else ""
         kept = self.metrics.setdefault((server_round, vertex), NodeMetrics(server_round, vertex))
-        kept.values.update({f"{prefix}{name}": float(value) for name, value in record.items()})  # type: ignore[arg-type]
+        kept.values.update({f"{prefix}{name}": value for name, value in metrics.items()})
         kept.values["bytes-shared"] = float(self.traffic.shared[vertex])
         kept.values["bytes-all-edges"] = float(self.traffic.shared[vertex] * self.links[vertex])
 
+    def _weights(self, vertex: int, given: bool) -> str:
+        """Return with which weights a node takes part again."""
+        if given:
+            return "with the weights that it was sent"
+        if vertex not in self._rejoined:
+            last = self._last_round.get(vertex)
+            return f"with its own weights (last heard of in round {last})" if last else "with its own weights"
+        kept = self.hellos[vertex].restored_round
+        return f"with its own weights of round {kept}" if kept else "with fresh weights"
+
+    def _note_returns(self) -> None:
+        """Say who is back: those whose first answer after an absence was of use."""
+        for vertex in sorted(self._returning):
+            del self.absent[vertex]
+            log(INFO, "node %s is back %s", self._label(vertex), self._returning[vertex])
+        self._returning.clear()
+
     def _welcome_back(self) -> None:
-        """Give absent vertices to nodes that connected under a new id (a device that was started again)."""
-        if not self.absent:
+        """Give absent vertices to nodes that connected under a new id (a device that was started again).
+
+        Nobody waits for such a node's answer: it is looked for each time, and each node is asked once.
+        """
+        if not self.absent and not self._greetings:
             return
-        for node in self._grid.get_node_ids():
-            if node in self._vertex_of or node in self._strangers:
-                continue
-            # Whatever comes of it, a node is asked once: waiting for a mute one each round would stop the others.
-            self._strangers.add(node)
+        new = [n for n in self._grid.get_node_ids() if n not in self._vertex_of and n not in self._strangers]
+        self._strangers.update(new)
+        answers: Iterable[tuple[Message, Message]]
+        if isinstance(self._grid, StreamingGrid):
+            answers = self._grid.stream(_greetings(new, replace(self.greeting, fresh=False)))
+        else:
+            self._greetings |= self._push(list(_greetings(new, replace(self.greeting, fresh=False))))
+            replies = self._pull(self._greetings) if self._greetings else []
+            by_id = {reply.metadata.reply_to_message_id: reply for reply in replies}
+            answers = [(self._greetings.pop(i), by_id[i]) for i in list(self._greetings) if i in by_id]
+        for message, reply in answers:
             try:
-                self._greet([node], replace(self.greeting, fresh=False), timeout=GREETING_SECONDS)
+                self._take_in(message, reply)
             except InputError as error:
                 log(WARNING, "a node that joined late is not used: %s", error)
 
@@ -409,25 +551,12 @@ class Network(Grid):
         return self._grid.pull_messages(message_ids)
 
 
-def _last_line(reason: str | None) -> str:
-    lines = (reason or "").strip().splitlines()
-    return lines[-1] if lines else "no reason given"
+def _greetings(nodes: Iterable[int], greeting: Greeting) -> Iterator[Message]:
+    """Yield one message a node that asks who it is."""
+    for node in nodes:
+        yield Message(RecordDict({CONFIG: greeting.to_record()}), dst_node_id=node, message_type=JOIN)
 
 
 def most_common(values: Iterable[T]) -> T:
     """Return the value that comes most often, the first of them in a tie."""
     return Counter(values).most_common(1)[0][0]
-
-
-def _problem(reply: Message) -> str:
-    """Return why a reply cannot be used at all; empty if it can."""
-    if reply.has_error():
-        return f"it failed with {_last_line(reply.error.reason)}"
-    record = reply.content.get(METRICS)
-    if not isinstance(record, MetricRecord):
-        return "its reply has no metrics"
-    odd = [name for name, value in record.items() if isinstance(value, list) or not math.isfinite(value)]
-    if odd:
-        return f"its metric {odd[0]!r} is no finite number"
-    wanted = "accuracy" if reply.metadata.message_type == MessageType.EVALUATE else "num-examples"
-    return "" if wanted in record else f"its metrics lack {wanted!r}"

@@ -1,0 +1,165 @@
+"""Where every reply of a node is checked by type, range and size, before anything else looks at it.
+
+What comes through is safe to count, to average and to write. Arrays have the layout that they claim; what they hold is
+checked where they are decoded, by those who know what was wanted (`wire.decode`, `wire.decode_weights`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Annotated, Any, NotRequired, TypeVar
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from flower_kd.errors import InputError
+from flower_kd.protocol import ARRAYS, CONFIG, HELLO, JOIN, LOGITS, METRICS, Hello, Text
+from flower_kd.wire import check_layout, shown
+
+T = TypeVar("T")
+
+MOST_METRICS = 64
+MOST_ARRAYS = 100_000
+LONGEST_REASON = 400
+
+
+def _of_64_bits(value: object) -> object:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("should fit into 64 bits")
+    return value
+
+
+# What a node may report. The largest float32 leaves room in float64 for squares, and for sums over all nodes.
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-3.5e38, le=3.5e38), BeforeValidator(_of_64_bits)]
+Loss = Annotated[float, Field(allow_inf_nan=False, ge=0, le=3.5e38)]
+Share = Annotated[float, Field(allow_inf_nan=False, ge=0, le=1)]
+Samples = Annotated[int, Field(ge=1, le=10**12)]
+Seconds = Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e9)]
+# Columns of history.csv that are not a node's to fill are refused by name.
+MetricName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
+RESERVED = re.compile(r"round|vertex|vertices|bytes-shared|test-.*")
+
+_strict = ConfigDict(strict=True)
+_Trained = TypedDict(
+    "_Trained",
+    {
+        "num-examples": Samples,
+        "train-loss": NotRequired[Loss],
+        "accuracy": NotRequired[Share],
+        "loss": NotRequired[Loss],
+        "seconds": NotRequired[Seconds],
+    },
+)
+_Tested = TypedDict(
+    "_Tested",
+    {
+        "accuracy": Share,
+        "num-examples": NotRequired[Samples],
+        "loss": NotRequired[Loss],
+        "seconds": NotRequired[Seconds],
+    },
+)
+_NUMBERS = TypeAdapter(Annotated[dict[MetricName, Number], Field(max_length=MOST_METRICS)], config=_strict)
+_NAMES = TypeAdapter(Annotated[list[Text], Field(max_length=MOST_ARRAYS)], config=_strict)
+_KNOWN: dict[str, TypeAdapter[Any]] = {
+    MessageType.TRAIN: TypeAdapter(with_config(_strict)(_Trained)),
+    MessageType.EVALUATE: TypeAdapter(with_config(_strict)(_Tested)),
+}
+_HELLO = TypeAdapter(with_config(ConfigDict(strict=True, revalidate_instances="always"))(Hello))
+
+
+def hello(message: Message, reply: Message) -> Hello:
+    """Return what a node says of itself in the handshake; raises InputError if it makes no sense."""
+    content = _records(message, reply)
+    found = _checked(_HELLO, Hello.from_record(content[HELLO]), "handshake")
+    return replace(found, error=one_line(found.error)) if found.error else found
+
+
+def metrics(message: Message, reply: Message) -> dict[str, float]:
+    """Return the metrics of a reply to a train or evaluate message.
+
+    Raises
+    ------
+    InputError
+        If the node failed; if records are missing, or are there that nobody asked for; or if a metric is of another
+        type than wanted, out of range, or has a name that is not a node's to use.
+    """
+    record = dict(_records(message, reply)[METRICS])
+    numbers = _checked(_NUMBERS, record, "report")
+    reserved = next((name for name in numbers if RESERVED.fullmatch(name)), None)
+    if reserved:
+        raise InputError(f"{reserved!r} in its report is not a name that a node may use")
+    _checked(_KNOWN[message.metadata.message_type], record, "report")
+    return numbers
+
+
+def one_line(text: str | None) -> str:
+    """Return a node's words as they can stand in a warning: printable, on one line, cut where they are long."""
+    words = " ".join("".join(c if c.isprintable() else " " for c in (text or "")[: 4 * LONGEST_REASON]).split())
+    return words if len(words) <= LONGEST_REASON else f"{words[: LONGEST_REASON - 3]}..."
+
+
+def _records(message: Message, reply: Message) -> Any:
+    """Return a reply's content: the records that the message asked for, and no other."""
+    if reply.has_error():
+        lines = (reply.error.reason or "").strip().splitlines()
+        raise InputError(f"it failed with {one_line(lines[-1]) if lines else 'no reason given'}")
+    sent, come = message.metadata, reply.metadata
+    if come.message_type != sent.message_type:
+        raise InputError(
+            f"its reply is one to a {shown(come.message_type)} message, not to a {sent.message_type!r} one"
+        )
+    if come.src_node_id != sent.dst_node_id:
+        raise InputError(f"its reply says it comes from node {shown(come.src_node_id)}")
+    wanted = _wanted(message)
+    for name, kind in wanted.items():
+        if name not in reply.content:
+            raise InputError(f"its reply has no {name if name != ARRAYS else 'weights'}")
+        if not isinstance(reply.content[name], kind):
+            raise InputError(
+                f"its reply has a {type(reply.content[name]).__name__} for {name!r}, not a {kind.__name__}"
+            )
+    unknown = next((name for name in reply.content if name not in wanted), None)
+    if unknown is not None:
+        raise InputError(f"its reply has a record {shown(unknown)} that nobody asked for")
+    for name, record in reply.content.items():
+        if isinstance(record, ArrayRecord):
+            _checked(_NAMES, list(record), name)
+            check_layout(record)
+    return reply.content
+
+
+def _wanted(message: Message) -> dict[str, type]:
+    """Return the records that the reply to a message must hold."""
+    kind = message.metadata.message_type
+    if kind == JOIN:
+        return {HELLO: ConfigRecord}
+    if kind == MessageType.EVALUATE:
+        return {METRICS: MetricRecord}
+    wanted: dict[str, type] = {METRICS: MetricRecord}
+    record = message.content.get(CONFIG)
+    asked = record.get("reply", "weights") if isinstance(record, ConfigRecord) else "weights"
+    if asked != "nothing":
+        wanted[LOGITS if asked == "logits" else ARRAYS] = ArrayRecord
+    return wanted
+
+
+def _checked(adapter: TypeAdapter[T], values: object, what: str) -> T:
+    """Return values as an adapter's type; raises InputError with the first thing that does not fit it."""
+    try:
+        return adapter.validate_python(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        name = " ".join(shown(part) for part in first["loc"] if part != "[key]")
+    match first["type"]:
+        case "missing":
+            raise InputError(f"its {what} lacks {name}")
+        case "too_long":
+            raise InputError(f"its {what} has too many entries")
+        case "predicate_failed":
+            problem = "should be printable text"
+        case _:
+            problem = first["msg"].removeprefix("Input ").removeprefix("String ").removeprefix("Value error, ")
+    raise InputError(f"{name} = {shown(first['input'])} in its {what} {problem}")

@@ -1,0 +1,165 @@
+"""One node that sends whatever it likes: the others' run goes on, and nothing but a clear sentence comes of it."""
+
+from __future__ import annotations
+
+import logging
+import random
+import warnings
+from collections import Counter
+from logging import WARNING
+
+import hostility
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from conftest import DelayedGrid, FaultyGrid, build_same_model_node
+from flwr.app import ArrayRecord, Message, RecordDict
+
+from flower_kd import wire
+from flower_kd.clients import make_client_app
+from flower_kd.errors import InputError
+from flower_kd.protocol import HELLO, JOIN, Hello
+from flower_kd.strategies import DSGD, DDist, FedAvg, NeighborKD, Silo, inbox
+
+SCHEDULE = {"local_steps": 2, "exchange_every": 1}
+STRATEGIES = [
+    lambda graph: NeighborKD(graph, temperature=0.5, **SCHEDULE),
+    lambda graph: NeighborKD(graph, pooling="mean-logits", wire="float16", exchange_rows=8, **SCHEDULE),
+    lambda graph: NeighborKD(graph, pooling="pairwise", dissimilarity="msed", wire="uint8", **SCHEDULE),
+    lambda graph: DDist(graph, temperature=0.5, **SCHEDULE),
+    lambda graph: DDist(graph, consensus="tracking", wire="uint8", local_steps=2),
+    lambda graph: DSGD(graph, **SCHEDULE),
+    lambda graph: FedAvg(graph, local_steps=2),
+    lambda graph: Silo(graph, local_steps=2),
+]
+RECORDS = [
+    (wire.encode(torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), name), "rows") for name in wire.names()
+] + [(wire.encode_weights({"a": torch.ones(3, 2), "b": torch.ones(4), "n": torch.tensor(3)}), "weights")]
+
+
+def a_sentence(error: Exception) -> str:
+    """Return an error's text if it is one line that a terminal can show."""
+    text = str(error)
+    assert text.isprintable(), text
+    assert 10 < len(text) < 1000, text
+    return text
+
+
+def decode_mutated(count: int) -> Counter[str]:
+    """Decode mutated records, and count what came of it."""
+    found: Counter[str] = Counter()
+    for seed in range(count):
+        rng = random.Random(seed)
+        record, kind = rng.choice(RECORDS)
+        mutated = hostility.arrays(rng, record)
+        try:
+            if kind == "weights":
+                assert wire.decode_weights(mutated, wire.layout(record)).keys() == record.keys()
+            else:
+                decoded = wire.decode(mutated, (3, 4))
+                assert decoded.dtype == torch.float32
+                assert decoded.abs().max() <= 1.01 * wire.LARGEST
+            found["decoded"] += 1
+        except InputError as error:
+            found[a_sentence(error).split(" ")[0]] += 1
+    return found
+
+
+def read_mutated_hellos(count: int) -> Counter[str]:
+    """Read mutated answers to the handshake, and count what came of it."""
+    honest = Hello(2, "bob", 4, 10, "mlp", 5000, 20_000, 400, "ab" * 32)
+    FaultyGrid(make_client_app(build_same_model_node), 1, {})  # which tells Flower who sends
+    found: Counter[str] = Counter()
+    for seed in range(count):
+        rng = random.Random(seed)
+        asked = Message(RecordDict(), dst_node_id=7, message_type=JOIN)
+        answer = Message(RecordDict({HELLO: hostility.config(rng, honest.to_record())}), reply_to=asked)
+        try:
+            hello = inbox.hello(asked, answer)
+            assert all(type(getattr(hello, name)) is type(getattr(honest, name)) for name in vars(honest))
+            assert hello.name.isprintable()
+            assert hello.error.isprintable()
+            found["read"] += 1
+        except InputError as error:
+            a_sentence(error)
+            found["refused"] += 1
+    return found
+
+
+class Hostile:
+    """Changes most of what one node says once the handshake is over, twice of it under another id."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.vertex = self.rng.randrange(4)
+
+    def __call__(self, vertex: int, reply: Message) -> Message | None:
+        if vertex != self.vertex or reply.metadata.message_type == JOIN or self.rng.random() < 0.2:
+            return reply
+        return hostility.reply(self.rng, reply)
+
+
+def hostile_run(seed: int) -> tuple[str, int]:
+    """Run a strategy with one hostile node, check the others' figures, and say what ran and what was refused."""
+    make = STRATEGIES[seed % len(STRATEGIES)]
+    strategy, hostile = make(nx.cycle_graph(4)), Hostile(seed)
+    faulty = FaultyGrid(make_client_app(build_same_model_node), 4, {})
+    faulty.interfere = hostile
+    polled = seed // len(STRATEGIES) % 2
+    grid = DelayedGrid(faulty, lambda vertex, message: 2.0) if polled else faulty
+    network = strategy.network(grid)
+    if isinstance(grid, DelayedGrid):
+        grid.watched(network)
+    weights = {"weight": torch.zeros(3, 6), "bias": torch.zeros(3)} if strategy.same_model else {}
+    strategy.start(network, ArrayRecord(weights), num_rounds=4, timeout=100.0)
+    for vertex in set(range(4)) - {hostile.vertex}:
+        part = network.participation[vertex]
+        assert part.taken == part.due, (seed, vertex, part.reasons)
+        assert 0 <= network.metrics[4, vertex].values["test-accuracy"] <= 1
+    assert all(np.isfinite(list(kept.values.values())).all() for kept in network.metrics.values())
+    refused = network.participation[hostile.vertex].reasons
+    assert all(why.isprintable() and len(why) < 1000 for why in refused)
+    return type(strategy).__name__, sum(refused.values())
+
+
+@pytest.fixture
+def no_warning():
+    """Fail on what numpy or torch would print."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def test_mutated_records_are_refused_in_a_sentence(no_warning) -> None:
+    found = decode_mutated(600)
+    assert found["decoded"] > 10
+    assert sum(found.values()) - found["decoded"] > 300
+
+
+def test_mutated_hellos_are_refused_in_a_sentence(no_warning) -> None:
+    found = read_mutated_hellos(400)
+    assert found["read"] > 10
+    assert found["refused"] > 200
+
+
+@pytest.mark.parametrize("seed", range(2 * len(STRATEGIES)))
+def test_the_run_of_the_others_goes_on(seed: int, no_warning, caplog) -> None:
+    logging.getLogger("flwr").propagate = True
+    with caplog.at_level(WARNING):
+        hostile_run(seed)
+    assert all(record.getMessage().isprintable() for record in caplog.records if "goes on" in record.getMessage())
+
+
+@pytest.mark.slow
+def test_the_whole_count(no_warning) -> None:
+    """10,000 records, 3,000 handshakes, 240 runs: see what came of them with `pytest -m slow -s`."""
+    print(decode_mutated(10_000))
+    print(read_mutated_hellos(3_000))
+    runs: Counter[str] = Counter()
+    for seed in range(240):
+        name, refused = hostile_run(seed)
+        runs[name] += 1
+        runs[f"{name}: replies refused"] += refused
+    print(runs)
+    assert runs["FedAvg: replies refused"] > 30
