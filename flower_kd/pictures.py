@@ -89,12 +89,12 @@ def accuracy_by_round(histories: Histories, title: str = "") -> Figure:
 
 
 def accuracy_by_bytes(histories: Histories, title: str = "") -> Figure:
-    """Return test accuracy by the bytes that a node has sent for its neighbors, on a logarithmic axis.
+    """Return test accuracy by the bytes that a node has sent over all its edges, on a logarithmic axis.
 
     Parameters
     ----------
     histories : mapping
-        As in `accuracy_by_round`, with the column `bytes-shared`: cumulative, of which the mean over nodes is taken.
+        As in `accuracy_by_round`, with the column `bytes-all-edges`: cumulative, of which the mean over nodes is taken.
         Runs that send nothing are a dashed line at their final accuracy.
     title : str
         Above the axes.
@@ -156,7 +156,7 @@ def _draw_by_bytes(axes: Axes, histories: Histories) -> None:
             reach += [sent[travels].min(), sent.max()]
         elif len(accuracy):
             axes.axhline(accuracy.iloc[-1], color=color, linestyle="--", linewidth=1.6, label=_named(label))
-    axes.set(xlabel="sent by a node for its neighbors", ylabel="test accuracy")
+    axes.set(xlabel="sent by a node over all its edges, if neighbors are linked directly", ylabel="test accuracy")
     axes.grid(alpha=0.3)
     if not reach:
         axes.set_xticks([])  # nobody sends anything
@@ -176,7 +176,7 @@ def _accuracy(history: pd.DataFrame) -> pd.DataFrame:
 
 def _sent(history: pd.DataFrame) -> pd.Series:
     """Return the cumulative bytes that a node sent, [rounds]; who is absent in a round sent what it had before."""
-    table = history.pivot(index="round", columns="vertex", values="bytes-shared")
+    table = history.pivot(index="round", columns="vertex", values="bytes-all-edges")
     return table.astype(float).ffill().fillna(0.0).mean(axis=1)
 
 

@@ -7,6 +7,7 @@ import json
 import tomllib
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from flower_kd import folders, topology
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.protocol import Hello
-from flower_kd.strategies.network import NodeMetrics, Traffic
+from flower_kd.strategies import STRATEGIES, links
+from flower_kd.strategies.network import NodeMetrics, Participation, Traffic
 
 CONFIG_FILE = "config.toml"
 SUMMARY_FILE = "summary.json"
@@ -26,6 +28,9 @@ GRAPH_FILE = "graph.graphml"
 
 
 Metrics = dict[tuple[int, int], NodeMetrics]
+
+# In nats: a mean test loss above it gives the right labels a probability that no float64 can hold.
+MEANINGLESS_LOSS = 745.0
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,18 @@ class RunRecord:
     metrics: Metrics
     traffic: Traffic
     seconds: float
+    participation: dict[int, Participation] = field(default_factory=dict)
 
     @property
     def num_nodes(self) -> int:
         """Number of nodes."""
         return len(self.hellos)
+
+    @property
+    def diverged(self) -> list[int]:
+        """Vertices whose last mean test loss is above `MEANINGLESS_LOSS`; a node that has none is not among them."""
+        losses = self.series("test-loss")
+        return [v for v, values in losses.items() if values and values[max(values)] > MEANINGLESS_LOSS]
 
     def series(self, name: str) -> dict[int, dict[int, float]]:
         """Return a metric by vertex and round, for the rounds in which the node reported it."""
@@ -101,12 +113,20 @@ class Summary:
     accuracy, baseline : dict
         Mean and spread (standard deviation) over nodes, and the list by vertex; `baseline` is of the nodes alone.
     bytes : dict
-        Of serialized Flower messages: `total` in both directions with handshake, metrics and evaluation; `per_edge`
-        what one node sends over one edge in one direction over the whole run (mean over nodes); `uplink_per_node`
-        all that a node sent (mean over nodes); `d_sgd_per_edge` the weights that D-SGD would have sent instead, an
-        exchange a step.
+        Of serialized Flower messages, means over nodes but for `total`. `total`: in both directions with handshake,
+        metrics and evaluation. `uplink_per_node`: all that a node sent, once for all its neighbors.
+        `messages_per_edge` and `per_message`: how often a node sends over one edge in one direction in the whole run,
+        and how much each time; `per_edge`: both together. `per_node`: what a node would send over all its edges if
+        neighbors were linked directly, its out-degree times its bytes per edge; under a server, over that one link.
+        `d_sgd_per_message`: the weights that D-SGD would send; `d_sgd_same_frequency_per_edge`: as often as this run
+        did; `d_sgd_per_edge`: in every step.
     seconds : dict
         Wall time, `total` with the handshake.
+    participation : list of dict
+        Of each vertex: `due`, in how many train exchanges it should have taken part; `taken`, in how many it did;
+        `reasons`, how often each of them left it out.
+    diverged : list of int
+        Vertices whose test loss came to mean nothing (`MEANINGLESS_LOSS`).
     identity : str
         Of the run (`flower_kd.identity`).
     initial_weights : str
@@ -125,7 +145,13 @@ class Summary:
     dataset: str = ""
     initial_weights: str = ""
     baseline: dict[str, Any] | None = None
+    participation: list[dict[str, Any]] = field(default_factory=list)
+    diverged: list[int] = field(default_factory=list)
     identity: str = ""
+
+    def times_less(self, d_sgd: str) -> float:
+        """Return how many times as much D-SGD sends over an edge, by the name of its figure; NaN where nothing goes."""
+        return self.bytes[d_sgd] / self.bytes["per_edge"] if self.bytes["per_edge"] else nan
 
 
 def has_baseline(config: RunConfig) -> bool:
@@ -138,6 +164,8 @@ def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
     config = record.config
     steps = config.num_server_rounds * config.local_steps
     hellos = [record.hellos[vertex] for vertex in sorted(record.hellos)]
+    traffic, weights = record.traffic, float(np.mean([hello.weights_bytes for hello in hellos]))
+    messages = float(traffic.messages.mean())
     return Summary(
         strategy=config.strategy,
         num_nodes=record.num_nodes,
@@ -145,10 +173,15 @@ def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
         seed=config.seed,
         accuracy=_over_nodes(record.final("test-accuracy")),
         bytes={
-            "total": int(record.traffic.up.sum() + record.traffic.down.sum()),
-            "per_edge": float(record.traffic.shared.mean()),
-            "uplink_per_node": float(record.traffic.up.mean()),
-            "d_sgd_per_edge": float(np.mean([hello.weights_bytes for hello in hellos])) * steps,
+            "total": int(traffic.up.sum() + traffic.down.sum()),
+            "uplink_per_node": float(traffic.up.mean()),
+            "messages_per_edge": messages,
+            "per_message": float(traffic.shared.mean()) / messages if messages else 0.0,
+            "per_edge": float(traffic.shared.mean()),
+            "per_node": float((traffic.shared * links(STRATEGIES.get(config.strategy), record.graph)).mean()),
+            "d_sgd_per_message": weights,
+            "d_sgd_same_frequency_per_edge": weights * messages,
+            "d_sgd_per_edge": weights * steps,
         },
         seconds={"total": record.seconds, "per_round": record.seconds / config.num_server_rounds},
         models=[hello.model for hello in hellos],
@@ -156,6 +189,8 @@ def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
         dataset=config.dataset,
         initial_weights="common" if config.common_weights else "separate",
         baseline=_over_nodes(baseline.final("test-accuracy")) if baseline else None,
+        participation=[asdict(part) for _, part in sorted(record.participation.items())],
+        diverged=record.diverged,
     )
 
 

@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
-from flower_kd import log_colors, models, results, run_folder, run_table
+from flower_kd import log_colors, models, results, run_folder, run_table, shortfalls, unused
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError, RunRefusedError
 from flower_kd.identity import identity
@@ -35,6 +35,8 @@ def main(grid: Grid, context: Context) -> None:
         config = RunConfig.parse(context.run_config)
         path = run_folder.path_of(config)
         num_nodes = config.num_nodes or len(list(grid.get_node_ids()))
+        if line := unused.warning([config]):
+            log(WARNING, "%s", line)
         with RunFolder(path, config, identity(config, num_nodes)) as folder:
             summary = folder.finished
             if summary is None:
@@ -93,7 +95,10 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
                 each.start(network, ArrayRecord(), num_rounds=config.num_server_rounds, timeout=config.timeout)
             finally:
                 seconds = time.perf_counter() - started
-                records[stage] = RunRecord(config, graph, network.hellos, network.metrics, network.traffic, seconds)
+                records[stage] = RunRecord(
+                    config, graph, network.hellos, network.metrics, network.traffic, seconds, network.participation
+                )
+        shortfalls.check(records[config.strategy])
     except BaseException:
         _keep_unfinished(folder, records.get(config.strategy), records.get(ALONE))
         raise

@@ -17,7 +17,7 @@ def history(nodes: int = 4, shift: float = 0.0, sends: bool = True, rounds: int 
         {
             "round": r,
             "vertex": v,
-            "bytes-shared": 1000.0 * r * sends,
+            "bytes-all-edges": 1000.0 * r * sends,
             "test-accuracy": min(0.1 * r + 0.01 * v + shift, 1.0) if r % 2 == 0 else np.nan,
         }
         for r in range(1, rounds + 1)

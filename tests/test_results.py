@@ -6,6 +6,8 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import networkx as nx
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -33,11 +35,53 @@ def test_the_summary_is_that_of_the_contract(finished: tuple[sim.Summary, Path])
     assert set(written["accuracy"]) == {"mean", "std", "per_node"}
     assert len(written["accuracy"]["per_node"]) == 4
     assert written["accuracy"]["mean"] == pytest.approx(sum(written["accuracy"]["per_node"]) / 4)
-    assert {"total", "per_edge", "uplink_per_node"} <= set(written["bytes"])
+    sent = written["bytes"]
+    assert {"total", "per_edge", "uplink_per_node"} <= set(sent)
+    assert sent["messages_per_edge"] == 3
+    assert sent["per_message"] * 3 == pytest.approx(sent["per_edge"])
+    assert sent["per_node"] == 2 * sent["per_edge"]  # a ring
+    assert sent["d_sgd_same_frequency_per_edge"] == 3 * sent["d_sgd_per_message"]
+    assert sent["d_sgd_per_edge"] == 6 * sent["d_sgd_per_message"]
+    assert written["participation"] == [{"due": 3, "taken": 3, "reasons": {}}] * 4
+    assert written["diverged"] == []
     assert 3 * 40 * 10 * 4 < written["bytes"]["per_edge"] < written["bytes"]["uplink_per_node"]
     assert 8 * written["bytes"]["uplink_per_node"] > written["bytes"]["total"]
     assert written["seconds"]["per_round"] == pytest.approx(written["seconds"]["total"] / 3)
     assert len(written["baseline"]["per_node"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("strategy", "graph", "links"),
+    [
+        ("d-sgd", nx.star_graph(3), [3, 1, 1, 1]),
+        ("neighbor-kd", nx.DiGraph([(0, 1), (1, 2), (2, 3), (3, 0), (0, 2)]), [2, 1, 1, 1]),
+        ("fedavg", nx.star_graph(3), [1, 1, 1, 1]),
+        ("silo", nx.star_graph(3), [0, 0, 0, 0]),
+    ],
+)
+def test_what_a_node_sends_in_all_grows_with_its_degree(strategy: str, graph: nx.Graph, links: list[int]) -> None:
+    traffic = Traffic(*(np.array([100, 100, 100, 200]) for _ in range(3)), messages=np.array([1, 1, 1, 2]))
+    hellos = {vertex: Hello(vertex, weights_bytes=400) for vertex in range(4)}
+    record = results.RunRecord(RunConfig(strategy=strategy), graph, hellos, {}, traffic, 1.0)
+    sent = results.summarize(record, None).bytes
+    assert (sent["per_edge"], sent["per_node"]) == (125.0, (traffic.shared * links).mean())
+    assert (sent["messages_per_edge"], sent["per_message"]) == (1.25, 100.0)
+    assert sent["d_sgd_same_frequency_per_edge"] == 500.0
+
+
+def test_the_table_says_payload_and_frequency_apart(finished: tuple[sim.Summary, Path]) -> None:
+    sent = finished[0].bytes | {
+        "messages_per_edge": 20.0, "per_message": 1000.0, "per_edge": 20_000.0, "per_node": 40_000.0,
+        "d_sgd_per_message": 3000.0, "d_sgd_same_frequency_per_edge": 60_000.0, "d_sgd_per_edge": 1_500_000.0,
+    }  # fmt: skip
+    text = " ".join(run_table.text(replace(finished[0], bytes=sent)).split())
+    assert "20 messages of 1.0 kB, 20.0 kB in all" in text
+    assert "3.0 kB a message: 3.0 times as much at the same frequency, 75.0 times with an exchange every step" in text
+    assert "over all its edges, if neighbors are linked directly: 40.0 kB" in text
+    assert "note:" not in text
+    to_server = " ".join(run_table.text(replace(finished[0], strategy="fedavg", bytes=sent)).split())
+    assert "sent to the server: 20 messages" in to_server
+    assert "linked directly" not in to_server
 
 
 def test_the_history_has_a_row_a_node_a_round(finished: tuple[sim.Summary, Path]) -> None:
@@ -69,7 +113,7 @@ def test_the_table_of_a_large_network_is_cut(finished: tuple[sim.Summary, Path])
     many = {"mean": 0.5, "std": 0.0, "per_node": [0.5] * 1000}
     summary = replace(finished[0], num_nodes=1000, accuracy=many, baseline=None, models=["mlp"] * 1000)
     text = run_table.text(summary)
-    assert len(text.splitlines()) < 80
+    assert len(text.splitlines()) < 85
     assert "936 more" in text
     assert "more" not in run_table.text(finished[0])
 
@@ -240,7 +284,7 @@ def test_the_final_value_is_that_of_the_last_round_that_has_one() -> None:
         ]
     }
     hellos = {vertex: Hello(vertex, model="mlp") for vertex in range(2)}
-    record = results.RunRecord(RunConfig(), None, hellos, metrics, Traffic.none(2), 1.0)
+    record = results.RunRecord(RunConfig(), nx.path_graph(2), hellos, metrics, Traffic.none(2), 1.0)
     assert record.final("test-accuracy") == pytest.approx([0.7, float("nan")], nan_ok=True)
     assert record.history().columns.tolist() == ["round", "vertex", "test-accuracy", "train-loss"]
     summary = results.summarize(record, None)

@@ -74,6 +74,7 @@ def test_a_run_goes_on_with_the_figures_of_an_uninterrupted_one(
     found = sim.run(config | {"resume": True}, NODES, tmp_path / "run")
     assert found.accuracy == expected.accuracy
     assert found.bytes == expected.bytes
+    assert found.participation == expected.participation
     assert found.baseline == expected.baseline
     whole, resumed = (results.read(tmp_path / name).history.drop(columns="seconds") for name in ("whole", "run"))
     assert resumed.equals(whole)

@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from flower_kd.data.normalization import Normalization, known_normalization, normalization
-from flower_kd.data.partition import LABEL, PARTITIONS
+from flower_kd.data.partition import LABEL, partitioner_of
 from flower_kd.data.sources import Source, Split, load_source
 from flower_kd.data.spec import DataSpec
 from flower_kd.errors import InputError
@@ -104,7 +104,7 @@ class FederatedData:
                 f"partition {spec.partition!r} does not fit: labels-per-node = {spec.labels_per_node} is above the "
                 f"{self.num_classes} labels of dataset {spec.dataset!r}"
             )
-        partitioner = PARTITIONS.get(spec.partition)(spec, derive(spec.seed, "partition") % 2**32)
+        partitioner = partitioner_of(spec, derive(spec.seed, "partition") % 2**32)
         labels = self._source.train.labels[self._private_rows]
         partitioner.dataset = Dataset.from_dict({LABEL: labels, "row": self._private_rows})
         try:

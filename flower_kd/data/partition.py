@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 
@@ -19,8 +20,8 @@ from flower_kd.registry import Registry
 
 LABEL = "label"
 
-# (spec, seed) -> partitioner over a data set with the column `label`
-PARTITIONS: Registry[Callable[[DataSpec, int], Partitioner]] = Registry("partition")
+# (number of nodes, seed, *, the partition's own options) -> partitioner over a data set with the column `label`
+PARTITIONS: Registry[Callable[..., Partitioner]] = Registry("partition")
 
 
 def partition_names() -> list[str]:
@@ -28,27 +29,45 @@ def partition_names() -> list[str]:
     return PARTITIONS.names()
 
 
+def partition_options(name: str) -> tuple[str, ...]:
+    """Return the names of the options that a partition takes; raises InputError if there is no such partition."""
+    parameters = inspect.signature(PARTITIONS.get(name)).parameters.values()
+    return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+
+
+def partitioner_of(spec: DataSpec, seed: int) -> Partitioner:
+    """Return the partitioner of a spec, with those of its settings that the partition takes.
+
+    Raises
+    ------
+    InputError
+        If there is no such partition, or an option is out of range.
+    """
+    options = {name: getattr(spec, name) for name in partition_options(spec.partition)}
+    return PARTITIONS.get(spec.partition)(spec.num_partitions, seed, **options)
+
+
 @PARTITIONS.register("iid")
-def iid(spec: DataSpec, seed: int) -> Partitioner:
+def iid(num_partitions: int, seed: int) -> Partitioner:
     """Spread samples evenly, whatever their label."""
-    return IidPartitioner(spec.num_partitions)
+    return IidPartitioner(num_partitions)
 
 
 @PARTITIONS.register("skew")
-def skew(spec: DataSpec, seed: int) -> Partitioner:
+def skew(num_partitions: int, seed: int, *, gamma: float = 0.0, labels_per_node: int = 0) -> Partitioner:
     """Prefer each node's primary labels by `1 + gamma`."""
-    return SkewPartitioner(spec.num_partitions, LABEL, spec.gamma, spec.labels_per_node, seed)
+    return SkewPartitioner(num_partitions, LABEL, gamma, labels_per_node, seed)
 
 
 @PARTITIONS.register("dirichlet")
-def dirichlet(spec: DataSpec, seed: int) -> Partitioner:
+def dirichlet(num_partitions: int, seed: int, *, dirichlet_alpha: float = 0.5) -> Partitioner:
     """Draw each label's shares from a Dirichlet distribution."""
-    if not (math.isfinite(spec.dirichlet_alpha) and spec.dirichlet_alpha > 0):
-        raise InputError(f"dirichlet-alpha = {spec.dirichlet_alpha} must be above 0")
-    return DirichletPartitioner(spec.num_partitions, LABEL, spec.dirichlet_alpha, min_partition_size=1, seed=seed)
+    if not (math.isfinite(dirichlet_alpha) and dirichlet_alpha > 0):
+        raise InputError(f"dirichlet-alpha = {dirichlet_alpha} must be above 0")
+    return DirichletPartitioner(num_partitions, LABEL, dirichlet_alpha, min_partition_size=1, seed=seed)
 
 
 @PARTITIONS.register("pathological")
-def pathological(spec: DataSpec, seed: int) -> Partitioner:
+def pathological(num_partitions: int, seed: int, *, labels_per_node: int = 0) -> Partitioner:
     """Give each node samples of a few labels only (two unless `labels-per-node` says otherwise)."""
-    return PathologicalPartitioner(spec.num_partitions, LABEL, spec.labels_per_node or 2, seed=seed)
+    return PathologicalPartitioner(num_partitions, LABEL, labels_per_node or 2, seed=seed)

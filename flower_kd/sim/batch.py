@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flower_kd import folders, results
+from flower_kd import folders, results, unused
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.folders import Marker
@@ -185,7 +185,7 @@ def _one_by_one(
 ) -> None:
     for job in jobs:
         display.begin(job.name)
-        with warnings_to(partial(display.said, job.name)):
+        with warnings_to(partial(display.said, job.name), known=(unused.WARNING,)):
             outcome = attempt(job, partial(display.moved, job.name), workers=workers, tensorboard=tensorboard)
         display.end(job.name)
         ended(outcome)

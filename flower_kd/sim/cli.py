@@ -193,6 +193,7 @@ def compare(
         else experiments.read(experiment, settings, only)
     )
     comparison = Comparison(runs, seeds, _num_nodes(num_nodes, settings), output_dir.expanduser().absolute())
+    _warn(comparison.warning)
     console = _console()
     try:
         with _interruptible(lambda: _left_by_batch(comparison.folder, comparison.outcomes, len(comparison.jobs))):
@@ -225,6 +226,7 @@ def sweep(
     settings = run_config.parse(config)
     nodes = _num_nodes(num_nodes, settings)
     swept = Sweep(settings, grids.parse(grid or []), seeds, nodes, output_dir.expanduser().absolute())
+    _warn(swept.warning)
     console = _console()
     try:
         with _interruptible(lambda: _left_by_batch(swept.folder, swept.outcomes, len(swept.jobs))):
@@ -310,6 +312,12 @@ def _write_nowhere() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             os.dup2(nowhere, stream.fileno())
+
+
+def _warn(line: str) -> None:
+    """Say what is to be known before runs begin, if there is anything."""
+    if line:
+        _say(line)
 
 
 def _console() -> Console:

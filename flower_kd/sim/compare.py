@@ -11,17 +11,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from flower_kd import folders, pictures, results
+from flower_kd import folders, pictures, results, shortfalls
+from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.sim import batch
 from flower_kd.sim.job import Outcome
 from flower_kd.sim.seeds import interval
 from flower_kd.sim.signals import held
+from flower_kd.unused import warning
 
 PICTURE_SECONDS = 5.0
+SENT = ("per_message", "messages_per_edge", "per_edge", "per_node")
 
 
 class Comparison:
@@ -51,8 +55,10 @@ class Comparison:
         self._pictured = -PICTURE_SECONDS
         found = batch.problems(self.jobs)
         # A run that cannot be is a row that says so, as long as there is something to compare.
-        if {label for labels in found.values() for label in labels} == set(runs):
+        failing = {label for labels in found.values() for label in labels}
+        if failing == set(runs):
             raise InputError("; ".join(found))
+        self.warning = warning(RunConfig.parse(config) for label, config in runs.items() if label not in failing)
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -132,9 +138,12 @@ def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """Return what comparison.csv holds: a row a label, means over its seeds.
 
     Columns: `run`; `seeds`, how many finished; `accuracy`, mean over nodes and seeds, with `accuracy-low` and
-    `accuracy-high` and the `interval` that they are; `spread`, standard deviation over nodes; `mb-per-edge`, 10^6 bytes
-    that a node sends over one edge in one direction; `times-less-than-d-sgd`; `initial-weights`, common to all nodes of
-    a model or separate; `seconds`; `error`, empty if none failed.
+    `accuracy-high` and the `interval` that they are; `spread`, standard deviation over nodes; `kb-per-message` (10^3
+    bytes) and `messages-per-edge`, what a node sends over one edge in one direction; `mb-per-edge` (10^6 bytes), both
+    together; `mb-per-node`, over all edges of a node, if neighbors are linked directly; `d-sgd-times-same-frequency`
+    and `d-sgd-times-every-step`, how many times as much D-SGD sends over an edge; `initial-weights`, common to all
+    nodes of a model or separate; `seconds`; `exchanges-due`, `exchanges-missed` and `diverged` (nodes), summed over
+    nodes and seeds; `error`, empty if none failed.
     """
     by_label: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
@@ -145,8 +154,8 @@ def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
 def _row(label: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     summaries = [outcome.summary for outcome in outcomes if outcome.summary is not None]
     accuracy = interval([_number(summary.accuracy["mean"]) for summary in summaries])
-    per_edge = _mean([summary.bytes["per_edge"] for summary in summaries])
-    d_sgd = _mean([summary.bytes["d_sgd_per_edge"] for summary in summaries])
+    sent = {name: _mean([summary.bytes[name] for summary in summaries]) for name in SENT}
+    missed, due = (sum(counts) for counts in zip((0, 0), *map(shortfalls.missed, summaries), strict=True))
     return {
         "run": label,
         "seeds": len(summaries),
@@ -155,36 +164,48 @@ def _row(label: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "accuracy-high": accuracy.high,
         "interval": accuracy.kind,
         "spread": _mean([_number(summary.accuracy["std"]) for summary in summaries]),
-        "mb-per-edge": per_edge / 1e6,
-        "times-less-than-d-sgd": d_sgd / per_edge if per_edge else np.nan,
+        "kb-per-message": sent["per_message"] / 1e3,
+        "messages-per-edge": sent["messages_per_edge"],
+        "mb-per-edge": sent["per_edge"] / 1e6,
+        "mb-per-node": sent["per_node"] / 1e6,
+        "d-sgd-times-same-frequency": _mean([s.times_less("d_sgd_same_frequency_per_edge") for s in summaries]),
+        "d-sgd-times-every-step": _mean([s.times_less("d_sgd_per_edge") for s in summaries]),
         "initial-weights": summaries[0].initial_weights if summaries else "",
         "seconds": _mean([summary.seconds["total"] for summary in summaries]),
+        "exchanges-due": due,
+        "exchanges-missed": missed,
+        "diverged": sum(len(summary.diverged) for summary in summaries),
         "error": "; ".join(dict.fromkeys(outcome.error for outcome in outcomes if outcome.error)),
     }
 
 
-def screen(comparison: Comparison) -> Table:
-    """Return the table for the screen."""
+def screen(comparison: Comparison) -> Group:
+    """Return the tables for the screen: how accurate the runs are, and what their nodes send."""
     rows = table(comparison.outcomes)
+    sending = rows[rows["messages-per-edge"] > 0]
+    return Group(_accuracies(rows), *([] if sending.empty else [_sent(sending)]))
+
+
+def _accuracies(rows: pd.DataFrame) -> Table:
     kinds = ", ".join(dict.fromkeys(kind for kind in rows["interval"] if kind != "no value"))
     shown = Table(
         title=f"means over nodes and seeds; interval: {kinds}" if kinds else None, caption=_beginnings(rows) or None
     )
-    for column in ("run", "accuracy", "interval", "spread", "MB per edge", "D-SGD sends", "seconds"):
-        shown.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
+    incomplete = (rows["exchanges-missed"] > 0) | (rows["diverged"] > 0)
+    for column in ("run", "accuracy", "interval", "spread", "seconds", *(["not complete"] if incomplete.any() else [])):
+        left = column in ("run", "not complete")
+        shown.add_column(column, justify="left" if left else "right", overflow="fold")
     for _, row in rows.iterrows():
         if row["seeds"] == 0:
             shown.add_row(Text(row["run"]), "failed")
             continue
-        ratio = row["times-less-than-d-sgd"]
         shown.add_row(
             Text(row["run"]),
             f"{row['accuracy']:.3f}",
             f"{row['accuracy-low']:.3f} to {row['accuracy-high']:.3f}",
             f"{row['spread']:.3f}",
-            f"{row['mb-per-edge']:.3f}",
-            "" if np.isnan(ratio) else f"{ratio:,.1f} x",
             f"{row['seconds']:.1f}",
+            *([_shortfall(row)] if incomplete.any() else []),
         )
     return shown
 
@@ -195,6 +216,29 @@ def _beginnings(rows: pd.DataFrame) -> str:
     if any(len(labels) == 0 for labels in runs.values()):
         return ""
     return "; ".join(f"{how} initial weights: {', '.join(map(str, labels))}" for how, labels in runs.items())
+
+
+def _sent(rows: pd.DataFrame) -> Table:
+    shown = Table(title="sent by a node; D-SGD: how many times as much over an edge")
+    for column in ("run", "over an edge", "in all", "over all its edges", "D-SGD as often", "D-SGD every step"):
+        shown.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
+    for _, row in rows.iterrows():
+        shown.add_row(
+            row["run"],
+            f"{row['messages-per-edge']:,.4g} x {row['kb-per-message']:,.1f} kB",
+            f"{row['mb-per-edge']:,.2f} MB",
+            f"{row['mb-per-node']:,.2f} MB",
+            f"{row['d-sgd-times-same-frequency']:,.1f} x",
+            f"{row['d-sgd-times-every-step']:,.1f} x",
+        )
+    return shown
+
+
+def _shortfall(row: pd.Series) -> str:
+    missed, diverged = row["exchanges-missed"], row["diverged"]
+    parts = [f"{missed:,} of {row['exchanges-due']:,} exchanges missed"] if missed else []
+    parts += [f"{diverged:,} node{'s' if diverged > 1 else ''} diverged"] if diverged else []
+    return ", ".join(parts)
 
 
 def _mean(values: Sequence[float]) -> float:

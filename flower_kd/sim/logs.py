@@ -14,21 +14,23 @@ Sink = Callable[[str], None]
 class _ToSink(logging.Handler):
     """Hands warnings on, and drops what a progress bar says better."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, known: tuple[str, ...]) -> None:
         super().__init__(logging.WARNING)
         self._sink = sink
+        # A refused run: whoever started it shows the same sentence.
+        self._known = ("flower-kd: ", *known)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Hand a record's text to the sink."""
         text = record.getMessage().strip()
-        if not text.startswith("flower-kd: "):  # a refused run: whoever started it shows the same sentence
+        if not text.startswith(self._known):
             self._sink(text)
 
 
 @contextmanager
-def warnings_to(sink: Sink) -> Iterator[None]:
-    """Hand the text of each warning to a sink, and silence the rest of Flower's log."""
-    handler = _ToSink(sink)
+def warnings_to(sink: Sink, known: tuple[str, ...] = ()) -> Iterator[None]:
+    """Hand warnings to a sink, but for those that begin with what is `known`; silence the rest of Flower's log."""
+    handler = _ToSink(sink, known)
     loggers = [FLOWER_LOGGER, logging.getLogger("py.warnings")]
     before = [(logger.handlers, logger.propagate) for logger in loggers]
     for logger in loggers:

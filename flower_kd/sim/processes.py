@@ -14,6 +14,7 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 
+from flower_kd import unused
 from flower_kd.sim import orphans, preload
 from flower_kd.sim.job import Job, Outcome, attempt
 from flower_kd.sim.logs import warnings_to
@@ -151,7 +152,7 @@ def _work(job: Job, workers: int, tensorboard: bool) -> Outcome:
     try:
         _interruption.working = True
         if not _interruption.asked:
-            with warnings_to(lambda line: _messages.put((job.name, line))):
+            with warnings_to(lambda line: _messages.put((job.name, line)), known=(unused.WARNING,)):
                 return attempt(job, tell, workers=workers, tensorboard=tensorboard)
     except KeyboardInterrupt:
         pass  # the main process asks for no outcome then, and anybody else may kill a worker

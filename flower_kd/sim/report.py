@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flower_kd import folders, results
+from flower_kd import folders, results, shortfalls
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.results import CONFIG_FILE, Summary
@@ -24,8 +24,11 @@ REPORT_FILE = "report.html"
 # Where results went says nothing about them, and a page that is passed on needs no local paths.
 _NOT_OF_THE_RUN = ("output-dir", "overwrite")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_FIGURES = ("accuracy", "accuracy-std", "alone", "bytes-per-edge", "d-sgd", "seconds")
+_SENT = ("bytes-per-message", "messages-per-edge", "bytes-per-edge", "bytes-per-node")
+_D_SGD = ("same-frequency", "every-step")
+_FIGURES = ("accuracy", "accuracy-std", "alone", *_SENT, *_D_SGD, "seconds", "exchanges-missed", "diverged")
 _BARS = "Bars run from a column's lowest value to its highest."
+_LINKED = "over all edges of a node, if neighbors are linked directly (fedavg: over its link to the server)"
 _MEANS = "Means are over the seeds that finished; the spread is over nodes."
 
 
@@ -73,7 +76,8 @@ def _run(folder: Path) -> str:
         f"{summary.strategy} on {summary.dataset}, {summary.topology} of {summary.num_nodes} nodes",
         f"{summary.rounds} rounds, seed {summary.seed}",
         [
-            figures(_headline(row, summary.rounds)),
+            figures(_headline(row, summary)),
+            *(note(f"Note: {remark}") for remark in shortfalls.remarks(summary)),
             _picture(folder / "accuracy.png", "Line chart of test accuracy by round, as in the table of rounds"),
             section("Nodes", table("Nodes", list(_node_columns(nodes))), note(_BARS)),
             section("Rounds", table("Rounds", list(_round_columns(rounds))), note("Means and spread are over nodes.")),
@@ -82,16 +86,25 @@ def _run(folder: Path) -> str:
     )
 
 
-def _headline(row: Mapping[str, float], rounds: int) -> Iterator[tuple[str, str, str]]:
+def _headline(row: Mapping[str, float], summary: Summary) -> Iterator[tuple[str, str, str]]:
     yield "accuracy", _percent(row["accuracy"], " %"), f"mean over nodes; spread {_percent(row['accuracy-std'])} points"
     if not np.isnan(row["alone"]):
         gain = _points(row["accuracy"] - row["alone"])
         yield "the same nodes alone", _percent(row["alone"], " %"), f"{gain} points with their neighbors"
-    of_d_sgd = f"D-SGD, an exchange a step: {_megabytes(row['d-sgd'])} MB"
     if row["bytes-per-edge"]:
-        of_d_sgd += f", {_short(row['d-sgd'] / row['bytes-per-edge'])} times as much"
-    yield "bytes per edge", f"{_megabytes(row['bytes-per-edge'])} MB", of_d_sgd
-    yield "time a round", f"{_short(row['seconds'] / rounds)} s", f"{_short(row['seconds'])} s in all"
+        messages = f"{_short(row['messages-per-edge'])} messages of {_short(row['bytes-per-message'] / 1e3)} kB"
+        yield "bytes per edge", f"{_megabytes(row['bytes-per-edge'])} MB", f"{messages}, in one direction"
+        yield "bytes per node", f"{_megabytes(row['bytes-per-node'])} MB", _LINKED
+        as_often, every_step = (_times(row[name]) for name in _D_SGD)
+        message = f"{_short(summary.bytes['d_sgd_per_message'] / 1e3)} kB a message"
+        yield (
+            "D-SGD sends per edge",
+            f"{as_often} as much",
+            f"at the same frequency; {every_step} in every step; {message}",
+        )
+    else:
+        yield "bytes per edge", "0 MB", "nothing is sent to others"
+    yield "time a round", f"{_short(row['seconds'] / summary.rounds)} s", f"{_short(row['seconds'])} s in all"
 
 
 def _nodes(summary: Summary) -> pd.DataFrame:
@@ -100,6 +113,8 @@ def _nodes(summary: Summary) -> pd.DataFrame:
         nodes["model"] = summary.models
     if summary.baseline:
         nodes["alone"] = np.array(summary.baseline["per_node"], dtype=float)
+    if shortfalls.missed(summary)[0]:
+        nodes["exchanges"] = [f"{part['taken']} of {part['due']}" for part in summary.participation]
     return nodes
 
 
@@ -111,6 +126,8 @@ def _node_columns(nodes: pd.DataFrame) -> Iterator[Column]:
     if "alone" in nodes:
         yield _accuracy_column("alone, %", nodes["alone"])
         yield Column("difference, points", nodes["accuracy"] - nodes["alone"], _points, best="highest")
+    if "exchanges" in nodes:
+        yield Column("exchanges", nodes["exchanges"])
 
 
 def _rounds(history: pd.DataFrame) -> pd.DataFrame:
@@ -130,7 +147,9 @@ def _round_columns(rounds: pd.DataFrame) -> Iterator[Column]:
         if name in rounds:
             yield Column(name, rounds[name], "{:.3f}".format)
     if "bytes-shared" in rounds:
-        yield Column("shared so far, MB a node", rounds["bytes-shared"], _megabytes)
+        yield Column("sent so far, MB per edge", rounds["bytes-shared"], _megabytes)
+    if "bytes-all-edges" in rounds:
+        yield Column("sent so far, MB per node", rounds["bytes-all-edges"], _megabytes)
 
 
 # -- a comparison ------------------------------------------------------------------------------------------------------
@@ -182,8 +201,16 @@ def _run_columns(runs: pd.DataFrame) -> Iterator[Column]:
     if runs["alone"].notna().any():
         yield _accuracy_column("alone, %", runs["alone"])
     yield Column("MB per edge", runs["bytes-per-edge"], _megabytes)
+    yield from _shortfall_columns(runs)
     yield Column("seconds", runs["seconds"], _short)
     yield Column("folder", runs["folder"])
+
+
+def _shortfall_columns(rows: pd.DataFrame) -> Iterator[Column]:
+    """Yield in how many exchanges nodes took no part, and how many diverged, where there are any."""
+    for name, title in (("exchanges-missed", "exchanges missed"), ("diverged", "nodes diverged")):
+        if name in rows and rows[name].gt(0).any():
+            yield Column(title, rows[name], _short)
 
 
 def _configs(labels: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -233,7 +260,7 @@ def _swept(path: Path, keys: Sequence[str]) -> pd.DataFrame:
     """Return the runs of a sweep.csv; texts such as "none" or nothing at all are values like others."""
     if not keys:
         raise ValueError("the grid of sweep.json is empty")
-    figures_of = ["accuracy", "accuracy-std", "bytes-per-edge", "seconds"]
+    figures_of = ["accuracy", "accuracy-std", "bytes-per-edge", "bytes-per-node", "seconds", "exchanges-missed"]
     runs = pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in figures_of})
     return runs[[*keys, "seed", *figures_of, "error"]].astype(dict.fromkeys(figures_of, float))
 
@@ -271,12 +298,19 @@ def _results(rows: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:
         Column("over seeds, %", rows["interval"], lambda ends: f"{_percent(ends[0])} to {_percent(ends[1])}")
     )
     columns.append(Column("spread, points", rows["accuracy-std"], _percent, best="lowest"))
-    columns.append(Column("MB per edge", rows["bytes-per-edge"], _megabytes, best="lowest"))
     remarks = [f"Over seeds: {'; '.join(rows['kind'].unique())}.", _MEANS, _BARS]
-    if "d-sgd" in rows:
-        times_less = (rows["d-sgd"] / rows["bytes-per-edge"]).replace(np.inf, np.nan)
-        columns.append(Column("times less than D-SGD", times_less, _short))
-        remarks.append("D-SGD is counted with an exchange a step.")
+    if "bytes-per-message" in rows:
+        columns.append(Column("kB a message", rows["bytes-per-message"] / 1e3, _short))
+        columns.append(Column("messages an edge", rows["messages-per-edge"], _short))
+    columns.append(Column("MB per edge", rows["bytes-per-edge"], _megabytes, best="lowest"))
+    columns.append(Column("MB per node", rows["bytes-per-node"], _megabytes, best="lowest"))
+    remarks.append(f"Per node: {_LINKED}.")
+    if set(_D_SGD) <= set(rows):
+        columns += [Column(f"D-SGD {name.replace('-', ' ')}, times", rows[name], _short) for name in _D_SGD]
+        remarks.append(
+            "D-SGD: how many times as much its weights would be over an edge, sent as often as here and in every step."
+        )
+    columns += _shortfall_columns(rows)
     columns.append(Column("seconds", rows["seconds"], _short))
     columns.append(Column("seeds", rows["finished"]))
     if rows["failed"].any():
@@ -315,9 +349,15 @@ def _figures(summary: Summary) -> dict[str, float]:
         "accuracy": summary.accuracy["mean"],
         "accuracy-std": summary.accuracy["std"],
         "alone": alone["mean"],
+        "bytes-per-message": summary.bytes["per_message"],
+        "messages-per-edge": summary.bytes["messages_per_edge"],
         "bytes-per-edge": summary.bytes["per_edge"],
-        "d-sgd": summary.bytes["d_sgd_per_edge"],
+        "bytes-per-node": summary.bytes["per_node"],
+        "same-frequency": summary.times_less("d_sgd_same_frequency_per_edge"),
+        "every-step": summary.times_less("d_sgd_per_edge"),
         "seconds": summary.seconds["total"],
+        "exchanges-missed": shortfalls.missed(summary)[0],
+        "diverged": len(summary.diverged),
     }
     return {name: np.nan if value is None else float(value) for name, value in values.items()}
 
@@ -367,6 +407,10 @@ def _percent(value: float, unit: str = "") -> str:
 
 def _points(value: float) -> str:
     return f"{100 * value:+.1f}"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.1f} times"
 
 
 def _megabytes(count: float) -> str:

@@ -14,17 +14,19 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from flower_kd import folders, pictures
+from flower_kd import folders, pictures, shortfalls
+from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.sim import batch
 from flower_kd.sim.grid import as_text, combinations
 from flower_kd.sim.job import Outcome
 from flower_kd.sim.seeds import interval
 from flower_kd.sim.signals import held
+from flower_kd.unused import check_grid, warning
 
 WRITE_SECONDS = 5.0
 BEST = 5
-FIGURES = ("accuracy", "accuracy-std", "bytes-per-edge", "seconds")
+FIGURES = ("accuracy", "accuracy-std", "bytes-per-edge", "bytes-per-node", "seconds")
 
 
 class Sweep:
@@ -68,6 +70,9 @@ class Sweep:
             raise InputError(
                 f"{len(labels)} of {len(runs)} combinations cannot run, such as {labels[0]}: {'; '.join(found)}"
             )
+        configs = {label: RunConfig.parse(run) for label, run in runs.items()}
+        check_grid(grid, configs)
+        self.warning = warning(configs.values())
         self._about = {
             "config": dict(config),
             "num_nodes": num_nodes,
@@ -106,10 +111,11 @@ class Sweep:
     def table(self) -> pd.DataFrame:
         """Return what sweep.csv holds: a row a run that ended.
 
-        Columns: the grid's keys; `seed`; `accuracy` and `accuracy-std` over nodes, in [0, 1]; `bytes-per-edge`;
-        `seconds`; `error`, empty if the run finished; `folder`.
+        Columns: the grid's keys; `seed`; `accuracy` and `accuracy-std` over nodes, in [0, 1]; `bytes-per-edge`, what a
+        node sends over one edge; `bytes-per-node`, over all its edges; `seconds`; `exchanges-missed`, by all nodes
+        together; `error`, empty if the run finished; `folder`.
         """
-        columns = [*self.grid, "seed", *FIGURES, "error", "folder"]
+        columns = [*self.grid, "seed", *FIGURES, "exchanges-missed", "error", "folder"]
         return pd.DataFrame([self._row(outcome) for outcome in self.outcomes], columns=columns)
 
     def _row(self, outcome: Outcome) -> dict[str, Any]:
@@ -120,6 +126,7 @@ class Sweep:
                 "accuracy": summary.accuracy["mean"],
                 "accuracy-std": summary.accuracy["std"],
                 "bytes-per-edge": summary.bytes["per_edge"],
+                "bytes-per-node": summary.bytes["per_node"],
                 "seconds": summary.seconds["total"],
             }
         known = {name: np.nan if figures.get(name) is None else figures[name] for name in FIGURES}
@@ -127,6 +134,7 @@ class Sweep:
             **self._choices[job.label],
             "seed": job.seed,
             **known,
+            "exchanges-missed": shortfalls.missed(summary)[0] if summary is not None else 0,
             "error": outcome.error,
             "folder": job.folder.relative_to(self.folder).as_posix(),
         }

@@ -14,7 +14,7 @@ from flower_kd.strategies.distillation import DistillationStrategy
 from flower_kd.strategies.fedavg import FedAvg
 from flower_kd.strategies.neighbor_kd import NeighborKD
 from flower_kd.strategies.network import Network
-from flower_kd.strategies.registry import STRATEGIES, settings_of
+from flower_kd.strategies.registry import STRATEGIES, links, sends_to, settings_ignored, settings_of
 from flower_kd.strategies.silo import Silo
 
 __all__ = [
@@ -29,7 +29,11 @@ __all__ = [
     "Network",
     "Silo",
     "build",
+    "links",
     "names",
+    "sends_to",
+    "settings_ignored",
+    "settings_of",
 ]
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from logging import INFO
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -20,7 +21,7 @@ from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, CONFIG, Hello, Order
 from flower_kd.ranges import require_number, require_whole
 from flower_kd.strategies.network import Network
-from flower_kd.strategies.registry import NamedArguments
+from flower_kd.strategies.registry import NamedArguments, Recipient, links
 from flower_kd.strategies.resumable import Resumable
 
 
@@ -52,6 +53,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
 
     same_reference = False
     same_model = False
+    sends_to: Recipient = "neighbors"
 
     def __init__(
         self,
@@ -77,6 +79,11 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         self._network: Network | None = None
         self._weights_at_start = ArrayRecord()
         self._initial: dict[int, ArrayRecord] = {}  # of nodes that have not got them yet
+
+    @classmethod
+    def ignored(cls, settings: Mapping[str, Any]) -> dict[str, str]:
+        """Return which settings have no effect beside the others, each with the condition, such as "clamp = false"."""
+        return {}
 
     # -- what a strategy is -------------------------------------------------------------------------------------------
 
@@ -177,6 +184,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             vertex_names=[str(names[vertex]) for vertex in range(self.num_nodes)] if names else None,
             same_reference=self.same_reference,
             same_model=self.same_model,
+            links=links(type(self), self.graph),
         )
 
     def configure_train(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from logging import INFO
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -115,6 +116,12 @@ class DDist(DistillationStrategy):
         self.eta = eta
         self.clamp = clamp
         self.mixing = topology.Mixing(graph)
+
+    @classmethod
+    def ignored(cls, settings: Mapping[str, Any]) -> dict[str, str]:
+        """Say that tracking has neither a step nor limits."""
+        tracks = settings.get("consensus") == "tracking"
+        return dict.fromkeys(("eta", "clamp"), "consensus = 'tracking'") if tracks else {}
 
     def begin(self, hellos: dict[int, Hello]) -> None:
         """Make room for consensus and last predictions on every reference row, [nodes, rows, classes]."""

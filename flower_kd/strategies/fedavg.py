@@ -16,7 +16,7 @@ from flower_kd import wire
 from flower_kd.protocol import ARRAYS, METRICS, Order
 from flower_kd.strategies.base import check_run, check_schedule, due
 from flower_kd.strategies.network import Network
-from flower_kd.strategies.registry import STRATEGIES, NamedArguments
+from flower_kd.strategies.registry import STRATEGIES, NamedArguments, Recipient
 from flower_kd.strategies.resumable import Resumable, State
 from flower_kd.strategies.weights import usable_weights
 
@@ -40,6 +40,7 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
     """
 
     same_model = True
+    sends_to: Recipient = "server"
 
     def __init__(self, graph: nx.Graph, *, seed: int = 0, local_steps: int = 25, evaluate_every: int = 1) -> None:
         check_schedule(graph, seed, local_steps, evaluate_every)

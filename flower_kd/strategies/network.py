@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from logging import DEBUG, INFO, WARNING
 from typing import TypeVar
@@ -41,18 +42,19 @@ class Traffic:
     ----------
     up, down : ndarray
         All that a node sent and received, handshake, metrics and evaluation included, [nodes].
-    shared : ndarray
-        What a node sent that is meant for its neighbors (replies that carry arrays), [nodes].
+    shared, messages : ndarray
+        What a node sent that is meant for its neighbors (replies that carry arrays), and in how many messages, [nodes].
     """
 
     up: np.ndarray
     down: np.ndarray
     shared: np.ndarray
+    messages: np.ndarray
 
     @classmethod
     def none(cls, num_nodes: int) -> Traffic:
         """Return zero bytes for each vertex."""
-        return cls(*(np.zeros(num_nodes, dtype=np.int64) for _ in range(3)))
+        return cls(*(np.zeros(num_nodes, dtype=np.int64) for _ in range(4)))
 
 
 @dataclass
@@ -107,6 +109,8 @@ class Network(Grid):
         Whether all nodes must hold the same reference set.
     same_model : bool
         Whether all nodes must train the same model.
+    links : sequence of int, optional
+        Over how many links each vertex sends what it has for others; one without it.
     connect_seconds : float
         How long to wait for all nodes before the run is given up.
     """
@@ -119,6 +123,7 @@ class Network(Grid):
         vertex_names: list[str] | None = None,
         same_reference: bool = True,
         same_model: bool = False,
+        links: Sequence[int] | np.ndarray | None = None,
         connect_seconds: float = 300.0,
     ) -> None:
         self._grid = grid
@@ -127,6 +132,7 @@ class Network(Grid):
         self._vertex_of_name = {name: vertex for vertex, name in enumerate(vertex_names or [])}
         self.same_reference = same_reference
         self.same_model = same_model
+        self.links = np.ones(num_nodes, dtype=np.int64) if links is None else np.asarray(links)
         self.connect_seconds = connect_seconds
         self.on_join: Callable[[], None] = lambda: None  # called when all nodes fit, before anything is trained
         self.greeting = Greeting()  # of a run with a folder: what nodes need to keep their states there
@@ -357,13 +363,20 @@ class Network(Grid):
     # -- a run that goes on -------------------------------------------------------------------------------------------
 
     def state_dict(self) -> State:
-        """Return what has travelled so far, and which nodes are absent."""
+        """Return what has travelled so far, who took part, and which nodes are absent."""
         absent = np.array(sorted(self.absent), dtype=np.int64)
-        return {"up": self.traffic.up, "down": self.traffic.down, "shared": self.traffic.shared, "absent": absent}
+        parts = json.dumps({vertex: vars(part) for vertex, part in self.participation.items()})
+        return {
+            **vars(self.traffic),
+            "participation": np.frombuffer(parts.encode(), dtype=np.uint8),
+            "absent": absent,
+        }
 
     def load_state_dict(self, state: State) -> None:
         """Take what `state_dict` returned, in a network whose nodes have joined."""
-        self.traffic = Traffic(state["up"], state["down"], state["shared"])
+        self.traffic = Traffic(state["up"], state["down"], state["shared"], state["messages"])
+        parts = json.loads(state["participation"].tobytes())
+        self.participation = {int(vertex): Participation(**part) for vertex, part in parts.items()}
         self.absent = dict.fromkeys(state["absent"].tolist(), MessageType.TRAIN)
 
     # -- what a strategy uses -----------------------------------------------------------------------------------------
@@ -469,12 +482,14 @@ class Network(Grid):
         self.traffic.up[vertex] += size
         if any(isinstance(record, ArrayRecord) for record in reply.content.values()):
             self.traffic.shared[vertex] += size
+            self.traffic.messages[vertex] += 1
         if vertex in self._training:
             self.participation[vertex].taken += 1
         prefix = "test-" if reply.metadata.message_type == MessageType.EVALUATE else ""
         kept = self.metrics.setdefault((server_round, vertex), NodeMetrics(server_round, vertex))
         kept.values.update({f"{prefix}{name}": value for name, value in metrics.items()})
         kept.values["bytes-shared"] = float(self.traffic.shared[vertex])
+        kept.values["bytes-all-edges"] = float(self.traffic.shared[vertex] * self.links[vertex])
 
     def _weights(self, vertex: int, given: bool) -> str:
         """Return with which weights a node takes part again."""

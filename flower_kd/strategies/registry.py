@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self, cast
 
+import networkx as nx
+import numpy as np
 from flwr.serverapp.strategy import Strategy
 
 from flower_kd.errors import InputError
 from flower_kd.registry import Registry, unknown
+
+# For whom what a node sends is meant, whatever way it takes.
+Recipient = Literal["neighbors", "server", "nobody"]
 
 STRATEGIES: Registry[type[Strategy]] = Registry("strategy")
 
@@ -46,3 +52,26 @@ def _parameters(cls: type) -> list[inspect.Parameter]:
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
     return list(found.values())
+
+
+def sends_to(cls: type[Strategy]) -> Recipient:
+    """Return for whom is meant what a strategy's nodes send: the server, unless the strategy says otherwise."""
+    return cast(Recipient, getattr(cls, "sends_to", "server"))
+
+
+def links(cls: type[Strategy], graph: nx.Graph) -> np.ndarray:
+    """Return over how many links each vertex sends what it has for others, if neighbors are linked directly, [nodes].
+
+    In a directed graph these are its edges to those that hear it; with a server there is one link, alone none.
+    """
+    num_nodes, recipient = graph.number_of_nodes(), sends_to(cls)
+    if recipient != "neighbors":
+        return np.full(num_nodes, int(recipient == "server"))
+    degrees = graph.out_degree if graph.is_directed() else graph.degree
+    return np.array([degrees[vertex] for vertex in range(num_nodes)])
+
+
+def settings_ignored(cls: type[Strategy], settings: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return which of a strategy's settings have no effect beside the others, each with the condition."""
+    ignored = getattr(cls, "ignored", None)
+    return ignored(settings) if ignored is not None else {}

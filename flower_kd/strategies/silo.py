@@ -23,6 +23,8 @@ class Silo(GraphStrategy):
         As in GraphStrategy.
     """
 
+    sends_to = "nobody"
+
     def __init__(self, graph: nx.Graph, *, seed: int = 0, local_steps: int = 25, evaluate_every: int = 1) -> None:
         order = Order(server_round=0, num_steps=0, seed=seed, reply="nothing")
         super().__init__(graph, order, local_steps=local_steps, evaluate_every=evaluate_every)

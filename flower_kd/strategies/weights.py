@@ -56,4 +56,4 @@ def usable_weights(
 def _largest(weights: wire.Arrays) -> float:
     """Return the largest size of a weight that is not a counter."""
     floats = (array for array in weights.values() if np.issubdtype(array.dtype, np.floating))
-    return max((float(np.abs(array).max(initial=0.0)) for array in floats), default=0.0)
+    return max((float(max(array.max(initial=0.0), -array.min(initial=0.0))) for array in floats), default=0.0)

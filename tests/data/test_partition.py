@@ -2,7 +2,8 @@ import pytest
 from datasets import Dataset
 from flwr_datasets.partitioner import Partitioner
 
-from flower_kd.data import PARTITIONS, DataSpec, partition_names
+from flower_kd.data import DataSpec, partition_names, partition_options
+from flower_kd.data.partition import partitioner_of
 from flower_kd.errors import InputError
 
 
@@ -12,7 +13,7 @@ def test_the_names() -> None:
 
 @pytest.mark.parametrize("name", partition_names())
 def test_each_entry_makes_a_partitioner_that_keeps_samples_apart(name: str) -> None:
-    partitioner = PARTITIONS.get(name)(DataSpec(num_partitions=3, gamma=2.0), 0)
+    partitioner = partitioner_of(DataSpec(partition=name, num_partitions=3, gamma=2.0), 0)
     assert isinstance(partitioner, Partitioner)
     partitioner.dataset = Dataset.from_dict({"label": [0, 1, 2] * 40, "row": range(120)})
     rows = [row for vertex in range(3) for row in partitioner.load_partition(vertex)["row"]]
@@ -20,7 +21,19 @@ def test_each_entry_makes_a_partitioner_that_keeps_samples_apart(name: str) -> N
     assert len(rows) == len(set(rows)) > 0
 
 
+def test_the_options_of_each_partition() -> None:
+    options = {name: partition_options(name) for name in partition_names()}
+    assert options == {
+        "iid": (),
+        "skew": ("gamma", "labels_per_node"),
+        "dirichlet": ("dirichlet_alpha",),
+        "pathological": ("labels_per_node",),
+    }
+    with pytest.raises(InputError, match="unknown partition 'niid'"):
+        partition_options("niid")
+
+
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_concentration_out_of_range(alpha: float) -> None:
     with pytest.raises(InputError, match=f"dirichlet-alpha = {alpha} must be above 0"):
-        PARTITIONS.get("dirichlet")(DataSpec(dirichlet_alpha=alpha), 0)
+        partitioner_of(DataSpec(partition="dirichlet", dirichlet_alpha=alpha), 0)

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +65,42 @@ def test_the_table_says_mean_interval_bytes_and_ratio(compared: Path) -> None:
         assert float(row["spread"]) == pytest.approx(np.mean([entry["accuracy"]["std"] for entry in own]))
         assert float(row["mb-per-edge"]) == pytest.approx(own[0]["bytes"]["per_edge"] / 1e6, rel=0.01)
         assert row["initial-weights"] == own[0]["initial_weights"] == ("common" if label == "d-sgd" else "separate")
-    assert table(compared)["silo"]["times-less-than-d-sgd"] == ""
-    assert 1 < float(table(compared)["d-sgd"]["times-less-than-d-sgd"]) < 3  # an exchange a round of two steps
+        assert float(row["mb-per-node"]) == pytest.approx(float(row["mb-per-edge"]))  # two nodes have one edge
+        sent = float(row["kb-per-message"]) * float(row["messages-per-edge"]) / 1e3
+        assert float(row["mb-per-edge"]) == pytest.approx(sent)
+        assert (row["exchanges-due"], row["exchanges-missed"], row["diverged"]) == ("12", "0", "0")
+    rows = table(compared)
+    assert rows["silo"]["d-sgd-times-same-frequency"] == rows["silo"]["d-sgd-times-every-step"] == ""
+    assert rows["neighbor-kd"]["messages-per-edge"] == rows["d-sgd"]["messages-per-edge"] == "2.0"
+    assert float(rows["d-sgd"]["d-sgd-times-same-frequency"]) == pytest.approx(1, rel=0.02)
+    for label in ("neighbor-kd", "d-sgd"):  # an exchange a round of two steps
+        as_often, every_step = (float(rows[label][f"d-sgd-times-{n}"]) for n in ("same-frequency", "every-step"))
+        assert every_step == pytest.approx(2 * as_often)
+
+
+def test_exchanges_that_nodes_missed_are_in_the_table(
+    compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    shutil.copytree(compared, tmp_path / "compare")
+    path = tmp_path / "compare" / "runs" / "d-sgd-seed1" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["participation"][1] = {"due": 2, "taken": 1, "reasons": {"late": 1}}
+    summary["diverged"] = [0]
+    path.write_text(json.dumps(summary))
+    again = compare(tmp_path / "compare", "--strategies", "silo,d-sgd,neighbor-kd", "--seeds", 3)
+    assert again.exit_code == 0, again.output
+    row = table(tmp_path / "compare")["d-sgd"]
+    assert (row["exchanges-due"], row["exchanges-missed"], row["diverged"]) == ("12", "1", "1")
+    assert "1 of 12 exchanges missed" in again.output
+    assert "1 node diverged" in again.output
+
+
+def test_a_run_that_says_nothing_is_a_failed_row(tmp_path: Path) -> None:
+    result = compare(tmp_path, "--strategies", "silo,d-sgd", config=f"{SHORT} learning-rate=1000.0 topology='ring'")
+    assert result.exit_code == 1
+    assert "d-sgd-seed0 failed: every node diverged" in result.stderr.replace("silo-seed0, ", "")
+    assert "every node diverged" in table(tmp_path)["d-sgd"]["error"]
 
 
 def test_the_same_command_runs_nothing_again_and_another_is_refused(compared: Path) -> None:

@@ -102,6 +102,41 @@ def test_the_page_of_a_run_has_its_figures(folders: dict[str, Path]) -> None:
     assert 'topology = "ring"' in text
 
 
+def test_the_page_of_a_run_says_payload_and_frequency_apart_and_who_missed_exchanges(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    text = Page(folders["run"] / "report.html").text
+    assert re.search(r"bytes per edge [\d.]+ MB 2 messages of [\d.]+ kB", text)
+    assert re.search(
+        r"D-SGD sends per edge [\d.]+ times as much at the same frequency; [\d.]+ times in every step", text
+    )
+    assert "Note:" not in text
+    folder = shutil.copytree(folders["run"], tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["participation"][1] = {"due": 2, "taken": 1, "reasons": {NASTY: 1}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    text = Page(report.write(folder)).text
+    assert f"Note: node 1 missed 1 of 2 exchanges: {NASTY} (1 time)" in text
+    assert "1 of 2" in text
+
+
+def test_the_page_of_a_comparison_says_what_nodes_send_and_what_is_missing(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    text = Page(folders["compare"] / "report.html").text
+    for title in ("kB a message", "messages an edge", "MB per edge", "MB per node", "D-SGD same frequency, times"):
+        assert title in text
+    assert "exchanges missed" not in text
+    folder = shutil.copytree(folders["compare"], tmp_path / "compare")
+    runs = json.loads((folder / "comparison.json").read_text())
+    runs[-1]["participation"][0] = {"due": 2, "taken": 0, "reasons": {"late": 2}}
+    runs[-1]["diverged"] = [2]
+    (folder / "comparison.json").write_text(json.dumps(runs))
+    text = Page(report.write(folder)).text
+    assert "exchanges missed" in text
+    assert "nodes diverged" in text
+
+
 def test_the_page_of_a_comparison_says_what_failed(folders: dict[str, Path]) -> None:
     text = Page(folders["compare"] / "report.html").text
     assert "What failed" in text

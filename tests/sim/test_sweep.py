@@ -34,7 +34,7 @@ def test_a_sweep_is_every_combination_with_every_seed(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "sweep.csv", keep_default_na=False)
     assert table.columns.tolist() == [
         *("temperature", "dissimilarity", "seed", "accuracy", "accuracy-std"),
-        *("bytes-per-edge", "seconds", "error", "folder"),
+        *("bytes-per-edge", "bytes-per-node", "seconds", "exchanges-missed", "error", "folder"),
     ]
     assert [tuple(row) for row in table[["temperature", "dissimilarity", "seed"]].itertuples(index=False)] == [
         (temperature, name, seed) for temperature in (1.0, 2.5) for name in ("kl", "js") for seed in (0, 4)
