@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import FaultyGrid, build_same_model_node
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 
 from flower_kd.clients import Node, make_client_app
 from flower_kd.strategies import DSGD, FedAvg, Network
 from flower_kd.strategies.fedavg import LARGEST_SHARE
+from flower_kd.strategies.weights import usable_weights
 
 START = {"weight": torch.zeros(3, 6), "bias": torch.zeros(3)}
 
@@ -104,3 +105,11 @@ def test_initial_weights_may_be_in_fortran_order() -> None:
     for cls in (FedAvg, DSGD):
         network, _ = run(lambda content: None, cls, start=start)
         assert all(network.participation[vertex].taken == 2 for vertex in range(4))
+
+
+def test_of_two_nodes_the_one_with_the_models_layout_is_believed() -> None:
+    initial = ArrayRecord({"bias": Array(np.zeros(3, np.float32))})
+    odd = RecordDict({"arrays": ArrayRecord({"bias": Array(np.zeros(3, np.float64))})})
+    usable, refused = usable_weights({0: odd, 1: RecordDict({"arrays": initial})}, initial)
+    assert set(usable) == {1}
+    assert set(refused) == {0}
