@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import networkx as nx
 import numpy as np
@@ -16,6 +17,7 @@ from flower_kd.pooling import Teacher, mix
 from flower_kd.protocol import Hello, Order, exchanged_rows
 from flower_kd.registry import Registry
 from flower_kd.strategies.base import without_absent
+from flower_kd.strategies.clipping import check_radius, clipped_mix
 from flower_kd.strategies.distillation import DistillationStrategy
 from flower_kd.strategies.registry import STRATEGIES
 
@@ -58,6 +60,9 @@ class DDist(DistillationStrategy):
         Keep the z of the gradient consensus in [0, 1] (the report found that it can leave it). That of the tracking
         consensus is left alone, or its mean would no longer be that of the predictions. What a node distills from is
         clamped in any case.
+    clip : float
+        Radius of self-centered clipping, in Euclidean distance of two nodes' z on one row; 0 for none. It needs the
+        gradient consensus: tracking keeps the mean of all predictions, a liar's included, so clipping only delays it.
     dissimilarity : str
         "squared-error" as published, or any other; z is then normalized to probabilities first.
     temperature : float
@@ -74,6 +79,7 @@ class DDist(DistillationStrategy):
         consensus: str = "gradient",
         eta: float = 0.5,
         clamp: bool = True,
+        clip: float = 0.0,
         dissimilarity: str = "squared-error",
         temperature: float = 1.0,
         exchange_rows: int = 0,
@@ -87,6 +93,11 @@ class DDist(DistillationStrategy):
             raise InputError(f"rho = {rho} must not be negative")
         if not 0 < eta <= 1:
             raise InputError(f"eta = {eta} is outside (0, 1]")
+        check_radius(clip)
+        if clip and consensus == "tracking":
+            raise InputError(
+                f"clip = {clip} protects no node under consensus = 'tracking': use 'gradient', or clip = 0"
+            )
         order = Order(
             server_round=0,
             num_steps=0,
@@ -106,6 +117,7 @@ class DDist(DistillationStrategy):
         self.update = CONSENSUS.get(consensus)
         self.eta = eta
         self.clamp = clamp
+        self.mix = partial(clipped_mix, radius=clip) if clip else mix
         self.matrix = topology.mixing_matrix(graph)
 
     def begin(self, hellos: dict[int, Hello]) -> None:
@@ -125,7 +137,7 @@ class DDist(DistillationStrategy):
             # A node enters the consensus on a row with its own prediction, so that tracking keeps the mean of those in.
             enters = torch.from_numpy(first)[..., None]
             consensus, before = torch.where(enters, now, consensus), torch.where(enters, now, before)
-        mixed = mix(without_absent(self.matrix, present), consensus)
+        mixed = self.mix(without_absent(self.matrix, present), consensus)
         moved = self.update(mixed, consensus, now, before, self.eta)
         if self.clamp and self.update is not tracking:
             moved = moved.clamp_(0.0, 1.0)
