@@ -1,9 +1,9 @@
 """Self-centered clipping: a bound on what each neighbor can move a node by (He, Karimireddy and Jaggi 2022).
 
-ClippedGossip replaces `sum_m w_nm z_m` by `z_n + sum_m w_nm clip(z_m - z_n, radius)`: a difference longer than the radius
-is shortened to it. A neighbor that lies moves a node by `w_nm * radius` in an exchange at most, whatever it sends, and
-neighbors that agree are mixed as ever. One radius for all makes what an edge moves on its two ends equal and opposite, so
-that symmetric weights still keep the network's mean.
+ClippedGossip replaces `sum_m w_nm z_m` by `z_n + sum_m w_nm clip(z_m - z_n, radius)`: a difference longer than the
+radius is shortened to it. A neighbor that lies moves a node by `w_nm * radius` in an exchange at most, whatever it
+sends, and neighbors that agree are mixed as ever. One radius for all nodes makes what an edge moves on its two ends
+equal and opposite, so that symmetric weights still keep the network's mean.
 """
 
 from __future__ import annotations

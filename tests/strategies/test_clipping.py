@@ -104,10 +104,10 @@ def test_absent_nodes_need_no_vector() -> None:
 @pytest.mark.parametrize("strategy", [DSGD, DDist])
 @pytest.mark.parametrize("clip", [-0.1, float("nan"), float("inf")])
 def test_the_radius_is_checked(strategy: type, clip: float) -> None:
-    with pytest.raises(InputError, match="clip = .* must be at least 0 and finite"):
+    with pytest.raises(InputError, match=r"clip = .* must be at least 0 and finite"):
         strategy(nx.cycle_graph(4), clip=clip)
 
 
 def test_tracking_cannot_be_clipped() -> None:
-    with pytest.raises(InputError, match="clip = 0.1 protects no node under consensus = 'tracking': use 'gradient'"):
+    with pytest.raises(InputError, match=r"clip = 0.1 protects no node under consensus = 'tracking': use 'gradient'"):
         DDist(nx.cycle_graph(4), clip=0.1, consensus="tracking")
