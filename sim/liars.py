@@ -1,6 +1,6 @@
 """What one node that lies does to the others, by strategy and setting: a Markdown table.
 
-Eight nodes train as in digits.toml, and the node at vertex 0 trains as they do but lies in what it sends:
+Eight nodes train as in digits.toml, and one of them trains as the others do but lies in what it sends:
 
 - wrong class: it is sure, on each row, of the class after the one that it predicts;
 - one class: it is sure of class 0 on each row;
@@ -37,7 +37,6 @@ from flower_kd.sim import run_apps
 from flower_kd.topology import neighbors
 
 NODES = 8
-LIAR = 0
 SURE = 20.0  # the logit of the class that a liar is sure of; the others' is 0
 NOISE = 10.0  # standard deviation of random logits
 
@@ -113,8 +112,8 @@ LIES: dict[str, tuple[Lie, Lie, bool]] = {
 }
 
 
-def app_with_liar(attack: str, seed: int) -> ClientApp:
-    """Return flower-kd's ClientApp with a node at vertex LIAR that lies in what it sends."""
+def app_with_liar(attack: str, liar: int, seed: int) -> ClientApp:
+    """Return flower-kd's ClientApp, with which the node at vertex `liar` lies in what it sends."""
     random = np.random.default_rng(derive(seed, "lies"))
     app = ClientApp()
 
@@ -126,7 +125,7 @@ def app_with_liar(attack: str, seed: int) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         reply = client_app.app(message, context)
-        if attack == HONEST or context.node_config["partition-id"] != LIAR:
+        if attack == HONEST or context.node_config["partition-id"] != liar:
             return reply
         logit_lie, weight_lie, outputs_only = LIES[attack]
         if LOGITS in reply.content:
@@ -142,15 +141,18 @@ def app_with_liar(attack: str, seed: int) -> ClientApp:
     return app
 
 
-def accuracies(run: tuple[str, str, str, int]) -> list[float]:
-    """Return the final accuracy of each node for a setting, a graph, an attack and a seed."""
+Run = tuple[str, str, str, int]  # setting, graph, attack, seed
+
+
+def accuracies(run: Run, liar: int) -> list[float]:
+    """Return the final accuracy of each node."""
     setting, graph, attack, seed = run
     name, changes = ("silo", {}) if setting == ALONE else SETTINGS[setting]
     config = EXPERIMENT["common"] | EXPERIMENT["runs"][name] | changes | GRAPHS[graph] | {"seed": seed}
     FLOWER_LOGGER.setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         files = {"output-dir": f"{folder}/run", "evaluate-every": config["num-server-rounds"]}
-        context = run_apps(server_app.app, app_with_liar(attack, seed), NODES, config | files)
+        context = run_apps(server_app.app, app_with_liar(attack, liar, seed), NODES, config | files)
     summary = json.loads(str(context.state[server_app.SUMMARY]["json"]))
     return list(summary["accuracy"]["per_node"])
 
@@ -163,6 +165,7 @@ def parsed() -> argparse.Namespace:
     listed("--settings", choices=list(SETTINGS), default=list(SETTINGS), help=f"of {'; '.join(SETTINGS)}")
     listed("--attacks", choices=list(LIES), default=list(LIES), help=f"of {', '.join(LIES)}")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
+    parser.add_argument("--liar", type=int, choices=range(NODES), default=0, metavar="VERTEX", help="0 to 7")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="runs at a time (default: 2)")
     return parser.parse_args()
 
@@ -171,26 +174,31 @@ def main() -> None:
     """Run every setting under every attack, and print a cell a graph, setting and attack."""
     asked = parsed()
     attacks, seeds = [HONEST, *asked.attacks], range(asked.seeds)
-    runs = [(ALONE, graph, HONEST, seed) for graph, seed in product(asked.graphs, seeds)]
-    runs += product(asked.settings, asked.graphs, attacks, seeds)
-    with ProcessPoolExecutor(asked.jobs) as pool:
-        found = dict(zip(runs, pool.map(accuracies, runs), strict=True))
-
-    def cell(setting: str, graph: str, attack: str) -> str:
-        heard_liar, honest = [], []
-        for seed in seeds:
-            accuracy = np.array(found[setting, graph, attack, seed])
-            vertices = neighbors(RunConfig.parse(GRAPHS[graph] | {"seed": seed}).graph(NODES), LIAR)
-            heard_liar.append(accuracy[vertices].mean())
-            honest.append(np.delete(accuracy, LIAR).mean())
-        return f"{np.mean(heard_liar):.3f} / {np.mean(honest):.3f}"
-
     print("Accuracy of the liar's neighbors / of all honest nodes")
-    for graph in asked.graphs:
-        print(f"\n| {graph} | {' | '.join(attacks)} |\n|{' --- |' * (len(attacks) + 1)}")
-        print(f"| {ALONE} | {cell(ALONE, graph, HONEST)} |{' |' * (len(attacks) - 1)}")
-        for setting in asked.settings:
-            print(f"| {setting} | {' | '.join(cell(setting, graph, attack) for attack in attacks)} |")
+    with ProcessPoolExecutor(asked.jobs) as pool:
+        plan = [run for graph in asked.graphs for run in _of_graph(graph, asked.settings, attacks, seeds)]
+        found = {run: pool.submit(accuracies, run, asked.liar) for run in plan}
+
+        def cell(setting: str, graph: str, attack: str) -> str:
+            heard_liar, honest = [], []
+            for seed in seeds:
+                accuracy = np.array(found[setting, graph, attack, seed].result())
+                vertices = neighbors(RunConfig.parse(GRAPHS[graph] | {"seed": seed}).graph(NODES), asked.liar)
+                heard_liar.append(accuracy[vertices].mean())
+                honest.append(np.delete(accuracy, asked.liar).mean())
+            return f"{np.mean(heard_liar):.3f} / {np.mean(honest):.3f}"
+
+        for graph in asked.graphs:
+            print(f"\n| {graph} | {' | '.join(attacks)} |\n|{' --- |' * (len(attacks) + 1)}")
+            print(f"| {ALONE} | {cell(ALONE, graph, HONEST)} |{' |' * (len(attacks) - 1)}", flush=True)
+            for setting in asked.settings:
+                cells = (cell(setting, graph, attack) for attack in attacks)
+                print(f"| {setting} | {' | '.join(cells)} |", flush=True)
+
+
+def _of_graph(graph: str, settings: list[str], attacks: list[str], seeds: range) -> list[Run]:
+    alone = [(ALONE, graph, HONEST, seed) for seed in seeds]
+    return alone + list(product(settings, [graph], attacks, seeds))
 
 
 if __name__ == "__main__":
