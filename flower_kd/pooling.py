@@ -15,7 +15,7 @@ from flower_kd.registry import Registry
 
 _PART = 2**20  # values that are pooled at a time
 _WEISZFELD_STEPS = 5
-_SMOOTHING = 0.15  # distance from the geometric median within which votes are averaged, of at most 2^0.5
+_SMOOTHING = 0.08  # distance from the geometric median within which votes are averaged, of at most 2^0.5
 
 
 @dataclass(frozen=True)

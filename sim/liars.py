@@ -51,9 +51,10 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "neighbor-kd, median": ("neighbor-kd", {"pooling": "median"}),
     "neighbor-kd, trimmed-mean": ("neighbor-kd", {"pooling": "trimmed-mean"}),
     "neighbor-kd, geometric-median": ("neighbor-kd", {"pooling": "geometric-median"}),
+    "neighbor-kd, geometric-median, rho 24": ("neighbor-kd", {"pooling": "geometric-median", "rho": 24.0}),
     "d-dist, tracking": ("d-dist-tracking", {}),
     "d-dist, gradient": ("d-dist-tracking", {"consensus": "gradient"}),
-    "d-dist, gradient, clip 0.1": ("d-dist-tracking", {"consensus": "gradient", "clip": 0.1}),
+    "d-dist, gradient, clip 0.07": ("d-dist-tracking", {"consensus": "gradient", "clip": 0.07}),
     "d-sgd, every 25 steps": ("d-sgd", {"exchange-every": 25}),
     "d-sgd, every 25 steps, clip 1": ("d-sgd", {"exchange-every": 25, "clip": 1.0}),
 }
