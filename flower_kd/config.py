@@ -110,6 +110,7 @@ class RunConfig:
     consensus: str = _choice("gradient", strategies.CONSENSUS.names)
     eta: float = _number(0.5, above=0, high=1)
     clamp: bool = True
+    clip: float = _number(0.0, 0)
 
     wire: str = _choice("float32", wire.names)
     device: str = _text("auto", device)

@@ -14,6 +14,8 @@ from torch import Tensor
 from flower_kd.registry import Registry
 
 _PART = 2**20  # values that are pooled at a time
+_WEISZFELD_STEPS = 5
+_SMOOTHING = 0.08  # distance from the geometric median within which votes are averaged, of at most 2^0.5
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,79 @@ def pairwise(logits: Tensor, weights: csr_array, temperature: float) -> list[Tea
         scaled = torch.from_numpy((shares * len(shares) / shares.sum()).astype(np.float32))
         teachers.append(Teacher(soft_labels[torch.from_numpy(neighbors.astype(np.int64))], scaled))
     return teachers
+
+
+@dataclass(frozen=True)
+class RobustPooling:
+    """Pools a node's own prediction and its neighbors' so that a minority of liars cannot set the teacher.
+
+    Each has one vote a row, whatever its weight. With v votes a majority must be honest: a node with two neighbors
+    withstands one liar, a node with a single neighbor withstands none (of two votes each pooling is the mean). A node
+    whose own prediction is missing has no teacher, since a liar may be half of the votes that are left.
+
+    Parameters
+    ----------
+    center : callable
+        From votes [votes, nodes, rows, classes], not negative, to their center [nodes, rows, classes].
+    """
+
+    center: Callable[[Tensor], Tensor]
+
+    def __call__(self, logits: Tensor, weights: csr_array, temperature: float) -> list[Teacher | None]:
+        """Return the teachers, as Pooling says; a node votes for itself where `weights` has a diagonal entry."""
+        votes = np.diff(weights.indptr)
+        taught = (weights.diagonal() > 0) & (votes > 1)
+        pooled = _by_rows(
+            lambda part: self._pool(torch.softmax(part / temperature, -1), weights, votes, taught), logits
+        )
+        return [Teacher(pooled[node]) if taught[node] else None for node in range(len(taught))]
+
+    def _pool(self, soft_labels: Tensor, weights: csr_array, votes: np.ndarray, taught: np.ndarray) -> Tensor:
+        """Pool nodes with equally many votes together, some of them at a time."""
+        pooled = torch.zeros_like(soft_labels)
+        for count in np.unique(votes[taught]):
+            nodes = np.flatnonzero(taught & (votes == count))
+            for some in np.array_split(nodes, -(-len(nodes) * count * soft_labels[0].numel() // _PART)):
+                voters = weights.indices[weights.indptr[some] + np.arange(count)[:, None]].astype(np.int64)
+                center = self.center(soft_labels[torch.from_numpy(voters)])
+                total = center.sum(dim=-1, keepdim=True)
+                # Votes that agree on nothing, such as one-hot ones for three classes, have a median of zeros.
+                agreed = torch.where(total > 0, center / total, 1 / center.shape[-1])
+                pooled[torch.from_numpy(some)] = agreed
+        return pooled
+
+
+def median(votes: Tensor) -> Tensor:
+    """Return the coordinate-wise median (Yin, Chen, Ramchandran and Bartlett, ICML 2018, definition 1)."""
+    ordered = votes.sort(dim=0).values
+    return (ordered[(len(votes) - 1) // 2] + ordered[len(votes) // 2]) / 2
+
+
+def trimmed_mean(votes: Tensor) -> Tensor:
+    """Return the coordinate-wise mean without extremes (Yin, Chen, Ramchandran and Bartlett, ICML 2018, definition 2).
+
+    On each side one vote in five is dropped, at least one, and never all: as many liars are withstood.
+    """
+    dropped = min(max(1, len(votes) // 5), (len(votes) - 1) // 2)
+    return votes.sort(dim=0).values[dropped : len(votes) - dropped].mean(dim=0)
+
+
+def geometric_median(votes: Tensor) -> Tensor:
+    """Return the point with the least sum of Euclidean distances (Pillutla, Kakade and Harchaoui, IEEE TSP 2022).
+
+    A fixed number of smoothed Weiszfeld steps from the coordinate-wise median. Votes within the smoothing distance of
+    the center count fully, as in a mean, so that what one neighbor alone knows is not lost; beyond it a vote pulls with
+    a constant force. Liars move honest votes that agree by `smoothing * liars / honest` at most.
+    """
+    center = median(votes)
+    for _ in range(_WEISZFELD_STEPS):
+        closeness = 1 / (votes - center).norm(dim=-1, keepdim=True).clamp_min(_SMOOTHING)
+        center = (closeness * votes).sum(dim=0) / closeness.sum(dim=0)
+    return center
+
+
+for _name, _center in {"median": median, "trimmed-mean": trimmed_mean, "geometric-median": geometric_median}.items():
+    POOLINGS.register(_name)(RobustPooling(_center))
 
 
 def mix(weights: csr_array, values: Tensor) -> Tensor:

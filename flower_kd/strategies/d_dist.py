@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from logging import INFO
 from typing import Any
 
@@ -19,6 +20,7 @@ from flower_kd.pooling import Teacher, mix
 from flower_kd.protocol import Hello, Order, exchanged_rows
 from flower_kd.ranges import require_flag, require_number
 from flower_kd.registry import Registry
+from flower_kd.strategies.clipping import check_radius, clipped_mix
 from flower_kd.strategies.distillation import DistillationStrategy
 from flower_kd.strategies.registry import STRATEGIES
 from flower_kd.strategies.resumable import State
@@ -66,6 +68,9 @@ class DDist(DistillationStrategy):
         Keep the z of the gradient consensus in [0, 1] (the report found that it can leave it). That of the tracking
         consensus is left alone, or its mean would no longer be that of the predictions. What a node distills from is
         clamped in any case.
+    clip : float
+        Radius of self-centered clipping, in Euclidean distance of two nodes' z on one row; 0 for none. It needs the
+        gradient consensus: tracking keeps the mean of all predictions, a liar's included, so clipping only delays it.
     dissimilarity : str
         "squared-error" as published, or any other; z is then normalized to probabilities first.
     temperature : float
@@ -82,6 +87,7 @@ class DDist(DistillationStrategy):
         consensus: str = "gradient",
         eta: float = 0.5,
         clamp: bool = True,
+        clip: float = 0.0,
         dissimilarity: str = "kl",
         temperature: float = 2.0,
         exchange_rows: int = 0,
@@ -96,6 +102,11 @@ class DDist(DistillationStrategy):
         require_flag("clamp", clamp)
         if not 0 < eta <= 1:
             raise InputError(f"eta = {eta} is outside (0, 1]")
+        check_radius(clip)
+        if clip and consensus == "tracking":
+            raise InputError(
+                f"clip = {clip} protects no node under consensus = 'tracking': use 'gradient', or clip = 0"
+            )
         order = Order(
             server_round=0,
             num_steps=0,
@@ -115,6 +126,7 @@ class DDist(DistillationStrategy):
         self.update = CONSENSUS.get(consensus)
         self.eta = eta
         self.clamp = clamp
+        self.mix = partial(clipped_mix, radius=clip) if clip else mix
         self.mixing = topology.Mixing(graph)
 
     @classmethod
@@ -153,7 +165,7 @@ class DDist(DistillationStrategy):
             # A node enters the consensus on a row with its own prediction, so that tracking keeps the mean of those in.
             enters = torch.from_numpy(first)[..., None]
             consensus, before = torch.where(enters, now, consensus), torch.where(enters, now, before)
-        mixed = mix(self.mixing.among(present), consensus)
+        mixed = self.mix(self.mixing.among(present), consensus)
         eta = self.mixing.stable_step(self.eta) if self.update is gradient else self.eta
         moved = self.update(mixed, consensus, now, before, eta)
         if self.clamp and self.update is not tracking:

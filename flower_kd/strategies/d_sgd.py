@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flower_kd import topology, wire
 from flower_kd.protocol import ARRAYS, Hello, Order
 from flower_kd.strategies.base import GraphStrategy
+from flower_kd.strategies.clipping import check_radius, clipped_matrix
 from flower_kd.strategies.registry import STRATEGIES
 from flower_kd.strategies.resumable import State
 from flower_kd.strategies.weights import usable_weights
@@ -24,6 +25,8 @@ class DSGD(GraphStrategy):
     ----------
     graph : networkx graph
         Who hears whom; the mixing matrix is doubly stochastic.
+    clip : float
+        Radius of self-centered clipping, in Euclidean distance of two nodes' weights; 0 for none.
     seed : int
         The run's seed.
     local_steps, exchange_every, evaluate_every
@@ -32,9 +35,11 @@ class DSGD(GraphStrategy):
 
     same_model = True
 
-    def __init__(self, graph: nx.Graph, *, seed: int = 0, **schedule: int) -> None:
+    def __init__(self, graph: nx.Graph, *, clip: float = 0.0, seed: int = 0, **schedule: int) -> None:
+        check_radius(clip)
         super().__init__(graph, Order(server_round=0, num_steps=0, seed=seed, reply="weights"), **schedule)
         self.mixing = topology.Mixing(graph)
+        self.clip = clip
         self._mixed: dict[int, ArrayRecord] = {}  # the last of each vertex
         self._unsent: set[int] = set()  # vertices that may not have theirs
 
@@ -85,6 +90,9 @@ class DSGD(GraphStrategy):
         present = np.zeros(self.num_nodes, dtype=bool)
         present[list(weights)] = True
         matrix = self.mixing.among(present)
+        if self.clip:
+            floats = {v: [a for a in arrays.values() if _is_averaged(a)] for v, arrays in weights.items()}
+            matrix = clipped_matrix(matrix, floats, self.clip)
         # A node that sent nothing usable is sent again what it may not have got.
         self._mixed = {vertex: mixed for vertex, mixed in self._mixed.items() if vertex not in weights}
         self._unsent.update(weights)
@@ -101,6 +109,10 @@ def _average(
     own: np.ndarray, name: str, shares: list[tuple[int, float]], weights: dict[int, wire.Arrays]
 ) -> np.ndarray:
     """Return the weighted mean of one array; counters (integers) stay the node's own."""
-    if not np.issubdtype(own.dtype, np.floating):
+    if not _is_averaged(own):
         return own
     return np.asarray(sum(share * weights[node][name] for node, share in shares), dtype=own.dtype)
+
+
+def _is_averaged(array: np.ndarray) -> bool:
+    return np.issubdtype(array.dtype, np.floating)

@@ -10,7 +10,7 @@ from torch import Tensor
 from flower_kd import pooling as poolings
 from flower_kd import topology
 from flower_kd.errors import InputError
-from flower_kd.pooling import Teacher
+from flower_kd.pooling import RobustPooling, Teacher
 from flower_kd.protocol import Order
 from flower_kd.ranges import require_flag, require_number
 from flower_kd.strategies.distillation import DistillationStrategy
@@ -38,9 +38,9 @@ class NeighborKD(DistillationStrategy):
     pooling : str
         Any of `flower_kd.pooling.names()`.
     pooling_weights : {"uniform", "mixing"}
-        Equal weights, or those of the graph's mixing matrix.
+        Equal weights, or those of the graph's mixing matrix; robust poolings know equal weights only.
     pooling_self : bool
-        Whether a node is among its own teachers.
+        Whether a node is among its own teachers; with a robust pooling it always is.
     exchange_rows, reference_batch : int
         Reference rows an exchange and rows an SGD step; 0 for all.
     wire : str
@@ -89,7 +89,10 @@ class NeighborKD(DistillationStrategy):
         )
         super().__init__(graph, order, **schedule)
         self.pool = poolings.get(pooling)
-        self.weights = teacher_weights(graph, pooling_weights, with_self=pooling_self)
+        robust = isinstance(self.pool, RobustPooling)
+        if robust and pooling_weights != "uniform":
+            raise InputError(f"pooling = {pooling!r} gives each node one vote, so pooling-weights must be 'uniform'")
+        self.weights = teacher_weights(graph, pooling_weights, with_self=pooling_self or robust)
 
     def teach(self, rows: np.ndarray, logits: Tensor, present: np.ndarray) -> dict[int, Teacher]:
         """Pool the logits of each vertex's present neighbors."""

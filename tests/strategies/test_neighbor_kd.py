@@ -29,6 +29,18 @@ def test_absent_neighbors_leave_their_weight_to_the_others() -> None:
     assert set(alone) == {1}
 
 
+def test_a_robust_teacher_is_made_of_neighbors_and_oneself() -> None:
+    strategy = NeighborKD(PATH, pooling="median", temperature=3.0)
+    soft = torch.softmax(LOGITS / 3.0, dim=-1)
+    middle = soft.median(dim=0).values
+    assert torch.allclose(strategy.teach(np.arange(4), LOGITS, ALL)[1].soft_labels, middle / middle.sum(-1, True))
+    late = strategy.teach(np.arange(4), LOGITS, np.array([True, False, True]))
+    assert late == {}  # node 1 has no vote of its own, its neighbors have no other votes than theirs
+    without_third = strategy.teach(np.arange(4), LOGITS, np.array([True, True, False]))
+    assert set(without_third) == {0, 1}
+    assert torch.allclose(without_third[1].soft_labels, soft[:2].mean(0), atol=1e-6)
+
+
 def test_weights_uniform_and_mixing_with_and_without_self() -> None:
     uniform = teacher_weights(PATH, "uniform", with_self=False).toarray()
     assert np.allclose(uniform, [[0, 1, 0], [0.5, 0, 0.5], [0, 1, 0]])
@@ -48,7 +60,8 @@ def test_weights_uniform_and_mixing_with_and_without_self() -> None:
         ({"wire": "int4"}, "unknown wire format"),
         ({"kd_reduction": "none"}, "allowed: mean, sum"),
         ({"local_steps": 10, "exchange_every": 4}, "does not divide"),
-        ({"pooling": "median"}, "unknown pooling 'median'"),
+        ({"pooling": "mode"}, "unknown pooling 'mode'"),
+        ({"pooling": "median", "pooling_weights": "mixing"}, "pooling-weights must be 'uniform'"),
     ],
 )
 def test_settings_are_checked_where_the_strategy_is_made(settings: dict, words: str) -> None:

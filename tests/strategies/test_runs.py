@@ -19,10 +19,13 @@ KD_STRATEGIES = {
     "d-dist": lambda graph: DDist(graph, rho=2.0, exchange_rows=8, **SCHEDULE),
     "d-dist joint": lambda graph: DDist(graph, exchange_rows=8, local_steps=6, exchange_every=1, evaluate_every=2),
     "d-dist tracking": lambda graph: DDist(graph, consensus="tracking", dissimilarity="kl", wire="float16", **SCHEDULE),
+    "median": lambda graph: NeighborKD(graph, pooling="median", exchange_rows=8, **SCHEDULE),
+    "d-dist clipped": lambda graph: DDist(graph, clip=0.1, **SCHEDULE),
     "silo": lambda graph: Silo(graph, local_steps=6, evaluate_every=2),
 }
 WEIGHT_STRATEGIES = {
     "d-sgd": lambda graph: DSGD(graph, **SCHEDULE),
+    "d-sgd clipped": lambda graph: DSGD(graph, clip=0.1, **SCHEDULE),
     "fedavg": lambda graph: FedAvg(graph, local_steps=6, evaluate_every=2),
 }
 ALL = [(name, make, build_blob_node) for name, make in KD_STRATEGIES.items()]

@@ -1,0 +1,84 @@
+"""Self-centered clipping: a bound on what each neighbor can move a node by (He, Karimireddy and Jaggi 2022).
+
+ClippedGossip replaces `sum_m w_nm z_m` by `z_n + sum_m w_nm clip(z_m - z_n, radius)`: a difference longer than the
+radius is shortened to it. A neighbor that lies moves a node by `w_nm * radius` in an exchange at most, whatever it
+sends, and neighbors that agree are mixed as ever. One radius for all nodes makes what an edge moves on its two ends
+equal and opposite, so that symmetric weights still keep the network's mean.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array, diags_array
+from torch import Tensor
+
+from flower_kd.errors import InputError
+
+_PART = 2**20  # values that are mixed at a time
+
+
+def check_radius(clip: float) -> None:
+    """Raise InputError if a radius is negative or not finite; 0 stands for no clipping."""
+    if not (np.isfinite(clip) and clip >= 0):
+        raise InputError(f"clip = {clip} must be at least 0 and finite (0: no clipping)")
+
+
+def clipped_mix(weights: csr_array, values: Tensor, radius: float) -> Tensor:
+    """Mix values over nodes, each row's difference to a neighbor shortened to `radius`.
+
+    Parameters
+    ----------
+    weights : csr_array
+        Mixing matrix, [nodes, nodes]; rows sum to 1.
+    values : Tensor
+        [nodes, rows, width].
+    radius : float
+        Above 0; the Euclidean norm over `width` to which a difference is shortened.
+
+    Returns
+    -------
+    Tensor
+        [nodes, rows, width].
+    """
+    hearing, heard, shares = _edges(weights)
+    mixed = values.clone()
+    for part in np.array_split(np.arange(len(shares)), max(1, -(-len(shares) * values[0].numel() // _PART))):
+        here, there = torch.from_numpy(hearing[part]), torch.from_numpy(heard[part])
+        difference = values[there] - values[here]
+        length = difference.norm(dim=-1, keepdim=True)
+        kept = (radius / length).clamp_max(1.0)  # infinite where there is no difference
+        share = torch.from_numpy(shares[part].astype(np.float32))[:, None, None]
+        mixed.index_add_(0, here, share * kept * difference)
+    return mixed
+
+
+def clipped_matrix(weights: csr_array, vectors: dict[int, list[np.ndarray]], radius: float) -> csr_array:
+    """Return the mixing matrix that clips whole vectors: what an edge loses goes back to the node's own weight.
+
+    Parameters
+    ----------
+    weights : csr_array
+        Mixing matrix, [nodes, nodes]; rows sum to 1.
+    vectors : dict
+        By node, the arrays that together are its vector; nodes without neighbors in `weights` need none.
+    radius : float
+        Above 0; the Euclidean norm to which a difference is shortened.
+    """
+    hearing, heard, shares = _edges(weights)
+    lengths = [_distance(vectors[n], vectors[m]) for n, m in zip(hearing.tolist(), heard.tolist(), strict=True)]
+    kept = shares * np.minimum(1.0, np.divide(radius, lengths, out=np.ones(len(shares)), where=np.array(lengths) > 0))
+    others = csr_array((kept, (hearing, heard)), shape=weights.shape)
+    return csr_array(others + diags_array(1.0 - np.asarray(others.sum(axis=1)).ravel()))
+
+
+def _edges(weights: csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return who hears whom with what share, [edges] each, without what nodes hear of themselves."""
+    edges = weights.tocoo()
+    off = (edges.row != edges.col) & (edges.data > 0)
+    return edges.row[off].astype(np.int64), edges.col[off].astype(np.int64), edges.data[off]
+
+
+def _distance(first: list[np.ndarray], second: list[np.ndarray]) -> float:
+    squares = (np.square(a.astype(np.float64) - b).sum() for a, b in zip(first, second, strict=True))
+    return float(np.sqrt(sum(squares)))
