@@ -164,8 +164,9 @@ def geometric_median(votes: Tensor) -> Tensor:
     return center
 
 
-for _name, _center in {"median": median, "trimmed-mean": trimmed_mean, "geometric-median": geometric_median}.items():
-    POOLINGS.register(_name)(RobustPooling(_center))
+POOLINGS.register("median")(RobustPooling(median))
+POOLINGS.register("trimmed-mean")(RobustPooling(trimmed_mean))
+POOLINGS.register("geometric-median")(RobustPooling(geometric_median))
 
 
 def mix(weights: csr_array, values: Tensor) -> Tensor:

@@ -50,7 +50,6 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "neighbor-kd, mean": ("neighbor-kd", {}),
     "neighbor-kd, median": ("neighbor-kd", {"pooling": "median"}),
     "neighbor-kd, trimmed-mean": ("neighbor-kd", {"pooling": "trimmed-mean"}),
-    "neighbor-kd, geometric-median": ("neighbor-kd", {"pooling": "geometric-median"}),
     "neighbor-kd, geometric-median, rho 24": ("neighbor-kd", {"pooling": "geometric-median", "rho": 24.0}),
     "d-dist, tracking": ("d-dist-tracking", {}),
     "d-dist, gradient": ("d-dist-tracking", {"consensus": "gradient"}),
