@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import lru_cache
+from importlib import invalidate_caches
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def _files(config: RunConfig) -> list[Path]:
 
 def _sources(module: str) -> list[Path]:
     """Return the file of a module, if it has one; importing it is not needed, but a package around it is imported."""
+    invalidate_caches()  # or a file that is new is not seen
     try:
         spec = find_spec(module)
     except (ImportError, ValueError, AttributeError):

@@ -160,8 +160,9 @@ def test_distilling_beats_training_alone_on_skewed_digits(strategy: str, tmp_pat
 def test_a_folder_with_a_run_is_refused_before_anything_trains(finished: tuple[sim.Summary, Path]) -> None:
     _, folder = finished
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(InputError, match=f"output-dir '{folder}' holds a finished run: .*--overwrite.*--resume"):
-        sim.run(SHORT, 4, folder)
+    for config, words in ((SHORT, "another run"), (results.read(folder).config.to_dict(), "a finished run")):
+        with pytest.raises(InputError, match=f"output-dir '{folder}' holds {words}: .*--overwrite.*--resume"):
+            sim.run(config, 4, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 

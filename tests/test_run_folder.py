@@ -40,12 +40,23 @@ class Kills:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def killed(config: dict[str, Any], folder: Path, where: tuple[str, int, str], workers: int = 1) -> None:
+class Interrupts:
+    """A listener that ends a run in its third round."""
+
+    def begin(self, stage: str) -> None:
+        pass
+
+    def heard(self, server_round: int, kind: str, metrics: dict) -> None:
+        if server_round == 3:
+            raise KeyboardInterrupt
+
+
+def killed(config: dict[str, Any], folder: Path, where: tuple[str, int, str]) -> None:
     """Run in a process that is killed in the middle; forked, as imports would take most of the time."""
     child = os.fork()
     if child == 0:
         try:
-            sim.run(config, NODES, folder, listener=Kills(*where), workers=workers)
+            sim.run(config, NODES, folder, listener=Kills(*where))
         finally:
             os._exit(1)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
@@ -84,7 +95,8 @@ def test_a_run_goes_on_with_the_figures_of_an_uninterrupted_one(
 def test_workers_keep_the_states_of_their_nodes(tmp_path: Path) -> None:
     config = SHORT | {"strategy": "neighbor-kd", "baseline": "none"}
     expected = sim.run(config, NODES, tmp_path / "whole")
-    killed(config, tmp_path / "run", ("neighbor-kd", 3, "train"), workers=2)
+    with pytest.raises(KeyboardInterrupt):
+        sim.run(config, NODES, tmp_path / "run", workers=2, listener=Interrupts())
     assert sim.run(config | {"resume": True}, NODES, tmp_path / "run").accuracy == expected.accuracy
 
 

@@ -48,7 +48,7 @@ def test_what_has_no_effect(values: dict, without: set[str], with_effect: set[st
 def test_the_reason_names_the_part_and_what_it_uses() -> None:
     found = unused(config(strategy="d-dist", consensus="tracking", partition="iid"))
     assert found["alpha"].words == "strategy 'd-dist' does not use it"
-    assert found["alpha"].instead.startswith("clamp, consensus, dissimilarity, eta")
+    assert found["alpha"].instead.startswith("clamp, clip, consensus, dissimilarity, eta")
     assert found["eta"] == Reason("strategy 'd-dist' does not use it with consensus = 'tracking'")
     assert found["gamma"] == Reason("partition 'iid' does not use it", "no settings of its own")
 

@@ -1,13 +1,23 @@
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.common.logger import FLOWER_LOGGER
 
 from flower_kd.config import RunConfig
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "sim" / "liars.py"))
 ROWS = np.array([[0.0, 3.0, -1.0], [0.0, 0.5, 2.0]])
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """Give back what the script takes: it silences Flower's log."""
+    before = FLOWER_LOGGER.level
+    yield
+    FLOWER_LOGGER.setLevel(before)
 
 
 def lies(name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -190,4 +190,4 @@ def test_a_full_disk_leaves_the_earlier_page(
     with pytest.raises(InputError, match="No space left on device"):
         report.write(folder)
     assert (folder / "report.html").read_text() == before
-    assert not list(folder.glob(".*"))
+    assert not list(folder.glob(".*.partial"))
