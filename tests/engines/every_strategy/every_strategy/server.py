@@ -9,6 +9,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from flower_kd import results, server_app
 from flower_kd.config import RunConfig
+from flower_kd.identity import identity
+from flower_kd.run_folder import RunFolder
 
 RUNS = {
     "silo": {"strategy": "silo"},
@@ -26,9 +28,11 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     config, figures = RunConfig.parse(context.run_config), {}
-    folder = Path(config.output_dir)
+    folder, num_nodes = Path(config.output_dir), len(list(grid.get_node_ids()))
     for name, keys in RUNS.items():
-        record, _ = server_app.run(grid, replace(config, **keys), folder / name)
+        of_run = replace(config, **keys)
+        with RunFolder(folder / name, of_run, identity(of_run, num_nodes)) as run_folder:
+            record, _ = server_app.run(grid, of_run, num_nodes, run_folder)
         summary = asdict(results.summarize(record, None))
         figures[name] = {"accuracy": summary["accuracy"]["per_node"], "bytes": summary["bytes"]}
     (folder / "figures.json").write_text(json.dumps(figures))
