@@ -145,7 +145,7 @@ def mixing_matrix(graph: nx.Graph) -> csr_array:
     InputError
         If the vertices are not 0, 1, ..., the graph is not connected, or its balancing does not converge.
     """
-    pattern = _hearing(graph)
+    pattern = _in_adjacency(graph)
     _require_connected(graph, "the communication graph")
     return _balanced(pattern) if graph.is_directed() else _metropolis(pattern)
 
@@ -259,7 +259,7 @@ def uniform_matrix(graph: nx.Graph) -> csr_array:
     InputError
         If the vertices are not 0, 1, ...
     """
-    matrix = _hearing(graph)
+    matrix = _in_adjacency(graph)
     heard = np.diff(matrix.indptr)
     matrix.data = np.repeat(1.0 / heard, heard)
     return matrix
@@ -590,7 +590,7 @@ def _some(values: Iterable[object]) -> str:
 # -- weights -----------------------------------------------------------------------------------------------------------
 
 
-def _hearing(graph: nx.Graph) -> csr_array:
+def _in_adjacency(graph: nx.Graph) -> csr_array:
     """Return [nodes, nodes] with a 1 on the diagonal and at (n, m) for each edge m -> n."""
     num_nodes = graph.number_of_nodes()
     _require_two(num_nodes)

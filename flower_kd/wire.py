@@ -105,7 +105,7 @@ def decode(record: ArrayRecord, shape: tuple[int | None, ...] | None = None) -> 
     quantized = array.dtype == "uint8"
     unknown = record.keys() - {"rows", "offset", "scale"} if quantized else record.keys() - {"rows"}
     if unknown:
-        raise InputError(f"an array {shown(min(unknown))} beside {array.dtype} rows")
+        raise InputError(f"an array {short_repr(min(unknown))} beside {array.dtype} rows")
     rows = _read("rows", array)
     if shape is not None and not _fits(rows.shape, shape):
         wanted = " x ".join("any" if size is None else str(size) for size in shape)
@@ -181,13 +181,13 @@ def decode_weights(record: ArrayRecord, like: Layout) -> Arrays:
     """
     if record.keys() != like.keys():
         odd = min(record.keys() ^ like.keys())
-        raise InputError(f"weights of another model: {shown(odd)} is {'unknown' if odd in record else 'missing'}")
+        raise InputError(f"weights of another model: {short_repr(odd)} is {'unknown' if odd in record else 'missing'}")
     weights = {}
     for name, (dtype, shape) in like.items():
         array = record[name]
         if array.dtype != dtype or tuple(array.shape) != shape:
             raise InputError(
-                f"weights of another model: {name!r} is {shown(array.dtype)} of shape {shown(array.shape)}, "
+                f"weights of another model: {name!r} is {short_repr(array.dtype)} of shape {short_repr(array.shape)}, "
                 f"not {dtype!r} of shape {shape}"
             )
         weights[name] = _read(name, array)
@@ -201,7 +201,7 @@ def canonical(record: ArrayRecord) -> ArrayRecord:
     return ArrayRecord({name: as_array(array.numpy()) for name, array in record.items()})
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """Return what a sender wrote as it can stand in a sentence: on one line, cut where it is long."""
     try:
         text = repr(value)
@@ -279,15 +279,19 @@ def _check_layout(name: str, array: Array) -> int:
     """Return the length of an array's header; raises InputError unless `as_array` could have written it."""
     dtype, shape, data = array.dtype, array.shape, array.data
     if array.stype != _NUMPY or dtype not in _NUMBERS:
-        raise InputError(f"array {shown(name)} cannot be read: dtype {shown(dtype)}, written as {shown(array.stype)}")
+        raise InputError(
+            f"array {short_repr(name)} cannot be read: dtype {short_repr(dtype)}, written as {short_repr(array.stype)}"
+        )
     if len(shape) > _MOST_DIMENSIONS or not all(type(size) is int and 0 <= size < 2**31 for size in shape):
-        raise InputError(f"array {shown(name)} cannot be read: it claims a shape of {shown(shape)}")
+        raise InputError(f"array {short_repr(name)} cannot be read: it claims a shape of {short_repr(shape)}")
     values = math.prod(shape) * np.dtype(dtype).itemsize
     if values > len(data):  # memory is not for claims
-        raise InputError(f"array {shown(name)} cannot be read: {len(data)} bytes for a shape of {shown(shape)}")
+        raise InputError(
+            f"array {short_repr(name)} cannot be read: {len(data)} bytes for a shape of {short_repr(shape)}"
+        )
     header = _header(dtype, tuple(shape))
     if len(data) != len(header) + values or not data.startswith(header):
-        raise InputError(f"array {shown(name)} cannot be read: no header of {dtype} and shape {shown(shape)}")
+        raise InputError(f"array {short_repr(name)} cannot be read: no header of {dtype} and shape {short_repr(shape)}")
     return len(header)
 
 

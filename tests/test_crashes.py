@@ -163,7 +163,7 @@ def test_a_run_that_replaces_another_is_never_mixed_with_it(step: int, disk: Dis
         whole(folder)
         found, sentence = attempt(lambda: results.read(folder))
         if sentence:
-            assert "holds no finished run" in sentence
+            assert "does not contain a finished run" in sentence
         else:
             assert figures(found.summary) == figures(old if found.config.seed == 0 else new)
         resumed, sentence = attempt(lambda: run(folder, seed=1, resume=True))
@@ -200,10 +200,10 @@ class Kills:
     def __init__(self, server_round: int) -> None:
         self.server_round = server_round
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         pass
 
-    def heard(self, server_round: int, kind: str, metrics: dict) -> None:
+    def on_exchange(self, server_round: int, kind: str, metrics: dict) -> None:
         if server_round == self.server_round:
             raise KilledError
 
@@ -226,7 +226,7 @@ def agrees(folder: Path) -> None:
         for entry in entries(folder):
             assert entry["accuracy"] == results.read(folder / entry["folder"]).summary.accuracy
     _, sentence = attempt(lambda: report.write(folder))
-    assert not sentence or "holds nothing to report" in sentence
+    assert not sentence or "contains nothing to report" in sentence
 
 
 @some_or_all
@@ -249,7 +249,7 @@ def test_a_comparison_that_is_killed_goes_on(step: int, leave: dict[str, bool], 
         compared, sentence = attempt(lambda: compare(folder, runs))
         if sentence:
             assert leave
-            assert "holds other runs" in sentence
+            assert "already contains other runs" in sentence
             compared = compare(folder, runs, **leave)
         assert compared == new
 
@@ -278,7 +278,7 @@ def test_a_sweep_that_is_killed_goes_on(step: int, leave: dict[str, bool], disk:
         swept, sentence = attempt(lambda: sweep(folder, "0.5,0.9"))
         if sentence:
             assert leave
-            assert "holds other runs" in sentence
+            assert "already contains other runs" in sentence
             swept = sweep(folder, "0.5,0.9", **leave)
         pd.testing.assert_frame_equal(swept, new)
     assert np.isfinite(new["accuracy"]).all()

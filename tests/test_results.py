@@ -161,7 +161,9 @@ def test_a_folder_with_a_run_is_refused_before_anything_trains(finished: tuple[s
     _, folder = finished
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for config, words in ((SHORT, "another run"), (results.read(folder).config.to_dict(), "a finished run")):
-        with pytest.raises(InputError, match=f"output-dir '{folder}' holds {words}: .*--overwrite.*--resume"):
+        with pytest.raises(
+            InputError, match=f"output-dir '{folder}' already contains {words}: .*--overwrite.*--resume"
+        ):
             sim.run(config, 4, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -179,7 +181,7 @@ def test_files_that_are_not_ours_are_never_replaced(name: str, leave: dict, tmp_
 @pytest.mark.parametrize("kind", ["comparison", "sweep"])
 def test_other_results_are_refused(kind: str, tmp_path: Path) -> None:
     (tmp_path / ".flower-kd.json").write_bytes(folders.Marker(kind).to_bytes())
-    with pytest.raises(InputError, match=f"holds a {kind}"):
+    with pytest.raises(InputError, match=f"already contains a {kind}"):
         sim.run(SHORT, 2, tmp_path)
 
 
@@ -208,10 +210,10 @@ class Ends:
         self.error, self.stage, self.server_round = error, stage, server_round
         self.begun = -1
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         self.begun += 1
 
-    def heard(self, server_round: int, kind: str, metrics: dict) -> None:
+    def on_exchange(self, server_round: int, kind: str, metrics: dict) -> None:
         if (self.begun, server_round, kind) == (self.stage, self.server_round, "evaluate"):
             raise self.error("stop")
 
@@ -228,7 +230,7 @@ def test_a_run_that_ends_early_leaves_its_history(error: type[BaseException], tm
     assert history["round"].tolist() == [1, 1, 2, 2]
     assert history["test-accuracy"][:2].notna().all()
     assert len(pd.read_csv(tmp_path / "history-silo.csv")) == 6
-    with pytest.raises(InputError, match="holds no finished run"):
+    with pytest.raises(InputError, match="does not contain a finished run"):
         results.read(tmp_path)
 
 
@@ -305,9 +307,9 @@ def test_an_older_summary_can_be_read(finished: tuple[sim.Summary, Path], tmp_pa
 
 
 def test_names_of_files() -> None:
-    assert folders.name_of("alpha=0.5,temperature=10-seed0") == "alpha=0.5,temperature=10-seed0"
-    assert "/" not in folders.name_of("model=a/b")
-    assert folders.name_of("a/b") != folders.name_of("a%2Fb")
+    assert folders.file_name_of("alpha=0.5,temperature=10-seed0") == "alpha=0.5,temperature=10-seed0"
+    assert "/" not in folders.file_name_of("model=a/b")
+    assert folders.file_name_of("a/b") != folders.file_name_of("a%2Fb")
     long = ["x" * 300 + end for end in "ab"]
-    assert folders.name_of(long[0]) != folders.name_of(long[1])
-    assert len(folders.name_of(long[0])) < 200
+    assert folders.file_name_of(long[0]) != folders.file_name_of(long[1])
+    assert len(folders.file_name_of(long[0])) < 200

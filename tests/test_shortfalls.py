@@ -93,7 +93,7 @@ def test_many_nodes_that_missed_exchanges_are_counted() -> None:
         "silo", 12, 5, 0, {"mean": 0.5, "std": 0.0, "per_node": [0.5] * 12}, {}, {}, participation=[part] * 12
     )
     remarks = shortfalls.remarks(summary)
-    assert len(remarks) == shortfalls.NAMED + 1
+    assert len(remarks) == shortfalls.MAX_NAMED + 1
     assert remarks[0] == "node 0 missed 2 of 5 exchanges: a [b] c (1 time); late (1 time)"
     assert remarks[-1] == "4 more nodes missed 8 exchanges: a [b] c (4 times); late (4 times)"
 
@@ -125,7 +125,7 @@ def test_nodes_that_diverged_or_have_no_accuracy_are_named() -> None:
     assert summary.diverged == [0, 1]
     diverged, missing = shortfalls.remarks(summary)
     assert diverged.startswith("nodes 0, 1 diverged: ")
-    assert missing == "node 3 could not be evaluated in the end: means are over the others"
+    assert missing == "node 3 could not be evaluated at the end: means are over the others"
     with pytest.raises(InputError, match="every node diverged"):  # whichever way each of them shows it
         shortfalls.check(
             record_of("silo", lambda v, reply: with_metrics("evaluate", (2,), loss=1e9)(v, interfere(v, reply)))
@@ -153,7 +153,7 @@ def test_a_run_that_nobody_could_be_evaluated_in_is_refused() -> None:
     record = record_of("silo", None)
     for metrics in record.metrics.values():
         metrics.values = {k: v for k, v in metrics.values.items() if not k.startswith("test-")}
-    with pytest.raises(InputError, match="no node could be evaluated in the end"):
+    with pytest.raises(InputError, match="no node could be evaluated at the end"):
         shortfalls.check(record)
 
 

@@ -59,7 +59,7 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         greeting = Greeting.from_record(_config(message))
         try:
             with in_one_sentence():
-                fresh = greeting.fresh or not state.remembered(context)
+                fresh = greeting.fresh or not state.has_node(context)
                 node = (state.fresh if fresh else state.load)(context, build_node)
                 restored = 0 if fresh else state.greeting(context).server_round
                 files = find_files(context, greeting) if fresh and not greeting.fresh else None
@@ -67,7 +67,7 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                     restored = files.load(node, greeting.server_round)
                     state.save(context, node)
                 check(node)
-                state.greeted(context, replace(greeting, server_round=restored))
+                state.remember_greeting(context, replace(greeting, server_round=restored))
                 hello = replace(_hello(node, context), fresh=fresh and restored == 0, restored_round=restored)
         except InputError as error:  # the server ends the run with this sentence
             hello = Hello(vertex=_vertex(context), name=_name(context), error=str(error))
@@ -88,7 +88,7 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         taught = order.exchange if order.joint else max(order.exchange - 1, 0)
         rows = exchanged_rows(order.seed, taught, len(reference), order.exchange_rows)
         teacher = _teacher(message, order, rows=len(rows), classes=node.classes)
-        with state.kept_on_error(context, node):
+        with state.restored_on_error(context, node):
             _load_weights(node, message)
             metrics, predictions = train(node, order, teacher, rows, vertex)
             content = RecordDict({METRICS: MetricRecord({**metrics})})

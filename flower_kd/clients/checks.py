@@ -74,15 +74,15 @@ def _check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
         raise InputError("the model has lazy layers without weights: run a batch through it in build_node")
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    foreign = len(held - names.keys())
+    optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    foreign = len(optimized - names.keys())
     if foreign:
         raise InputError(
-            f"{foreign} of the optimizer's {len(held)} parameters are not those of the model: make the optimizer from "
-            "the parameters of the very model that the node has"
+            f"{foreign} of the optimizer's {len(optimized)} parameters do not belong to the model: build the optimizer "
+            "from the parameters of the node's own model"
         )
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    missing = [names[id(p)] for p in model.parameters() if p.requires_grad and id(p) not in held]
+    missing = [names[id(p)] for p in model.parameters() if p.requires_grad and id(p) not in optimized]
     if missing:
         raise InputError(
             f"the optimizer lacks {len(missing)} of the model's {len(trained)} trainable parameters, such as "

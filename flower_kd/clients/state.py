@@ -36,7 +36,7 @@ def fresh(context: Context, build_node: NodeFactory) -> Node:
     return node
 
 
-def greeted(context: Context, greeting: Greeting) -> None:
+def remember_greeting(context: Context, greeting: Greeting) -> None:
     """Remember what the server said in the handshake; its round is the last one that is over here."""
     context.state[GREETING] = greeting.to_record()
 
@@ -51,7 +51,7 @@ def greeting(context: Context, server_round: int | None = None) -> Greeting:
     return Greeting.from_record(record)
 
 
-def remembered(context: Context) -> bool:
+def has_node(context: Context) -> bool:
     """Return whether the context holds a node as an earlier message left it."""
     return MODEL in context.state or (isinstance(context.state, LiveState) and context.state.node is not None)
 
@@ -82,7 +82,7 @@ def save(context: Context, node: Node) -> None:
 
 
 @contextmanager
-def kept_on_error(context: Context, node: Node) -> Iterator[None]:
+def restored_on_error(context: Context, node: Node) -> Iterator[None]:
     """Take a live node back to where it was if the block fails, as an engine does that keeps records."""
     if not isinstance(context.state, LiveState):
         yield

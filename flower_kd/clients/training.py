@@ -23,7 +23,7 @@ from flower_kd.seeding import derive, seed_torch, torch_seeded
 PREDICT_BATCH = 128  # larger ones leave the caches: half the speed for LeNet5
 
 # Reference inputs [rows, ...] and the logarithms of the teacher's soft labels on them, if there is a teacher.
-Lesson = tuple[Tensor, Tensor | None]
+DistillationBatch = tuple[Tensor, Tensor | None]
 
 
 def train(
@@ -66,34 +66,34 @@ def train(
     if not node.model.training:  # switching walks through all modules
         node.model.train()
     label_weight = order.label_weight if teacher is not None else 1.0
-    lessons: Iterable[Lesson | None] = repeat(None)
-    together = order.kd_weight > 0 and not _has_batch_statistics(node.model)
+    kd_batches: Iterable[DistillationBatch | None] = repeat(None)
+    joint_pass = order.kd_weight > 0 and not _has_batch_statistics(node.model)
     if teacher is not None and order.kd_weight > 0:
-        lessons = _distillation_batches(node, order, teacher, rows, vertex)
-    elif order.joint and together:
-        lessons = repeat((_reference(node, rows), None))
+        kd_batches = _distillation_batches(node, order, teacher, rows, vertex)
+    elif order.joint and joint_pass:
+        kd_batches = repeat((_reference(node, rows), None))
     measure = dissimilarity.get(order.dissimilarity, reduction="none")
     label_losses, kd_losses = [], []
     predictions: Tensor | None = None
     with torch_seeded(derive(order.seed, "private loader", vertex, order.first_step), device):
         batches = node.private.batches(order.first_step, order.num_steps)  # type: ignore[union-attr]
-        for done, ((inputs, labels), lesson) in enumerate(zip(batches, lessons, strict=False)):
-            if order.joint and not together and done == order.num_steps - 1:
+        for done, ((inputs, labels), kd_batch) in enumerate(zip(batches, kd_batches, strict=False)):
+            if order.joint and not joint_pass and done == order.num_steps - 1:
                 predictions = predict(node.model, _reference(node, rows))
                 node.model.train()
             # Each step anew: noise depends neither on how many steps a message asks for, nor on reference rows.
             seed_torch(derive(order.seed, "training noise", vertex, order.first_step + done), device)
             inputs, labels = inputs.to(device), labels.to(device)
-            if lesson is not None and together:  # half the kernel launches
-                own, shared = node.model(torch.cat([inputs, lesson[0]])).tensor_split([len(labels)])
+            if kd_batch is not None and joint_pass:  # half the kernel launches
+                own, shared = node.model(torch.cat([inputs, kd_batch[0]])).tensor_split([len(labels)])
                 predictions = shared.detach()
             else:
                 own = node.model(inputs)
-                shared = node.model(lesson[0]) if lesson is not None else own[:0]
+                shared = node.model(kd_batch[0]) if kd_batch is not None else own[:0]
             label_loss = F.cross_entropy(own, labels)
             loss = label_loss if label_weight == 1 else label_weight * label_loss
-            if lesson is not None and lesson[1] is not None and teacher is not None:
-                kd_loss = _kd_loss(measure, shared, lesson[1], teacher.weights, order)
+            if kd_batch is not None and kd_batch[1] is not None and teacher is not None:
+                kd_loss = _kd_loss(measure, shared, kd_batch[1], teacher.weights, order)
                 loss = loss + order.kd_weight * kd_loss
                 kd_losses.append(kd_loss.detach())
             loss.backward()
@@ -140,7 +140,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
 
 def _distillation_batches(
     node: Node, order: Order, teacher: Teacher, rows: np.ndarray, vertex: int
-) -> Iterator[Lesson]:
+) -> Iterator[DistillationBatch]:
     """Yield reference inputs and the logarithms of the teacher's soft labels, a batch a step."""
     log_q = teacher.soft_labels.to(device_of(node.model)).log()
     size = order.reference_batch or len(rows)

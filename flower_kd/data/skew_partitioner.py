@@ -100,7 +100,9 @@ class SkewPartitioner(Partitioner):
         if self._rows is None:
             if self._partition_by not in self.dataset.column_names:
                 found = ", ".join(self.dataset.column_names)
-                raise InputError(f"partition_by = {self._partition_by!r} is no column of the data set, it has: {found}")
+                raise InputError(
+                    f"partition_by = {self._partition_by!r} is not a column of the data set (columns: {found})"
+                )
             column = self.dataset.with_format("numpy")[self._partition_by][:]
             labels, codes = np.unique(column, return_inverse=True)
             rng = np.random.default_rng(self._seed)

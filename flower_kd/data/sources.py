@@ -178,10 +178,10 @@ def _table(dataset: str, image_size: int, seed: int) -> Source:
     if "train" in tables and "test" in tables:
         test = tables["test"]
     else:
-        kept, held = _carve(len(train), seed)
-        if len(held) == 0:
+        kept, held_out = _carve(len(train), seed)
+        if len(held_out) == 0:
             raise InputError(f"dataset {dataset!r} has {len(train)} samples, too few to hold out a test set")
-        train, test = train.select(kept), train.select(held)
+        train, test = train.select(kept), train.select(held_out)
     splits = [_split(dataset, table, image_size) for table in (train, test)]
     feature = train.features[LABEL_COLUMN]
     if isinstance(feature, ClassLabel):
@@ -242,8 +242,8 @@ def _bars(*, download: bool) -> Iterator[None]:
 def _carve(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows that train and those that test."""
     order = np.random.default_rng(derive(seed, "test split")).permutation(samples)
-    held = round(samples * TEST_SHARE)
-    return np.sort(order[held:]), np.sort(order[:held])
+    held_out = round(samples * TEST_SHARE)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
 def _is_gray(picture: PIL.Image.Image) -> bool:

@@ -353,8 +353,8 @@ def _figures(summary: Summary) -> dict[str, float]:
         "messages-per-edge": summary.bytes["messages_per_edge"],
         "bytes-per-edge": summary.bytes["per_edge"],
         "bytes-per-node": summary.bytes["per_node"],
-        "same-frequency": summary.times_less("d_sgd_same_frequency_per_edge"),
-        "every-step": summary.times_less("d_sgd_per_edge"),
+        "same-frequency": summary.d_sgd_ratio("d_sgd_same_frequency_per_edge"),
+        "every-step": summary.d_sgd_ratio("d_sgd_per_edge"),
         "seconds": summary.seconds["total"],
         "exchanges-missed": shortfalls.missed(summary)[0],
         "diverged": len(summary.diverged),
@@ -376,14 +376,14 @@ def _picture(path: Path, alt: str) -> str:
 def _config(values: Mapping[str, Any]) -> str:
     """Return a config's keys: those that were changed, with their defaults, before the others."""
     defaults = RunConfig().to_dict()
-    told = {key: value for key, value in values.items() if key not in _NOT_OF_THE_RUN}
-    changed = [key for key, value in told.items() if key not in defaults or value != defaults[key]]
-    rest = {key: _toml(value) for key, value in told.items() if key not in changed}
+    run_values = {key: value for key, value in values.items() if key not in _NOT_OF_THE_RUN}
+    changed = [key for key, value in run_values.items() if key not in defaults or value != defaults[key]]
+    rest = {key: _toml(value) for key, value in run_values.items() if key not in changed}
     if not changed:
         return note("All keys have their defaults:") + key_list(rest)
     columns = [
         Column("changed key", changed),
-        Column("value", [_toml(told[key]) for key in changed]),
+        Column("value", [_toml(run_values[key]) for key in changed]),
         Column("default", [_toml(defaults[key]) if key in defaults else None for key in changed]),
     ]
     return table("Changed keys", columns) + note("All other keys have their defaults:") + key_list(rest)

@@ -10,7 +10,7 @@ from scipy.stats import t
 
 from flower_kd.errors import InputError
 
-ENOUGH_FOR_ERRORS = 3
+MIN_SEEDS_FOR_INTERVAL = 3
 CONFIDENCE = 0.95
 
 
@@ -67,7 +67,7 @@ def interval(values: Sequence[float]) -> Interval:
     if len(known) == 0:
         return Interval(np.nan, np.nan, np.nan, "no value")
     mean = float(known.mean())
-    if len(known) < ENOUGH_FOR_ERRORS:
+    if len(known) < MIN_SEEDS_FOR_INTERVAL:
         kind = "one seed" if len(known) == 1 else "lowest to highest"
         return Interval(mean, float(known.min()), float(known.max()), kind)
     # Not 1.96 standard errors: of three seeds it takes 4.3 of them to be right 95 times of 100.

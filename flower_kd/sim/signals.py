@@ -25,7 +25,7 @@ def as_interruption() -> Iterator[None]:
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def deferred_signals() -> Iterator[None]:
     """Let these signals wait until a block is over.
 
     In the main thread, which is the one that Python has heed signals, whichever thread they are sent to.
@@ -45,9 +45,9 @@ def held() -> Iterator[None]:
 
 
 @contextmanager
-def unheard_by_children() -> Iterator[None]:
+def blocked_in_children() -> Iterator[None]:
     """Have processes that are started in a block begin with these signals blocked."""
-    with held():
+    with deferred_signals():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
         try:
             yield

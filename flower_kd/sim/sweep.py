@@ -21,7 +21,7 @@ from flower_kd.sim import batch
 from flower_kd.sim.grid import as_text, combinations
 from flower_kd.sim.job import Outcome
 from flower_kd.sim.seeds import interval
-from flower_kd.sim.signals import held
+from flower_kd.sim.signals import deferred_signals
 from flower_kd.unused import check_grid, warning
 
 WRITE_SECONDS = 5.0
@@ -103,9 +103,9 @@ class Sweep:
         with batch.claimed(self.folder, self.jobs, "sweep", overwrite=overwrite, resume=resume):
             self._write()
             try:
-                batch.run_all(self.jobs, processes=processes, workers=workers, ended=self._take)
+                batch.run_all(self.jobs, processes=processes, workers=workers, on_outcome=self._record)
             finally:
-                with held():
+                with deferred_signals():
                     self._write()
 
     def table(self) -> pd.DataFrame:
@@ -156,7 +156,7 @@ class Sweep:
             shown.add_row(*values, f"{found.mean:.3f}", words)
         return shown
 
-    def _take(self, outcome: Outcome) -> None:
+    def _record(self, outcome: Outcome) -> None:
         self._outcomes[outcome.job.folder] = outcome
         if time.monotonic() - self._written > WRITE_SECONDS:
             self._write()

@@ -43,12 +43,12 @@ class TensorBoard:
         self._round = 0
         self._last: dict[int, dict[str, float]] = {}
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         """Go on to another stage: the nodes alone, or the strategy."""
         self.close()
         self._place = self._folder / ALONE if stage == ALONE else self._folder
 
-    def heard(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
+    def on_exchange(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
         """Keep a round's metrics, the last exchange's of those that come several times, until it is over."""
         if server_round != self._round:
             self._write()

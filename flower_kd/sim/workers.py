@@ -50,16 +50,16 @@ class WorkerGrid(LocalGrid):
         self._pipes: list[Connection] = []
         self._processes = []
         for index in range(min(workers, num_nodes)):
-            ours, theirs = processes.Pipe()
+            own_end, worker_end = processes.Pipe()
             worker = processes.Process(
                 target=_work,
-                args=(theirs, client_app, num_nodes, dict(run_config)),
+                args=(worker_end, client_app, num_nodes, dict(run_config)),
                 name=f"flower-kd worker {index}",
                 daemon=True,
             )
             worker.start()
-            theirs.close()  # or the end of the worker would not be seen
-            self._pipes.append(ours)
+            worker_end.close()  # or the end of the worker would not be seen
+            self._pipes.append(own_end)
             self._processes.append(worker)
         for index in range(len(self._pipes)):
             problem = self._receive(index)  # imports take seconds, which are not the run's

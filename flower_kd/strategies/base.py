@@ -101,7 +101,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         """
         return {}
 
-    def came_back(self, vertex: int, hello: Hello) -> None:
+    def node_returned(self, vertex: int, hello: Hello) -> None:
         """Prepare for a node that is here again under a new id; `hello.fresh` says whether it lost its weights."""
         if hello.fresh and self._weights_at_start:
             self._initial[vertex] = self._weights_at_start
@@ -151,7 +151,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         network = grid if isinstance(grid, Network) else self.network(grid)
         exchanges = self.local_steps // self.exchange_every
         self._network, self._num_rounds, self._exchange = network, num_rounds, self.last_round * exchanges
-        network.on_return = self.came_back
+        network.on_return = self.node_returned
         hellos = network.join()
         self._weights_at_start = wire.canonical(initial_arrays) if initial_arrays else ArrayRecord()
         begins = initial_arrays and not self.last_round
@@ -171,7 +171,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             if tested is not None:
                 result.evaluate_metrics_clientapp[server_round] = tested
                 log(INFO, "[ROUND %d/%d] accuracy %.4f", server_round, num_rounds, tested["accuracy"])
-            self._round_is_over(server_round)
+            self._finish_round(server_round)
         log(INFO, "%s finished in %.1f s", type(self).__name__, time.monotonic() - started)
         return result
 

@@ -41,10 +41,10 @@ def clipped_mix(weights: csr_array, values: Tensor, radius: float) -> Tensor:
     Tensor
         [nodes, rows, width].
     """
-    hearing, heard, shares = _edges(weights)
+    receivers, senders, shares = _edges(weights)
     mixed = values.clone()
     for part in np.array_split(np.arange(len(shares)), max(1, -(-len(shares) * values[0].numel() // _PART))):
-        here, there = torch.from_numpy(hearing[part]), torch.from_numpy(heard[part])
+        here, there = torch.from_numpy(receivers[part]), torch.from_numpy(senders[part])
         difference = values[there] - values[here]
         length = difference.norm(dim=-1, keepdim=True)
         kept = (radius / length).clamp_max(1.0)  # infinite where there is no difference
@@ -65,10 +65,10 @@ def clipped_matrix(weights: csr_array, vectors: dict[int, list[np.ndarray]], rad
     radius : float
         Above 0; the Euclidean norm to which a difference is shortened.
     """
-    hearing, heard, shares = _edges(weights)
-    lengths = [_distance(vectors[n], vectors[m]) for n, m in zip(hearing.tolist(), heard.tolist(), strict=True)]
+    receivers, senders, shares = _edges(weights)
+    lengths = [_distance(vectors[n], vectors[m]) for n, m in zip(receivers.tolist(), senders.tolist(), strict=True)]
     kept = shares * np.minimum(1.0, np.divide(radius, lengths, out=np.ones(len(shares)), where=np.array(lengths) > 0))
-    others = csr_array((kept, (hearing, heard)), shape=weights.shape)
+    others = csr_array((kept, (receivers, senders)), shape=weights.shape)
     return csr_array(others + diags_array(1.0 - np.asarray(others.sum(axis=1)).ravel()))
 
 

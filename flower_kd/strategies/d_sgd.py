@@ -47,9 +47,9 @@ class DSGD(GraphStrategy):
         """Forget an earlier run's weights."""
         self._mixed, self._unsent = {}, set()
 
-    def came_back(self, vertex: int, hello: Hello) -> None:
+    def node_returned(self, vertex: int, hello: Hello) -> None:
         """Have a node that lost its weights sent those that it mixed last: its initial ones would drag the others."""
-        super().came_back(vertex, hello)
+        super().node_returned(vertex, hello)
         if hello.fresh and vertex in self._mixed:
             self._unsent.add(vertex)
 

@@ -129,7 +129,7 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
         """Average the metrics that all nodes report; the round is over then."""
         server_round += self.last_round
         metrics = super().aggregate_evaluate(server_round, _comparable(list(replies)))
-        self._round_is_over(server_round)
+        self._finish_round(server_round)
         return metrics
 
     def _joined(self) -> Network:

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 from flower_kd import failures
 from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, CONFIG, HELLO, JOIN, LOGITS, METRICS, Hello, Text
-from flower_kd.wire import check_layout, shown
+from flower_kd.wire import check_layout, short_repr
 
 T = TypeVar("T")
 
@@ -44,8 +44,8 @@ MetricName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{
 RESERVED = re.compile(r"round|vertex|vertices|bytes-shared|test-.*")
 
 _strict = ConfigDict(strict=True)
-_Trained = TypedDict(
-    "_Trained",
+_TrainReport = TypedDict(
+    "_TrainReport",
     {
         "num-examples": Samples,
         "train-loss": NotRequired[Loss],
@@ -54,8 +54,8 @@ _Trained = TypedDict(
         "seconds": NotRequired[Seconds],
     },
 )
-_Tested = TypedDict(
-    "_Tested",
+_EvaluateReport = TypedDict(
+    "_EvaluateReport",
     {
         "accuracy": Share,
         "num-examples": NotRequired[Samples],
@@ -66,8 +66,8 @@ _Tested = TypedDict(
 _NUMBERS = TypeAdapter(Annotated[dict[MetricName, Number], Field(max_length=MOST_METRICS)], config=_strict)
 _NAMES = TypeAdapter(Annotated[list[Text], Field(max_length=MOST_ARRAYS)], config=_strict)
 _KNOWN: dict[str, TypeAdapter[Any]] = {
-    MessageType.TRAIN: TypeAdapter(with_config(_strict)(_Trained)),
-    MessageType.EVALUATE: TypeAdapter(with_config(_strict)(_Tested)),
+    MessageType.TRAIN: TypeAdapter(with_config(_strict)(_TrainReport)),
+    MessageType.EVALUATE: TypeAdapter(with_config(_strict)(_EvaluateReport)),
 }
 _HELLO = TypeAdapter(with_config(ConfigDict(strict=True, revalidate_instances="always"))(Hello))
 
@@ -110,10 +110,10 @@ def _records(message: Message, reply: Message) -> Any:
     sent, come = message.metadata, reply.metadata
     if come.message_type != sent.message_type:
         raise InputError(
-            f"its reply is one to a {shown(come.message_type)} message, not to a {sent.message_type!r} one"
+            f"its reply is one to a {short_repr(come.message_type)} message, not to a {sent.message_type!r} one"
         )
     if come.src_node_id != sent.dst_node_id:
-        raise InputError(f"its reply says it comes from node {shown(come.src_node_id)}")
+        raise InputError(f"its reply says it comes from node {short_repr(come.src_node_id)}")
     wanted = _wanted(message)
     for name, kind in wanted.items():
         if name not in reply.content:
@@ -124,7 +124,7 @@ def _records(message: Message, reply: Message) -> Any:
             )
     unknown = next((name for name in reply.content if name not in wanted), None)
     if unknown is not None:
-        raise InputError(f"its reply has a record {shown(unknown)} that nobody asked for")
+        raise InputError(f"its reply has a record {short_repr(unknown)} that nobody asked for")
     for name, record in reply.content.items():
         if isinstance(record, ArrayRecord):
             _checked(_NAMES, list(record), name)
@@ -153,7 +153,7 @@ def _checked(adapter: TypeAdapter[T], values: object, what: str) -> T:
         return adapter.validate_python(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        name = " ".join(shown(part) for part in first["loc"] if part != "[key]")
+        name = " ".join(short_repr(part) for part in first["loc"] if part != "[key]")
     match first["type"]:
         case "missing":
             raise InputError(f"its {what} lacks {name}")
@@ -163,4 +163,4 @@ def _checked(adapter: TypeAdapter[T], values: object, what: str) -> T:
             problem = "should be printable text"
         case _:
             problem = first["msg"].removeprefix("Input ").removeprefix("String ").removeprefix("Value error, ")
-    raise InputError(f"{name} = {shown(first['input'])} in its {what} {problem}")
+    raise InputError(f"{name} = {short_repr(first['input'])} in its {what} {problem}")

@@ -147,14 +147,16 @@ class Network(Grid):
         self._returning: dict[int, str] = {}  # who answered after an absence, unless the strategy refuses the answer
         self._last_round: dict[int, int] = {}  # in which a node took part
         self._rejoined: set[int] = set()  # under another id, and not heard of since
-        self._open: dict[int, tuple[str, float]] = {}  # by node: a message not answered in time, and when it was sent
+        self._unanswered: dict[
+            int, tuple[str, float]
+        ] = {}  # by node: a message not answered in time, and when it was sent
         self._greetings: dict[str, Message] = {}  # those that are not answered yet, of nodes that connect late
-        self._exchanges_without_anybody = 0
+        self._empty_exchanges = 0
         self._one_by_one = False  # fetch replies so, as one of many could not be read
         self.absent: dict[int, str] = {}  # and the kind of exchange, train or evaluate, in which a node will be back
         self._vertex_of: dict[int, int] = {}
         self._node_of: dict[int, int] = {}
-        self._strangers: set[int] = set()
+        self._late_nodes: set[int] = set()
 
     # -- handshake ----------------------------------------------------------------------------------------------------
 
@@ -179,20 +181,20 @@ class Network(Grid):
         self.metrics.clear()
         self.participation = {vertex: Participation() for vertex in range(self.num_nodes)}
         self.absent.clear()
-        self._strangers.clear()
+        self._late_nodes.clear()
         self._returning.clear()
         self._last_round.clear()
         self._rejoined.clear()
-        self._open.clear()
+        self._unanswered.clear()
         self._greetings.clear()
-        self._exchanges_without_anybody = 0
+        self._empty_exchanges = 0
         deadline = self.clock() + self.connect_seconds
         asked: set[int] = set()
         while len(self.hellos) < self.num_nodes:
             new = [node for node in self._grid.get_node_ids() if node not in asked]
             asked.update(new)
             for message, reply in self._answers(_greetings(new, self.greeting), max(deadline - self.clock(), 1.0)):
-                self._take_in(message, reply)
+                self._admit(message, reply)
             if len(self.hellos) == self.num_nodes:
                 break
             if len(asked) > len(self.hellos) or self.clock() > deadline:
@@ -206,7 +208,7 @@ class Network(Grid):
         self.on_join()
         return self.hellos
 
-    def _take_in(self, message: Message, reply: Message) -> None:
+    def _admit(self, message: Message, reply: Message) -> None:
         """Take a node in at the vertex that it says is its own; raises InputError if it cannot be."""
         node = message.metadata.dst_node_id
         try:
@@ -221,7 +223,7 @@ class Network(Grid):
             self._check_alike({**self.hellos, vertex: hello})
             old = self._node_of[vertex]
             self._vertex_of.pop(old, None)
-            self._open.pop(old, None)
+            self._unanswered.pop(old, None)
             self._rejoined.add(vertex)
         self.hellos[vertex] = hello
         self._vertex_of[node], self._node_of[vertex] = vertex, node
@@ -255,7 +257,7 @@ class Network(Grid):
         unawaited: list[Message] = []
         held_back: dict[str, Message] = {}
         for message in messages:
-            earlier, since = self._open.get(message.metadata.dst_node_id, ("", -math.inf))
+            earlier, since = self._unanswered.get(message.metadata.dst_node_id, ("", -math.inf))
             if not earlier:
                 awaited.append(message)
             elif started - since >= timeout:
@@ -272,7 +274,7 @@ class Network(Grid):
                     waiting |= self._push([held_back.pop(answered)])
                 elif answered in waiting or answered in others:
                     message = (waiting if answered in waiting else others).pop(answered)
-                    self._open.pop(message.metadata.dst_node_id, None)
+                    self._unanswered.pop(message.metadata.dst_node_id, None)
                     yield message, reply
             left = started + timeout - self.clock()
             if left <= 0:
@@ -281,7 +283,7 @@ class Network(Grid):
                 self.sleep(min(pause, left))
                 pause = min(2 * pause, POLL_SECONDS[1])
         for message_id, message in (waiting | others).items():
-            self._open[message.metadata.dst_node_id] = (message_id, started)
+            self._unanswered[message.metadata.dst_node_id] = (message_id, started)
 
     def _push(self, messages: list[Message]) -> dict[str, Message]:
         """Send messages, and return them by id."""
@@ -391,7 +393,7 @@ class Network(Grid):
 
     def get_node_ids(self) -> list[int]:
         """Return the ids of the nodes that joined, in the order of their vertices."""
-        self._welcome_back()
+        self._readmit()
         return [self._node_of[vertex] for vertex in sorted(self._node_of)]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
@@ -409,7 +411,7 @@ class Network(Grid):
         InputError
             If nobody has taken part in three train exchanges in a row.
         """
-        self._note_returns()
+        self._announce_returns()
         self._training.clear()
         server_round, given_weights = 0, set()
         missing: dict[int, str] = {}
@@ -453,10 +455,10 @@ class Network(Grid):
             self.leave_out(server_round, vertex, missing[vertex])
         self.greeting = replace(self.greeting, server_round=server_round)  # for nodes that come back later
         if training:
-            self._exchanges_without_anybody = 0 if answered else self._exchanges_without_anybody + 1
+            self._empty_exchanges = 0 if answered else self._empty_exchanges + 1
         else:
-            self._note_returns()  # no strategy refuses the replies of an evaluation
-        if self._exchanges_without_anybody == GIVE_UP_AFTER:
+            self._announce_returns()  # no strategy refuses the replies of an evaluation
+        if self._empty_exchanges == GIVE_UP_AFTER:
             raise InputError(
                 f"no node took part in {GIVE_UP_AFTER} exchanges in a row, the last in round {server_round}; "
                 f"node {self._label(min(missing))}: {missing[min(missing)]}"
@@ -474,7 +476,7 @@ class Network(Grid):
         level = DEBUG if vertex in self.absent else WARNING
         if training or vertex not in self.absent:
             self.absent[vertex] = MessageType.TRAIN if training else MessageType.EVALUATE
-        log(level, "round %d goes on without node %s: %s", server_round, self._label(vertex), why)
+        log(level, "round %d continues without node %s: %s", server_round, self._label(vertex), why)
 
     def _keep(self, server_round: int, vertex: int, reply: Message, metrics: dict[str, float]) -> None:
         """Keep a reply's metrics and count its bytes."""
@@ -501,22 +503,22 @@ class Network(Grid):
         kept = self.hellos[vertex].restored_round
         return f"with its own weights of round {kept}" if kept else "with fresh weights"
 
-    def _note_returns(self) -> None:
+    def _announce_returns(self) -> None:
         """Say who is back: those whose first answer after an absence was of use."""
         for vertex in sorted(self._returning):
             del self.absent[vertex]
             log(INFO, "node %s is back %s", self._label(vertex), self._returning[vertex])
         self._returning.clear()
 
-    def _welcome_back(self) -> None:
+    def _readmit(self) -> None:
         """Give absent vertices to nodes that connected under a new id (a device that was started again).
 
         Nobody waits for such a node's answer: it is looked for each time, and each node is asked once.
         """
         if not self.absent and not self._greetings:
             return
-        new = [n for n in self._grid.get_node_ids() if n not in self._vertex_of and n not in self._strangers]
-        self._strangers.update(new)
+        new = [n for n in self._grid.get_node_ids() if n not in self._vertex_of and n not in self._late_nodes]
+        self._late_nodes.update(new)
         answers: Iterable[tuple[Message, Message]]
         if isinstance(self._grid, StreamingGrid):
             answers = self._grid.stream(_greetings(new, replace(self.greeting, fresh=False)))
@@ -527,7 +529,7 @@ class Network(Grid):
             answers = [(self._greetings.pop(i), by_id[i]) for i in list(self._greetings) if i in by_id]
         for message, reply in answers:
             try:
-                self._take_in(message, reply)
+                self._admit(message, reply)
             except InputError as error:
                 log(WARNING, "a node that joined late is not used: %s", error)
 

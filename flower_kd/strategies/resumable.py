@@ -41,6 +41,6 @@ class Resumable:
             self.load_state_dict(self._resumed)
             self._resumed = None
 
-    def _round_is_over(self, server_round: int) -> None:
+    def _finish_round(self, server_round: int) -> None:
         if self.on_round is not None:
             self.on_round(server_round)

@@ -183,7 +183,7 @@ def test_a_failed_message_leaves_a_live_node_as_it_was() -> None:
     # The second batch does not fit, after a first step that did.
     inputs = [torch.zeros(10, 6), torch.zeros(10, 5)]
     node.private = LoaderBatches(DataLoader([(x, torch.zeros(10).long()) for x in inputs], batch_size=None))
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), state.kept_on_error(context, node):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), state.restored_on_error(context, node):
         train(node, Order(1, 2), None, np.arange(0), vertex=0)
     assert all(torch.equal(before[name], value) for name, value in node.model.state_dict().items())
     assert not node.optimizer.state_dict()["state"]

@@ -107,7 +107,7 @@ def test_a_run_that_is_killed_in_flower_goes_on_in_flower(simulation, tmp_path: 
     assert killed, first
     assert not (tmp_path / "flower" / "summary.json").exists(), first
     again = simulation(ROOT, *command)
-    assert "going on after round" in again
+    assert "resuming after round" in again
     flower = json.loads((tmp_path / "flower" / "summary.json").read_text())
     here = sim.run(config, 4, tmp_path / "here")
     assert flower["accuracy"]["per_node"] == pytest.approx(here.accuracy["per_node"], abs=1e-6)

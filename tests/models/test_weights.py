@@ -77,7 +77,7 @@ def test_a_file_without_weights_is_refused_in_one_line(content, path):
 
 
 def test_a_file_of_nothing_and_a_folder_are_refused(path):
-    for state, words in (({}, "holds no tensor"), ({"weight": torch.zeros(3)}, "is of another model")):
+    for state, words in (({}, "contains no tensors"), ({"weight": torch.zeros(3)}, "is of another model")):
         with pytest.raises(InputError, match=words):
             models.build("mlp", 10, SHAPE, weights_file=save(state, path))
     with pytest.raises(InputError, match="is not a file"):

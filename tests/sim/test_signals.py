@@ -2,7 +2,7 @@ import signal
 
 import pytest
 
-from flower_kd.sim.signals import ENDS, as_interruption, held
+from flower_kd.sim.signals import ENDS, as_interruption, deferred_signals
 
 
 @pytest.mark.parametrize("number", ENDS)
@@ -26,7 +26,7 @@ def test_what_is_held_comes_after_the_block() -> None:
     done = []
 
     def work() -> None:
-        with as_interruption(), held():
+        with as_interruption(), deferred_signals():
             signal.raise_signal(signal.SIGTERM)
             done.append("block")
 

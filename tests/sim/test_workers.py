@@ -27,10 +27,10 @@ class Killer:
     def __init__(self, grid: WorkerGrid) -> None:
         self.grid = grid
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         pass
 
-    def heard(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
+    def on_exchange(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
         os.kill(self.grid._processes[1].pid, signal.SIGKILL)
 
 

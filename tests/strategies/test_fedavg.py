@@ -46,8 +46,8 @@ def test_an_extra_metric_is_kept_and_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("interfere", "words"),
     [
-        (lambda c: c.update({"more": MetricRecord({"a": 1})}), "its reply has a record 'more' that nobody asked for"),
-        (lambda c: c.update({"logits": ArrayRecord()}), "its reply has a record 'logits' that nobody asked for"),
+        (lambda c: c.update({"more": MetricRecord({"a": 1})}), "its reply has a record 'more' that was not requested"),
+        (lambda c: c.update({"logits": ArrayRecord()}), "its reply has a record 'logits' that was not requested"),
         (lambda c: c["arrays"].update({"new": c["arrays"].pop("bias")}), "weights of another model: 'bias' is missing"),
         (
             lambda c: c["arrays"].update({"bias": Array(np.full(3, 1e300))}),

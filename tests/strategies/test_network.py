@@ -108,7 +108,7 @@ def test_code_that_fails_later_is_named_with_its_place(ring: nx.Graph, caplog) -
     [warning] = [record.getMessage() for record in caplog.records]
     line = Broken.forward.__code__.co_firstlineno + 2
     place = f"(strategies/test_network.py, line {line}, in forward)"
-    assert warning == f"round 1 goes on without node 2: it failed: KeyError: 'layer' {place}"
+    assert warning == f"round 1 continues without node 2: it failed: KeyError: 'layer' {place}"
 
 
 def test_silo_asks_for_no_common_reference_set(ring: nx.Graph) -> None:
@@ -229,7 +229,7 @@ def test_the_round_goes_on_without_a_broken_node_and_says_so(cls, kind: str, rin
     with caplog.at_level(logging.INFO):
         strategy.start(network, start, num_rounds=2, timeout=1.0)
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len([w for w in warnings if w.startswith("round 1 goes on without node 1: ")]) == 1
+    assert len([w for w in warnings if w.startswith("round 1 continues without node 1: ")]) == 1
     assert KINDS[kind] in "".join(warnings)
     parts = network.participation
     assert [(parts[vertex].due, parts[vertex].taken) for vertex in range(4)] == [(2, 2), (2, 1), (2, 2), (2, 2)]
@@ -313,9 +313,9 @@ def test_a_node_that_lost_the_weights_it_was_given_gets_them_again(ring: nx.Grap
     given = ArrayRecord({"weight": torch.zeros(3, 6), "bias": torch.zeros(3)})
     strategy.start(FaultyGrid(make_client_app(build_same_model_node), 4, {}), given, num_rounds=1)
     assert "arrays" not in strategy._down(1)
-    strategy.came_back(1, Hello(vertex=1, fresh=False))
+    strategy.node_returned(1, Hello(vertex=1, fresh=False))
     assert "arrays" not in strategy._down(1)
-    strategy.came_back(1, Hello(vertex=1))
+    strategy.node_returned(1, Hello(vertex=1))
     assert strategy._down(1)["arrays"] == given
 
 
@@ -386,7 +386,7 @@ def test_metrics_out_of_range_leave_a_node_out(
     assert result.evaluate_metrics_clientapp[2]["vertices"] == [0, 1, 3]
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 1  # in two rounds
-    assert warnings[0].startswith(f"round 1 goes on without node 2: {words}")
+    assert warnings[0].startswith(f"round 1 continues without node 2: {words}")
 
 
 def test_another_number_of_partitions_is_refused(ring: nx.Graph, grid: FaultyGrid) -> None:
@@ -486,7 +486,7 @@ def test_a_bad_hello_in_the_middle_of_a_run_is_not_used(
     assert all("test-accuracy" in network.metrics[4, vertex].values for vertex in (0, 1, 3))
 
 
-def test_a_second_reply_to_a_message_is_not_looked_at(ring: nx.Graph, grid: FaultyGrid) -> None:
+def test_a_second_reply_to_a_message_is_ignored(ring: nx.Graph, grid: FaultyGrid) -> None:
     class Twice(FaultyGrid):
         def stream(self, messages):
             for message, reply in super().stream(messages):

@@ -46,8 +46,8 @@ def test_a_silent_node_costs_one_timeout_and_one_warning(cls, ring: nx.Graph, ca
     network, grid = start(cls(ring, local_steps=2), delay, 4, build_same_model_node)
     exchanges = 2 * 4
     assert TIMEOUT <= grid.now < TIMEOUT + 10 * exchanges
-    assert said(caplog, "goes on without") == [
-        "round 1 goes on without node 2: no reply in time (timeout = 3600 s)",
+    assert said(caplog, "continues without") == [
+        "round 1 continues without node 2: no reply in time (timeout = 3600 s)",
     ]
     assert network.participation[2].due == 4
     assert network.participation[2].taken == 0
@@ -77,8 +77,8 @@ def test_a_late_answer_is_never_mixed_in_and_brings_the_node_back(ring: nx.Graph
     network, grid = start(strategy, delay, 5)
     # It answers 1,000 s after the timeout: by then the others are some exchanges further.
     assert [vertices for _, vertices in used] == [[0, 1, 3]] * 3 + [[0, 1, 2, 3]] * 2
-    assert said(caplog, "goes on without node 2") == [
-        "round 1 goes on without node 2: no reply in time (timeout = 3600 s)"
+    assert said(caplog, "continues without node 2") == [
+        "round 1 continues without node 2: no reply in time (timeout = 3600 s)"
     ]
     assert said(caplog, "node 2 is back") == ["node 2 is back in round 4, with its own weights"]
     part = network.participation[2]
@@ -111,7 +111,7 @@ def test_where_nobody_ever_answers_the_run_ends(ring: nx.Graph, caplog) -> None:
 
     with pytest.raises(InputError, match=r"no node took part in 3 exchanges in a row, .*node 0: no reply in time"):
         start(NeighborKD(ring, local_steps=2), delay, 9)
-    assert len(said(caplog, "goes on without")) == 4  # one a node
+    assert len(said(caplog, "continues without")) == 4  # one a node
 
 
 def test_figures_are_those_of_the_in_process_engine(ring: nx.Graph) -> None:

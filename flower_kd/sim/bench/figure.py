@@ -46,10 +46,10 @@ class Clock:
         self.ends: list[float] = []
         self.trained: list[float] = []
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         """Do nothing: handshakes are not measured."""
 
-    def heard(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
+    def on_exchange(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
         """Note one exchange."""
         if kind == "train":
             self.ends.append(time.perf_counter())
