@@ -30,11 +30,11 @@ SLOW = pytest.mark.slow
 
 
 class KilledError(BaseException):
-    """Ends a process as kill -9 does: nothing is written after it."""
+    """Ends a process like kill -9: nothing is written after it."""
 
 
 class Disk:
-    """Counts operations on files below a folder, and has one of them be the last."""
+    """Counts file operations below a folder, and kills the process at one of them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
         self.root = root
@@ -82,7 +82,7 @@ some_or_all = pytest.mark.parametrize("step", [pytest.param(7, id="some"), pytes
 
 
 def crash_points(disk: Disk, prepare: Callable[[], None], command: Callable[[], object], step: int) -> Iterator[int]:
-    """Run a command again and again, each time killed at another of its operations; yield after each."""
+    """Run a command repeatedly, each time killed at another of its operations; yield after each run."""
     prepare()
     disk.start(None)
     command()
@@ -99,7 +99,7 @@ def crash_points(disk: Disk, prepare: Callable[[], None], command: Callable[[], 
 
 
 def whole(folder: Path) -> None:
-    """Assert that every file that is not a partial one can be read."""
+    """Assert that every file except partial ones can be read."""
     readers: dict[str, Callable[[Path], object]] = {
         ".json": lambda path: json.loads(path.read_text()),
         ".toml": lambda path: tomllib.loads(path.read_text()),
@@ -112,7 +112,7 @@ def whole(folder: Path) -> None:
 
 
 def attempt(command: Callable[[], Any]) -> tuple[Any, str]:
-    """Return what a command gives, and the sentence with which it is refused."""
+    """Return the result of a command, and the error message if it is refused."""
     try:
         return command(), ""
     except InputError as error:
@@ -130,7 +130,7 @@ def run(folder: Path, **options: Any) -> sim.Summary:
 
 @some_or_all
 @pytest.mark.parametrize("strategy", ["d-dist", "silo"])
-def test_a_run_that_is_killed_goes_on(step: int, strategy: str, disk: Disk, tmp_path: Path) -> None:
+def test_a_killed_run_can_be_resumed(step: int, strategy: str, disk: Disk, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     expected = run(tmp_path / "reference", strategy=strategy)
 
@@ -177,7 +177,7 @@ def test_a_run_that_replaces_another_is_never_mixed_with_it(step: int, disk: Dis
 
 
 @some_or_all
-def test_a_resumed_run_that_is_killed_goes_on(step: int, disk: Disk, tmp_path: Path) -> None:
+def test_a_killed_resumed_run_can_be_resumed_again(step: int, disk: Disk, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     expected = run(tmp_path / "reference")
     with pytest.raises(KilledError):
@@ -215,13 +215,13 @@ def compare(folder: Path, runs: dict[str, Any] = BOTH, **options: Any) -> list[d
 
 
 def entries(folder: Path) -> list[dict[str, Any]]:
-    """Return what comparison.json says, without what a clock measured."""
+    """Return the content of comparison.json without measured times."""
     found = json.loads((folder / "comparison.json").read_text())
     return [{key: value for key, value in entry.items() if key != "seconds"} for entry in found]
 
 
 def agrees(folder: Path) -> None:
-    """Assert that an index tells of each run what the run's folder tells."""
+    """Assert that an index agrees with the folder of each run."""
     if (folder / "comparison.json").exists():
         for entry in entries(folder):
             assert entry["accuracy"] == results.read(folder / entry["folder"]).summary.accuracy
@@ -231,7 +231,7 @@ def agrees(folder: Path) -> None:
 
 @some_or_all
 @pytest.mark.parametrize("leave", [{}, {"overwrite": True}, {"resume": True}])
-def test_a_comparison_that_is_killed_goes_on(step: int, leave: dict[str, bool], disk: Disk, tmp_path: Path) -> None:
+def test_a_killed_comparison_can_be_resumed(step: int, leave: dict[str, bool], disk: Disk, tmp_path: Path) -> None:
     folder = tmp_path / "compared"
     old = compare(tmp_path / "old") if leave else []
     runs = {label: config | {"momentum": 0.5} for label, config in BOTH.items()} if leave else BOTH
@@ -256,7 +256,7 @@ def test_a_comparison_that_is_killed_goes_on(step: int, leave: dict[str, bool], 
 
 @some_or_all
 @pytest.mark.parametrize("leave", [{}, {"overwrite": True}])
-def test_a_sweep_that_is_killed_goes_on(step: int, leave: dict[str, bool], disk: Disk, tmp_path: Path) -> None:
+def test_a_killed_sweep_can_be_resumed(step: int, leave: dict[str, bool], disk: Disk, tmp_path: Path) -> None:
     folder = tmp_path / "swept"
 
     def sweep(folder: Path, momenta: str = "0,0.9", **options: Any) -> pd.DataFrame:

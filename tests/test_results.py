@@ -69,7 +69,7 @@ def test_what_a_node_sends_in_all_grows_with_its_degree(strategy: str, graph: nx
     assert sent["d_sgd_same_frequency_per_edge"] == 500.0
 
 
-def test_the_table_says_payload_and_frequency_apart(finished: tuple[sim.Summary, Path]) -> None:
+def test_the_table_separates_payload_and_frequency(finished: tuple[sim.Summary, Path]) -> None:
     sent = finished[0].bytes | {
         "messages_per_edge": 20.0, "per_message": 1000.0, "per_edge": 20_000.0, "per_node": 40_000.0,
         "d_sgd_per_message": 3000.0, "d_sgd_same_frequency_per_edge": 60_000.0, "d_sgd_per_edge": 1_500_000.0,
@@ -170,7 +170,7 @@ def test_a_folder_with_a_run_is_refused_before_anything_trains(finished: tuple[s
 
 @pytest.mark.parametrize("name", ["config.toml", "report.html", "history.csv", "comparison.csv", "graph.graphml"])
 @pytest.mark.parametrize("leave", [{}, {"overwrite": True}, {"resume": True}])
-def test_files_that_are_not_ours_are_never_replaced(name: str, leave: dict, tmp_path: Path) -> None:
+def test_foreign_files_are_never_replaced(name: str, leave: dict, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(InputError, match=f"has '{name}', which flower-kd did not write"):
         sim.run(SHORT | leave, 2, tmp_path)

@@ -1,4 +1,4 @@
-"""Runs that go on after their process was killed, and folders in which two would write."""
+"""Runs resumed after their process was killed, and folders that two processes write to."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Interrupts:
 
 
 def killed(config: dict[str, Any], folder: Path, where: tuple[str, int, str]) -> None:
-    """Run in a process that is killed in the middle; forked, as imports would take most of the time."""
+    """Run in a process that is killed midway; forked, as imports would take most of the time."""
     child = os.fork()
     if child == 0:
         try:
@@ -73,7 +73,7 @@ def killed(config: dict[str, Any], folder: Path, where: tuple[str, int, str]) ->
         ("d-dist", "alone", 3, "train", {"exchange-every": 1, "exchange-rows": 10, "reference-batch": 0}),
     ],
 )
-def test_a_run_goes_on_with_the_figures_of_an_uninterrupted_one(
+def test_a_resumed_run_has_the_figures_of_an_uninterrupted_one(
     strategy: str, stage: str, server_round: int, kind: str, more: dict[str, Any], tmp_path: Path
 ) -> None:
     config = SHORT | {"strategy": strategy, "baseline": "silo" if stage == "alone" else "none"} | more
@@ -100,7 +100,7 @@ def test_workers_keep_the_states_of_their_nodes(tmp_path: Path) -> None:
     assert sim.run(config | {"resume": True}, NODES, tmp_path / "run").accuracy == expected.accuracy
 
 
-def test_what_cannot_go_on_says_why_and_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_resumed_says_why_and_stays_as_it_is(tmp_path: Path) -> None:
     config = SHORT | {"strategy": "neighbor-kd", "baseline": "none"}
     killed(config, tmp_path, ("neighbor-kd", 3, "train"))
     with pytest.raises(InputError, match="already contains another run: choose another folder"):
@@ -172,7 +172,7 @@ def test_two_processes_in_one_folder(tmp_path: Path) -> None:
 
 def test_two_processes_that_begin_in_a_new_folder(tmp_path: Path) -> None:
     class Meanwhile:
-        """Has another process take the folder during the handshake."""
+        """Lets another process claim the folder during the handshake."""
 
         def on_stage(self, stage: str) -> None:
             locks.enter_context(locked_by_another(tmp_path / "run"))
@@ -184,7 +184,7 @@ def test_two_processes_that_begin_in_a_new_folder(tmp_path: Path) -> None:
         sim.run(SHORT | {"strategy": "silo"}, NODES, tmp_path / "run", listener=Meanwhile())
 
 
-def test_writers_and_readers_of_one_file_never_meet_half_of_it(tmp_path: Path) -> None:
+def test_readers_never_see_a_partially_written_file(tmp_path: Path) -> None:
     contents = [bytes([65 + index]) * 200_000 for index in range(2)]
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom flower_kd import folders\n"

@@ -1,4 +1,4 @@
-"""Runs that went wrong without ending: what is said of them, and which are refused."""
+"""Runs with shortfalls: how they are reported, and which are refused."""
 
 import logging
 from pathlib import Path
@@ -21,7 +21,7 @@ SHORT = {"num-server-rounds": 2, "local-steps": 2, "samples-per-node": 20, "refe
 
 
 def record_of(name: str, interfere, rounds: int = ROUNDS) -> results.RunRecord:
-    """Return what is known of some rounds on a ring of four nodes in which replies may be changed."""
+    """Return the record of some rounds on a ring of four nodes whose replies may be changed."""
     graph = nx.cycle_graph(4)
     weights = name in ("d-sgd", "fedavg")
     grid = FaultyGrid(make_client_app(build_same_model_node if weights else build_blob_node), 4, {})
@@ -59,7 +59,7 @@ def with_metrics(kind: str, vertices: tuple[int, ...], **changed: float):
     return interfere
 
 
-def test_a_whole_run_has_no_remarks() -> None:
+def test_a_complete_run_has_no_remarks() -> None:
     record = record_of("neighbor-kd", None)
     shortfalls.check(record)
     summary = results.summarize(record, None)
@@ -132,13 +132,13 @@ def test_nodes_that_diverged_or_have_no_accuracy_are_named() -> None:
         )
 
 
-def test_a_loss_that_is_only_bad_is_no_divergence() -> None:
+def test_a_high_loss_alone_is_not_divergence() -> None:
     record = record_of("silo", with_metrics("evaluate", (0, 1, 2, 3), loss=50.0))
     shortfalls.check(record)
     assert results.summarize(record, None).diverged == []
 
 
-def test_a_run_whose_last_round_nobody_trained_in_is_refused() -> None:
+def test_a_run_whose_last_round_no_node_trained_in_is_refused() -> None:
     record = record_of("silo", None)
     for vertex in range(4):
         values = record.metrics[ROUNDS, vertex].values
@@ -149,7 +149,7 @@ def test_a_run_whose_last_round_nobody_trained_in_is_refused() -> None:
         shortfalls.check(record)
 
 
-def test_a_run_that_nobody_could_be_evaluated_in_is_refused() -> None:
+def test_a_run_in_which_no_node_could_be_evaluated_is_refused() -> None:
     record = record_of("silo", None)
     for metrics in record.metrics.values():
         metrics.values = {k: v for k, v in metrics.values.items() if not k.startswith("test-")}

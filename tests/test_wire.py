@@ -88,7 +88,7 @@ def test_unknown_format_names_the_allowed_ones() -> None:
         (ArrayRecord({"rows": Array(np.zeros(12, np.float32))}), "12 where 3 x 4"),
         (ArrayRecord({"rows": Array(np.full((3, 4), np.nan, np.float32))}), "NaN or Inf"),
         (ArrayRecord({"rows": Array(np.zeros((3, 4), np.uint8))}), "'offset'"),
-        (ArrayRecord({"rows": Array("float32", (3, 4), "numpy.ndarray", b"rubbish")}), "cannot be read"),
+        (ArrayRecord({"rows": Array("float32", (3, 4), "numpy.ndarray", b"garbage")}), "cannot be read"),
         (ArrayRecord({"rows": Array("float32", (10**7, 10**7), "numpy.ndarray", b"claims")}), "6 bytes for a shape"),
         (ArrayRecord({"rows": Array(np.array([["a", "b"]]))}), "dtype '<U1'"),
         (ArrayRecord({"rows": Array(np.full((3, 4), 3e38, np.float32))}), "a value of 3e.38 .at most 65504"),

@@ -1,4 +1,4 @@
-"""What is wrong with a node is said in the handshake, in one sentence."""
+"""Mistakes in a node are reported in the handshake, in one sentence."""
 
 import random
 from collections.abc import Callable
@@ -189,7 +189,7 @@ def test_a_check_leaves_everything_as_it_was() -> None:
         (torch.zeros(3, 2), torch.zeros(3), 0, "batch_size = 0 must be at least 1"),
     ],
 )
-def test_batches_that_make_no_sense(inputs: torch.Tensor, labels: torch.Tensor, batch_size: int, words: str) -> None:
+def test_batches_that_are_malformed(inputs: torch.Tensor, labels: torch.Tensor, batch_size: int, words: str) -> None:
     with pytest.raises(InputError, match=words):
         ShuffledBatches(inputs, labels, batch_size, seed=0, vertex=0)
 

@@ -1,4 +1,4 @@
-"""The main job through Flower's own processes: the simulation engine, and SuperLink with SuperNodes."""
+"""The app in Flower's own processes: the simulation engine, and SuperLink with SuperNodes."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def test_every_strategy_has_the_same_figures_in_flower_and_in_process(simulation
     assert len({str(figures["accuracy"]) for figures in here.values()}) == len(RUNS)
 
 
-def test_a_run_that_is_killed_in_flower_goes_on_in_flower(simulation, tmp_path: Path) -> None:
+def test_a_run_killed_in_flower_can_be_resumed_in_flower(simulation, tmp_path: Path) -> None:
     config = SHORT | {"num-server-rounds": 60, "evaluate-every": 20}
     options = as_run_config(config | {"output-dir": str(tmp_path / "flower"), "resume": True})
     command = ("--federation-config", "num-supernodes=4", "--run-config", options)

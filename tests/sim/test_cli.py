@@ -100,7 +100,9 @@ def test_finished_runs_are_refused_shown_or_replaced(finished: Path) -> None:
     assert (finished / "summary.json").stat().st_mtime_ns > before
 
 
-def test_an_interrupted_run_says_what_is_left_and_is_run_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_interrupted_run_says_what_is_kept_and_can_be_restarted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     options = ("run", "-c", SHORT, "--num-nodes", 2, "--output-dir", tmp_path / "run")
 
     def interrupt(*_: object) -> None:

@@ -60,7 +60,7 @@ def test_a_run_leaves_the_number_of_threads_as_it_was() -> None:
         torch.set_num_threads(before)
 
 
-def test_a_listener_hears_each_exchange() -> None:
+def test_a_listener_receives_each_exchange() -> None:
     recorder = Recorder()
     grid = InProcessGrid(make_client_app(build_blob_node), 4, {}, recorder)
     NeighborKD(nx.cycle_graph(4), local_steps=4, exchange_every=2, evaluate_every=2).start(grid, num_rounds=2)

@@ -22,7 +22,7 @@ def test_rounds_of_the_nodes_alone_count_too() -> None:
     assert events[-1].fraction == 1.0
 
 
-def test_without_a_terminal_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_there_are_occasional_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     text = io.StringIO()

@@ -102,7 +102,7 @@ def test_no_run_begins_if_a_combination_cannot(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_finished_runs_and_the_same_command_continues(tmp_path: Path) -> None:
     options = ("--grid", "num-server-rounds=2,400")
     script = "from flower_kd.sim.cli import app; app()"
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Words of users and nodes in tables are shown as they are: rich would read [/b] as markup."""
+"""Text of users and nodes is shown verbatim in tables: rich would parse [/b] as markup."""
 
 from dataclasses import replace
 from pathlib import Path

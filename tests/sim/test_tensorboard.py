@@ -10,7 +10,7 @@ Scalar = tuple[str, str, float, int]
 
 
 class Writer:
-    """Keeps what torch's SummaryWriter would write."""
+    """Records what torch's SummaryWriter would write."""
 
     def __init__(self, written: list[Scalar], folder: str) -> None:
         self.written, self.folder, self.closed = written, folder, False

@@ -1,4 +1,4 @@
-"""Arguments of strategies: a wrong one is a sentence, not a traceback of a class that the user never named."""
+"""Arguments of strategies: a wrong one is reported in one sentence, not by a traceback from an internal class."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Handshake and absent nodes: what the network says when nodes do not fit or fail."""
+"""Handshake and absent nodes: how mismatches and failures are reported."""
 
 import hashlib
 import logging
@@ -85,7 +85,7 @@ def test_nothing_trains_where_nodes_do_not_fit(build, words: str, ring: nx.Graph
 
 
 class Broken(torch.nn.Linear):
-    """Fails where it is trained, which the handshake does not do."""
+    """Fails in training, which the handshake does not do."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         if self.training:
@@ -173,7 +173,7 @@ def test_graphs_with_names_find_their_nodes_by_name() -> None:
     assert [network.vertex(context.node_id) for context in contexts] == [3, 2, 1, 0]
 
 
-def rubbish(kind: str, reply: Message) -> Message | None:
+def broken_reply(kind: str, reply: Message) -> Message | None:
     """Return what a broken node sends instead of its reply to a train message."""
     if reply.metadata.message_type != "train":
         return reply
@@ -210,7 +210,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cls", [NeighborKD, DDist, DSGD, FedAvg])
-def test_the_round_goes_on_without_a_broken_node_and_says_so(cls, kind: str, ring: nx.Graph, caplog) -> None:
+def test_the_round_continues_without_a_broken_node_and_says_so(cls, kind: str, ring: nx.Graph, caplog) -> None:
     weights = cls in (DSGD, FedAvg)
     grid = FaultyGrid(make_client_app(build_same_model_node if weights else build_blob_node), 4, {})
     seen = {"now": True}
@@ -218,7 +218,7 @@ def test_the_round_goes_on_without_a_broken_node_and_says_so(cls, kind: str, rin
     def interfere(vertex: int, reply: Message) -> Message | None:
         if vertex == 1 and seen["now"] and reply.metadata.message_type == "train":
             seen["now"] = False
-            return rubbish(kind, reply)
+            return broken_reply(kind, reply)
         return reply
 
     grid.interfere = interfere
@@ -264,7 +264,7 @@ def test_a_node_started_again_under_a_new_id_is_welcomed_back(ring: nx.Graph, gr
     assert "test-accuracy" in network.metrics[3, 2].values
 
 
-@pytest.mark.parametrize("evaluate_every", [1, 5])  # it comes back in front of an evaluation, or of training
+@pytest.mark.parametrize("evaluate_every", [1, 5])  # it comes back before an evaluation, or before training
 @pytest.mark.parametrize("keeps_state", [False, True])
 def test_a_node_that_lost_its_weights_is_sent_those_it_mixed_last(
     keeps_state: bool, evaluate_every: int, ring: nx.Graph, same_model_grid: FaultyGrid
@@ -302,7 +302,7 @@ def test_a_node_that_lost_its_weights_is_sent_those_it_mixed_last(
     assert network.node_id(2) == 4242
     assert network.hellos[2].fresh != keeps_state
     _, *messages = sent  # after the handshake
-    if keeps_state and evaluate_every == 1:  # it got them with the first evaluation, and goes on with what it trained
+    if keeps_state and evaluate_every == 1:  # it got them with the first evaluation, and keeps training from them
         assert messages[0] is None
     else:
         assert np.array_equal(messages[0]["weight"].numpy(), mixed[0]["weight"].numpy())
@@ -320,7 +320,7 @@ def test_a_node_that_lost_the_weights_it_was_given_gets_them_again(ring: nx.Grap
 
 
 def test_the_reference_fingerprint_is_that_of_the_rows(ring: nx.Graph) -> None:
-    """Where a node says none of its own, it is computed in the handshake; shuffled rows are another reference set."""
+    """It is computed in the handshake if a node states none; shuffled rows are another reference set."""
 
     def hellos(build) -> list[str]:
         network = Silo(ring).network(FaultyGrid(make_client_app(build), 4, {}))
@@ -342,8 +342,8 @@ def test_the_reference_fingerprint_is_that_of_the_rows(ring: nx.Graph) -> None:
     assert hellos(named) == ["known already"] * 4
 
 
-def test_where_nobody_answers_the_run_ends_and_says_why(ring: nx.Graph, grid: FaultyGrid) -> None:
-    grid.interfere = lambda vertex, reply: rubbish("error", reply)
+def test_the_run_ends_with_the_reason_if_no_node_answers(ring: nx.Graph, grid: FaultyGrid) -> None:
+    grid.interfere = lambda vertex, reply: broken_reply("error", reply)
     with pytest.raises(
         InputError, match=r"no node took part in 3 exchanges in a row, .* round 3; .*OSError: disk full"
     ):
@@ -454,7 +454,7 @@ def test_one_that_claims_other_sizes_is_named(ring: nx.Graph, grid: FaultyGrid) 
 def test_a_bad_hello_in_the_middle_of_a_run_is_not_used(
     kind: str, polled: bool, ring: nx.Graph, grid: FaultyGrid, caplog
 ) -> None:
-    """Node 2 is gone after round 1; a stranger comes who says odd things."""
+    """Node 2 is gone after round 1; another node joins with an invalid Hello."""
     odd = {"taken": {"partition-id": 0}, "error": {"error": "x\n" * 9999}, "other sizes": {"classes": 7}}
     fields, words = BAD_HELLOS.get(kind, (odd.get(kind, {}), ""))
 
@@ -517,7 +517,7 @@ def _joined_plainly(network, join):
 
 
 def test_a_reply_that_flower_cannot_read_is_its_senders_error(ring: nx.Graph, grid: FaultyGrid, caplog) -> None:
-    """Over HTTP the server makes objects of what nodes sent, and raises if it cannot: all at once, or one by one."""
+    """Over HTTP, Flower deserializes replies on the server and raises if it cannot, all at once or one by one."""
 
     class Unreadable(DelayedGrid):
         def pull_messages(self, message_ids):
