@@ -75,8 +75,8 @@ def test_the_table_separates_payload_and_frequency(finished: tuple[sim.Summary, 
         "d_sgd_per_message": 3000.0, "d_sgd_same_frequency_per_edge": 60_000.0, "d_sgd_per_edge": 1_500_000.0,
     }  # fmt: skip
     text = " ".join(run_table.text(replace(finished[0], bytes=sent)).split())
-    assert "20 messages of 1.0 kB, 20.0 kB in all" in text
-    assert "3.0 kB a message: 3.0 times as much at the same frequency, 75.0 times with an exchange every step" in text
+    assert "20 messages of 1.0 kB, 20.0 kB in total" in text
+    assert "3.0 kB per message: 3.0 times as much at the same frequency, 75.0 times with one exchange per step" in text
     assert "over all its edges, if neighbors are linked directly: 40.0 kB" in text
     assert "note:" not in text
     to_server = " ".join(run_table.text(replace(finished[0], strategy="fedavg", bytes=sent)).split())
@@ -137,7 +137,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         ({"model": "mlp*3,lenet5*4"}, 8, "is for 7 nodes, but there are 8"),
         ({"strategy": "x", "pooling": "y"}, 8, "2 problems: unknown strategy 'x'"),
         ({"reference-size": 1437, "exchange-rows": 0}, 8, "too few for reference-size = 1437 and 8 nodes"),
-        ({"dataset": "./nowhere"}, 4, "node 0 cannot take part: dataset './nowhere': there is no such folder"),
+        ({"dataset": "./nowhere"}, 4, "node 0 cannot take part: dataset './nowhere': the folder does not exist"),
         ({"partition": "pathological", "labels-per-node": 12}, 4, "labels-per-node = 12 is above the 10 labels"),
     ],
 )
@@ -198,7 +198,7 @@ def test_overwriting_removes_the_files_of_the_earlier_run_and_no_others(tmp_path
 
 def test_a_mistake_leaves_what_would_have_been_overwritten(tmp_path: Path) -> None:
     sim.run(SHORT | {"strategy": "silo"}, 2, tmp_path)
-    with pytest.raises(InputError, match="no such folder"):  # which the nodes find out in the handshake
+    with pytest.raises(InputError, match="the folder does not exist"):  # which the nodes find out in the handshake
         sim.run(SHORT | {"dataset": "./nowhere", "overwrite": True}, 2, tmp_path)
     assert results.read(tmp_path).config.dataset == "digits"
 

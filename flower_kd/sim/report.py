@@ -308,7 +308,7 @@ def _results(rows: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:
     if set(_D_SGD) <= set(rows):
         columns += [Column(f"D-SGD {name.replace('-', ' ')}, times", rows[name], _short) for name in _D_SGD]
         remarks.append(
-            "D-SGD: how many times as many bytes its weights would take per edge, sent at the same frequency and in every step."
+            "D-SGD: how many times as much its weights would take per edge, at the same frequency and in every step."
         )
     columns += _shortfall_columns(rows)
     columns.append(Column("seconds", rows["seconds"], _short))

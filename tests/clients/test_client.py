@@ -140,7 +140,7 @@ def test_user_loaders() -> None:
     assert torch.equal(torch.cat([second, third]), data.tensors[1][4:])
     with pytest.raises(InputError, match="generator of its own"):
         LoaderBatches(DataLoader(data, shuffle=True, generator=torch.Generator()))
-    with pytest.raises(InputError, match="gives no batch"):
+    with pytest.raises(InputError, match="yields no batches"):
         list(LoaderBatches(DataLoader(data, batch_size=20, drop_last=True)).batches(0, 1))
     node = linear_node()
     with pytest.raises(InputError, match="reference loader shuffles"):

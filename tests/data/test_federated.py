@@ -131,7 +131,7 @@ def test_only_the_rows_asked_for_are_decoded(tmp_path: Path, monkeypatch: pytest
     [
         (DataSpec(num_partitions=2000), "1438 training samples, too few"),
         (DataSpec(reference_size=1438), "too few for reference-size = 1438"),
-        (DataSpec(dataset="./no-such-folder"), "there is no such folder"),
+        (DataSpec(dataset="./no-such-folder"), "the folder does not exist"),
         (DataSpec(partition="pathological", labels_per_node=11), "labels-per-node = 11 is above the 10 labels"),
         (DataSpec(partition="pathological", num_partitions=1000), "'pathological' does not fit .* 1000 nodes"),
         (DataSpec(partition="dirichlet", dirichlet_alpha=0.0), "dirichlet-alpha = 0.0 must be above 0"),
@@ -193,7 +193,7 @@ def test_a_folder_without_labels_or_with_invalid_content(tmp_path: Path) -> None
 
 def test_a_name_that_no_hub_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="neither 'digits', a folder here, nor to be had by name"):
+    with pytest.raises(InputError, match="is not 'digits', not a folder, and cannot be loaded from the hub"):
         FederatedData(DataSpec(dataset="nobody/no-such-data-set"))
 
 
