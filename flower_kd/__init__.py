@@ -30,7 +30,7 @@ _MODULE_OF = dict.fromkeys(_CLIENTS, "clients") | dict.fromkeys(_STRATEGIES, "st
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for: `flower-kd --help` shall not wait for torch."""
+    """Import a public name on first access: `flower-kd --help` should not wait for torch."""
     if name in _MODULE_OF:
         return getattr(import_module(f"flower_kd.{_MODULE_OF[name]}"), name)
     if name in __all__:

@@ -4,7 +4,7 @@ import signal
 
 
 def main() -> None:
-    """Run the command; Ctrl-C before it begins and after its end is quiet."""
+    """Run the command; Ctrl-C before it starts and after it ends prints no traceback."""
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from flower_kd.sim.cli import app
@@ -12,5 +12,5 @@ def main() -> None:
     app(prog_name="flower-kd")
 
 
-if __name__ == "__main__":  # not in the processes that it spawns
+if __name__ == "__main__":  # not in spawned processes
     main()

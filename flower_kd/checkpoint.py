@@ -1,4 +1,4 @@
-"""What the server must know to go on with a run after a round."""
+"""The server's state after a round, from which a run can be resumed."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ State = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run after one of its rounds; the nodes keep their own states.
+    """State of a run after a round; the nodes keep their own states.
 
     Parameters
     ----------
     identity : str
-        Of the run (`flower_kd.identity`).
+        The run's identity (`flower_kd.identity`).
     stage : str
-        "alone" where the nodes train alone for comparison, else the strategy.
+        "alone" for the silo baseline, else the strategy's name.
     server_round : int
-        The last round that is over.
+        The last finished round.
     seconds : dict
         Seconds of each stage so far.
     history_bytes : dict
-        How much of each stage's history file is of rounds that are over.
+        Size of each stage's history file at the end of the last finished round.
     nodes : list of dict
-        What each vertex said in the handshake that must not change.
+        By vertex, the parts of the handshake that must not change.
     strategy, network : dict of ndarray
         States of the strategy and of the network (traffic, absent nodes).
     """
@@ -50,7 +50,7 @@ class Checkpoint:
     network: State = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
-        """Return the content of the file."""
+        """Return the file's content."""
         arrays = {f"strategy/{name}": value for name, value in self.strategy.items()}
         arrays |= {f"network/{name}": value for name, value in self.network.items()}
         about = {key: value for key, value in vars(self).items() if key not in ("strategy", "network")}
@@ -70,7 +70,7 @@ def read(folder: Path) -> Checkpoint | None:
             found: dict[str, State] = {"strategy": {}, "network": {}}
             for name in file.keys():  # noqa: SIM118  (not a mapping)
                 kind, _, own_name = name.partition("/")
-                found[kind][own_name] = np.array(file.get_tensor(name))  # one that can be written to
+                found[kind][own_name] = np.array(file.get_tensor(name))  # a writable copy
         return Checkpoint(**about, strategy=found["strategy"], network=found["network"])
     except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"checkpoint {str(path)!r} is damaged: {' '.join(str(error).split())}") from None

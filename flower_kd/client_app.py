@@ -22,17 +22,17 @@ EVALUATE_BATCH = 128  # as PREDICT_BATCH
 
 
 def build_node(context: Context) -> Node:
-    """Return the node of this context's partition.
+    """Return the node for this context's partition.
 
     Raises
     ------
     InputError
-        If the node config lacks partition-id or num-partitions, or what the run config asks for does not fit.
+        If the node config lacks partition-id or num-partitions, or the run config is invalid for this node.
     """
     config = RunConfig.parse(context.run_config)
     for key in ("partition-id", "num-partitions"):
         if not isinstance(context.node_config.get(key), int):
-            raise InputError(f"the node config needs a whole number {key!r}: --node-config 'partition-id=0 ...'")
+            raise InputError(f"the node config needs an integer {key!r}: --node-config 'partition-id=0 ...'")
     vertex, num_nodes = int(context.node_config["partition-id"]), int(context.node_config["num-partitions"])
     torch.set_num_threads(config.num_threads)  # the order of float sums depends on it
     device = devices.device(config.device)
@@ -59,15 +59,15 @@ def build_node(context: Context) -> Node:
 
 @lru_cache(maxsize=4)
 def _shared(corpus: data.FederatedData, device: torch.device) -> tuple[Tensor, list[Batch]]:
-    """Return the reference set and the test batches on a device, of which all nodes of a process use one copy."""
+    """Return the reference set and the test batches on a device; all nodes of a process share one copy."""
     inputs, labels = (tensor.to(device).split(EVALUATE_BATCH) for tensor in corpus.test)
     return corpus.reference.to(device), list(zip(inputs, labels, strict=True))
 
 
 def find_files(context: Context, greeting: Greeting) -> NodeFiles | None:
-    """Return where a node on the server's machine keeps its states: in the run's folder; None elsewhere.
+    """Return where a node keeps its states: in the run's folder if it is on the server's machine, else None.
 
-    The token tells that the folder is that of the run, and not one of the same name on another machine.
+    The token shows that the folder belongs to the run and is not one of the same name on another machine.
     """
     output_dir, label = context.run_config.get("output-dir"), _label(context)
     if not (output_dir and greeting.token and greeting.stage):
@@ -76,7 +76,7 @@ def find_files(context: Context, greeting: Greeting) -> NodeFiles | None:
     marker = folders.read_marker(folder)
     if marker is None or marker.token != greeting.token:
         return None
-    return NodeFiles(folder / folders.CHECKPOINT / greeting.stage / folders.name_of(f"node-{label}"))
+    return NodeFiles(folder / folders.CHECKPOINT / greeting.stage / folders.file_name_of(f"node-{label}"))
 
 
 def _label(context: Context) -> object:

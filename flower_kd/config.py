@@ -1,4 +1,4 @@
-"""The run config: every key, its default, its range; all errors at once."""
+"""The run config: every key with its default and range; all errors are reported together."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _choice(default: str, allowed: Callable[[], list[str]]) -> Any:
 
 
 def _text(default: str, parse: Callable[[str], object]) -> Any:
-    """Return a field for a text that `parse` takes without an InputError."""
+    """Return a field for a string that `parse` accepts without an InputError."""
 
     def check(key: str, value: Any) -> str | None:
         try:
@@ -48,7 +48,7 @@ def _text(default: str, parse: Callable[[str], object]) -> Any:
 
 
 def _graph_name(name: str) -> None:
-    """Refuse what is neither a topology nor looks like a file, which only the server needs to have."""
+    """Refuse names that are neither a topology nor look like a file; only the server needs the file itself."""
     if "." not in name and "/" not in name:
         topology.options_of(name)
 
@@ -57,7 +57,7 @@ def _graph_name(name: str) -> None:
 class RunConfig:
     """What `[tool.flwr.app.config]` and `-c` hold, with underscores for hyphens.
 
-    CONTRIBUTING.md says what each key means; `pyproject.toml` holds the same defaults, and a test keeps them equal.
+    README.md explains each key; `pyproject.toml` has the same defaults, which a test verifies.
     """
 
     strategy: str = _choice("d-dist", strategies.names)
@@ -120,12 +120,12 @@ class RunConfig:
 
     @classmethod
     def parse(cls, run_config: Mapping[str, Any]) -> RunConfig:
-        """Return the config of kebab-case keys, as Flower's context holds it.
+        """Return the config for kebab-case keys, as in Flower's context.
 
         Raises
         ------
         InputError
-            With one line for each unknown key, wrong type or value out of range.
+            For unknown keys, wrong types and values out of range, all in one message.
         """
         known = {spec.name.replace("_", "-"): spec for spec in fields(cls)}
         problems = [unknown("key", key, list(known)) for key in run_config if key not in known]
@@ -152,7 +152,7 @@ class RunConfig:
         raise InputError(problems[0] if len(problems) == 1 else f"{len(problems)} problems: " + "; ".join(problems))
 
     def _conflicts(self) -> list[str]:
-        """Return what is wrong with values that are right one by one."""
+        """Return the conflicts between values that are valid by themselves."""
         found = []
         cls = strategies.STRATEGIES.get(self.strategy)
         exchange = self.exchange_every or self.local_steps
@@ -163,32 +163,32 @@ class RunConfig:
         if self.exchange_rows > self.reference_size:
             found.append(f"exchange-rows = {self.exchange_rows} is above reference-size = {self.reference_size}")
         if self.overwrite and self.resume:
-            found.append("overwrite = true and resume = true exclude each other")
+            found.append("overwrite = true and resume = true cannot be used together")
         if self.min_degree > self.max_degree:
             found.append(f"min-degree = {self.min_degree} is above max-degree = {self.max_degree}")
         if getattr(cls, "same_model", False) and "," in self.model:
             found.append(
                 f"strategy {self.strategy!r} averages weights, so all nodes need one model: model = {self.model!r} "
-                "has several"
+                "lists several"
             )
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the config with the keys users type."""
+        """Return the config by kebab-case keys."""
         return {name.replace("_", "-"): value for name, value in asdict(self).items()}
 
     def data_spec(self, num_nodes: int) -> data.DataSpec:
-        """Return which data set is partitioned how."""
+        """Return how the data set is split over the nodes."""
         return data.DataSpec(
             num_partitions=num_nodes,
             **{spec.name: getattr(self, spec.name) for spec in fields(data.DataSpec) if spec.name != "num_partitions"},
         )
 
     def graph(self, num_nodes: int) -> Any:
-        """Return the communication graph, with those options that the topology takes."""
+        """Return the communication graph, built with the options that the topology takes."""
         options = {name: getattr(self, name) for name in topology.options_of(self.topology)}
         if not options.get("edge_probability", True):
-            del options["edge_probability"]  # 0 leaves it to the topology
+            del options["edge_probability"]  # 0 stands for the topology's default
         return topology.build(self.topology, num_nodes, seed=self.seed, **options)
 
     def build_strategy(self, graph: Any) -> Any:
@@ -197,7 +197,7 @@ class RunConfig:
 
     @property
     def common_weights(self) -> bool:
-        """Whether nodes of one model begin with equal weights: by default where the strategy averages weights."""
+        """Whether nodes with the same model start from equal weights; by default if the strategy averages weights."""
         if self.initial_weights == "auto":
             return bool(getattr(strategies.STRATEGIES.get(self.strategy), "same_model", False))
         return self.initial_weights == "common"
@@ -207,4 +207,4 @@ class RunConfig:
         return models.assign(self.model, num_nodes)[vertex]
 
 
-_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+_KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}

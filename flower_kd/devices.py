@@ -9,12 +9,12 @@ from flower_kd.errors import InputError
 
 
 def device(name: str) -> torch.device:
-    """Return the torch device of a name, "auto" being CUDA where there is one and the CPU elsewhere.
+    """Return the torch device of a name; "auto" is CUDA if available, else the CPU.
 
     Raises
     ------
     InputError
-        If the name is none of torch's, or there is no such device here.
+        If the name is unknown, or the device is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -22,7 +22,9 @@ def device(name: str) -> torch.device:
         found = torch.device(name)
         torch.empty(1, device=found).item()  # the meta device has no values
     except (RuntimeError, AssertionError, NotImplementedError):  # what torch raises depends on how it was built
-        raise InputError(f"no device {name!r} here (allowed: auto, cpu, cuda, cuda:N where there is one)") from None
+        raise InputError(
+            f"device {name!r} is not available (allowed: auto, cpu, cuda or cuda:N if there is one)"
+        ) from None
     return found
 
 

@@ -1,12 +1,12 @@
 """Dissimilarities between a student's and a teacher's class distributions, as functions and as modules.
 
 All take log-probabilities: `log_p` of the student, [..., classes], and `log_q` of the teacher, of the same shape or
-with one axis more in front ([teachers, ..., classes]); unreduced values then have that axis too, [teachers, ...], but
-for MSED, which compares the student with all its teachers at once. Logarithms are natural. With p and q from finite
-logits (`soften`), or q with exact zeros (log_q = -inf), values and gradients are finite.
+with an additional leading axis ([teachers, ..., classes]); unreduced values then have that axis too, [teachers, ...],
+except for MSED, which compares the student with all its teachers at once. Logarithms are natural. With p and q from
+finite logits (`soften`), or q with exact zeros (log_q = -inf), values and gradients are finite.
 
-CE, KL, JS, SED and TD are those of "Information Dissimilarity Measures in Decentralized Knowledge Distillation" (Molo,
-Vadicamo, Carlini, Gennaro, Connor; SISAP 2024), MSED is that of its public code.
+CE, KL, JS, SED and TD follow "Information Dissimilarity Measures in Decentralized Knowledge Distillation" (Molo,
+Vadicamo, Carlini, Gennaro, Connor; SISAP 2024), MSED its public code.
 
 >>> import torch
 >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]])
@@ -48,20 +48,20 @@ _REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class DissimilarityFunction(Protocol):
-    """What `reducible` makes of a function of rows."""
+    """A function returned by `reducible`."""
 
     def __call__(self, log_p: Tensor, log_q: Tensor, reduction: str = "mean") -> Tensor:
         """Return the dissimilarity of student and teacher, reduced over all rows and teachers."""
 
 
 def reducible(rows: Callable[[Tensor, Tensor], Tensor]) -> DissimilarityFunction:
-    """Return a dissimilarity with checks and a reduction, from one that gives a value a row.
+    """Return a dissimilarity with checks and a reduction, from a function that gives one value per row.
 
     Parameters
     ----------
     rows : callable
         From `log_p` [..., classes] and a finite `log_q`, [..., classes] or [teachers, ..., classes], to values without
-        the class axis. What it returns further takes `reduction`, one of "mean" (the default), "sum" and "none", and
+        the class axis. The result also takes `reduction`, one of "mean" (the default), "sum" and "none", and
         raises InputError for an unknown one and for shapes that do not fit.
     """
 
@@ -71,12 +71,12 @@ def reducible(rows: Callable[[Tensor, Tensor], Tensor]) -> DissimilarityFunction
         if log_p.shape not in (log_q.shape, log_q.shape[1:]):
             raise InputError(
                 f"teacher of shape {list(log_q.shape)} does not fit student of shape {list(log_p.shape)} "
-                "(allowed: the same shape, or one axis more in front, of teachers)"
+                "(allowed: the same shape, or an additional leading axis of teachers)"
             )
         # A zero counts as the smallest normal number: its logarithm must not become an infinite factor.
         return reduce(rows(log_p, log_q.clamp_min(math.log(torch.finfo(log_q.dtype).tiny))))
 
-    del reduced.__wrapped__  # help() would show the signature of `rows`, without the reduction
+    del reduced.__wrapped__  # otherwise help() shows the signature of `rows`, without the reduction
     return reduced
 
 
@@ -93,7 +93,7 @@ class Dissimilarity(nn.Module):
     function : callable
         The dissimilarity as a function.
     symmetric : bool
-        Whether student and teacher may change places.
+        Whether student and teacher can be swapped.
     multiway : bool
         Whether [teachers, ..., classes] gives one value for all teachers together.
 
@@ -259,7 +259,7 @@ class Jeffreys(Dissimilarity):
 def hellinger(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Hellinger distance `sqrt(1 - sum sqrt(p q))`, at most 1."""
     squared = ((log_p / 2).exp() - (log_q / 2).exp()).square().sum(-1) / 2
-    # The root has no gradient at 0; a number that vanishes beside any other gives it one, and is taken off again.
+    # The root has no finite gradient at 0; adding a tiny number gives it one, and its root is subtracted again.
     tiny = torch.finfo(squared.dtype).tiny
     return (squared + tiny).sqrt() - math.sqrt(tiny)
 

@@ -1,15 +1,15 @@
-"""The one exception for what a user can put right."""
+"""The exception for mistakes that a user can correct."""
 
 
 class InputError(ValueError):
-    """Bad config, file, graph, data or message: one sentence that names the culprit and what is allowed.
+    """Bad config, file, graph, data or message: one sentence that names the culprit and the allowed values.
 
     The apps and the command line show it without a traceback.
     """
 
 
 class RunRefusedError(InputError):
-    """An InputError on its way out of an app, without the traceback that Flower would print under it."""
+    """An InputError that leaves an app, without the traceback that Flower would log."""
 
     @property
     def __traceback__(self) -> None:
@@ -18,4 +18,4 @@ class RunRefusedError(InputError):
 
     @__traceback__.setter
     def __traceback__(self, frames: object) -> None:
-        """Take no frames (context managers on the way out set them)."""
+        """Ignore frames (context managers set them)."""

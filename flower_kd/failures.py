@@ -1,4 +1,4 @@
-"""What went wrong in somebody's code, in one sentence that travels."""
+"""Exceptions in user code, described in one sentence that can be sent in a message."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flower_kd.errors import InputError
 
 LONGEST_TEXT = 400  # torch lists every parameter of a model that does not fit
 
-_OURS = Path(__file__).parent
+_PACKAGE = Path(__file__).parent
 _STDLIB = Path(sysconfig.get_path("stdlib"))
 _INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("purelib", "platlib"))
 # "<class 'OSError'>:<'disk full'>" on devices and in process; under Ray the class is Flower's own, with the text after
@@ -28,7 +28,7 @@ _UNDER_RAY = re.compile(r".*ClientAppException occurred\. Message: (.*?)(?:'>)?"
 
 @contextmanager
 def in_one_sentence() -> Iterator[None]:
-    """Turn whatever a block raises into an InputError: engines hand on no more of an exception than its text."""
+    """Turn any exception in a block into an InputError: engines pass on no more of an exception than its text."""
     try:
         yield
     except InputError:
@@ -40,13 +40,13 @@ def in_one_sentence() -> Iterator[None]:
 
 
 def describe(error: BaseException) -> str:
-    """Return an exception's type, its text and its place in the user's code, if it has one; of an InputError the text.
+    """Return an exception's type, text and, if known, place in the user's code; for an InputError, only its text.
 
-    The place is the innermost line outside of installed packages or, where all is installed, of Python, torch and this
-    package.
+    The place is the innermost line outside installed packages or, if everything is installed, outside Python, torch and
+    this package.
     """
-    said = error.msg if isinstance(error, SyntaxError) else str(error)
-    text = textwrap.shorten(said, LONGEST_TEXT, placeholder=" ...")
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    text = textwrap.shorten(message, LONGEST_TEXT, placeholder=" ...")
     if isinstance(error, InputError):
         return text
     place = _place(error)
@@ -54,7 +54,7 @@ def describe(error: BaseException) -> str:
 
 
 def reason(reduced: str | None) -> str:
-    """Return in one line why a message failed, from what Flower's engines make of an exception."""
+    """Return in one line why a message failed, from the reason in Flower's error reply."""
     text = (reduced or "").strip()
     under_ray = _UNDER_RAY.fullmatch(text)
     if under_ray:
@@ -73,7 +73,7 @@ def _line(text: str) -> str:
 def _place(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_short(error.filename)}, line {error.lineno}"
-    for is_library in (_is_library, _is_torch_or_ours):
+    for is_library in (_is_library, _is_torch_or_package):
         for frame in reversed(traceback.extract_tb(error.__traceback__)):
             if not is_library(Path(frame.filename)):
                 return f"{_short(frame.filename)}, line {frame.lineno}, in {frame.name}"
@@ -82,17 +82,17 @@ def _place(error: BaseException) -> str:
 
 def _is_library(file: Path) -> bool:
     """Return whether a file is part of Python, of an installed package, or of this one."""
-    return any(file.is_relative_to(folder) for folder in (_OURS, *_INSTALLED)) or _is_torch_or_ours(file)
+    return any(file.is_relative_to(folder) for folder in (_PACKAGE, *_INSTALLED)) or _is_torch_or_package(file)
 
 
-def _is_torch_or_ours(file: Path) -> bool:
-    """Return whether a file is part of Python, torch or this package: so is not a user's app that is installed."""
+def _is_torch_or_package(file: Path) -> bool:
+    """Return whether a file is part of Python, torch or this package, in contrast to a user's installed app."""
     installed = next((folder for folder in _INSTALLED if file.is_relative_to(folder)), None)
     if installed is not None:
-        return file.relative_to(installed).parts[0] in ("torch", _OURS.name)
-    return str(file).startswith("<") or file.is_relative_to(_STDLIB) or file.is_relative_to(_OURS)
+        return file.relative_to(installed).parts[0] in ("torch", _PACKAGE.name)
+    return str(file).startswith("<") or file.is_relative_to(_STDLIB) or file.is_relative_to(_PACKAGE)
 
 
 def _short(filename: str) -> str:
-    """Return a file and its folder: what stands before them tells of the device, which is no concern of the server."""
+    """Return a file name with its folder; the rest of the path is private to the device."""
     return "/".join(Path(filename).parts[-2:])

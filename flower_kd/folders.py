@@ -1,4 +1,4 @@
-"""Folders of results: whose they are, who writes in them now, and files that are written whole or not at all."""
+"""Results folders: markers, locks, and files that are written atomically."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ RUNS = "runs"
 CHECKPOINT = "checkpoint"
 LONGEST_NAME = 160
 
-# In the order in which they are removed: first those that say that something is finished.
+# In the order of removal: first those that mark something as finished.
 _INDEXES = ("comparison.json", "sweep.json")
-_OURS = (
+_RESULT_FILES = (
     "summary.json",
     *_INDEXES,
     "config.toml",
@@ -47,16 +47,17 @@ _PARTIAL = ".partial"
 
 @dataclass(frozen=True)
 class Marker:
-    """What a folder of ours says of itself; in a folder without it nothing is replaced or removed.
+    """Content of the marker file of a results folder; in folders without one, nothing is replaced or removed.
 
     Parameters
     ----------
     kind : {"run", "comparison", "sweep"}
-        What the folder holds.
+        What the folder contains.
     identity : str
-        Of a run: all that its figures follow from (`flower_kd.identity`).
+        Of a run: the hash of everything that determines its figures (`flower_kd.identity`).
     token : str
-        Of a run: a random text that nodes get in the handshake, by which one on this machine knows the folder.
+        Of a run: a random string sent to the nodes in the handshake, by which those on this machine recognize the
+        folder.
     """
 
     kind: str
@@ -69,7 +70,7 @@ class Marker:
 
 
 def read_marker(folder: Path) -> Marker | None:
-    """Return what a folder says of itself, or None if it is not one of ours."""
+    """Return the marker of a folder, or None if it is not a results folder."""
     try:
         return Marker(**json.loads((folder / MARKER).read_bytes()))
     except (OSError, ValueError, TypeError):
@@ -77,44 +78,44 @@ def read_marker(folder: Path) -> Marker | None:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise InputError if nothing can be written in a folder, or it cannot be made."""
+    """Raise InputError if a folder cannot be created or written to."""
     nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not nearest.is_dir():
-        raise InputError(f"output-dir {str(folder)!r} cannot be written: {str(nearest)!r} is not a folder")
+        raise InputError(f"output-dir {str(folder)!r} cannot be created: {str(nearest)!r} is not a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"output-dir {str(folder)!r} cannot be written: no permission to write in {str(nearest)!r}")
+        raise InputError(f"output-dir {str(folder)!r} cannot be written: no permission to write to {str(nearest)!r}")
 
 
-def check_ours(folder: Path) -> None:
-    """Raise InputError if a folder that is not one of ours has files with names that ours would have."""
+def check_foreign_files(folder: Path) -> None:
+    """Raise InputError if a folder without a marker has files that results would replace."""
     if read_marker(folder) is not None:
         return
-    foreign = next((name for name in (*_OURS, CHECKPOINT) if (folder / name).exists()), None)
+    foreign = next((name for name in (*_RESULT_FILES, CHECKPOINT) if (folder / name).exists()), None)
     if foreign is not None:
         raise InputError(
             f"output-dir {str(folder)!r} has {foreign!r}, which flower-kd did not write (the folder has no {MARKER}): "
-            "name another folder, or move that file away"
+            "choose another folder, or move that file"
         )
 
 
-def refusal(folder: Path, holds: str) -> InputError:
-    """Return the error that a folder holds results, and what to do about it."""
+def refusal(folder: Path, content: str) -> InputError:
+    """Return the error for a folder that already contains results, with what to do about it."""
     return InputError(
-        f"output-dir {str(folder)!r} holds {holds}: name another folder, replace it with --overwrite (overwrite=true), "
-        "or let flower-kd go on with --resume (resume=true)"
+        f"output-dir {str(folder)!r} already contains {content}: choose another folder, replace it with --overwrite "
+        "(overwrite=true), or continue it with --resume (resume=true)"
     )
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing in a folder, which is made if need be, until the end of the block.
+    """Lock a folder, which is created if needed, against other processes until the end of the block.
 
-    The system frees the lock of a process that is killed.
+    The system releases the lock of a killed process.
 
     Raises
     ------
     InputError
-        If another process has the lock, or the folder cannot be made.
+        If another process holds the lock, or the folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +123,8 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise InputError(
-            f"output-dir {str(folder)!r} is in use by another flower-kd process: wait for its end, or name another"
+            f"output-dir {str(folder)!r} is in use by another flower-kd process: wait for it to end, or choose "
+            "another folder"
         ) from None
     except OSError as error:
         raise InputError(f"output-dir {str(folder)!r} cannot be written: {error.strerror}") from None
@@ -133,22 +135,22 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def write(folder: Path, parts: Mapping[str, bytes], *, replace_results: bool = False) -> None:
-    """Write files into a folder, in their order, each whole or not at all.
+    """Write files into a folder in the given order, each atomically.
 
     Parameters
     ----------
     folder : Path
-        Made if it is not there.
+        Created if it does not exist.
     parts : mapping
         Contents by name.
     replace_results : bool
-        Whether to remove all earlier results once the new files are on the disk under other names: a disk that is full
-        leaves the earlier results as they were.
+        Whether to remove all earlier results once the new files are on disk under temporary names: if the disk is full,
+        the earlier results stay.
 
     Raises
     ------
     InputError
-        If that fails.
+        If a file cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -173,14 +175,14 @@ def write(folder: Path, parts: Mapping[str, bytes], *, replace_results: bool = F
 
 
 def clear(folder: Path, keep: list[Path] | None = None) -> None:
-    """Remove the results in a folder of ours, and those in its `runs`; nothing else, and the folder itself stays.
+    """Remove the results in a folder and in its `runs`; other files and the folder itself stay.
 
     Parameters
     ----------
     folder : Path
-        Nothing is removed if it is not one of ours.
+        Nothing is removed if it has no marker.
     keep : list of Path, optional
-        Partial files that stay.
+        Partial files to keep.
 
     Raises
     ------
@@ -190,20 +192,20 @@ def clear(folder: Path, keep: list[Path] | None = None) -> None:
     if read_marker(folder) is None:
         return
     try:
-        for name in _OURS:
+        for name in _RESULT_FILES:
             (folder / name).unlink(missing_ok=True)
         for run in (folder / RUNS).glob("*"):
             clear(run)
-            with suppress(OSError):  # not empty: somebody else's files are in it
+            with suppress(OSError):  # not empty: it contains other files
                 run.rmdir()
         for pattern in _EVENTS:
             for path in folder.glob(pattern):
                 path.unlink()
         remove_checkpoint(folder)
-        for path in folder.glob(f".*{_PARTIAL}"):  # of a process that was killed
+        for path in folder.glob(f".*{_PARTIAL}"):  # left by a killed process
             if path not in (keep or []):
                 path.unlink()
-        (folder / MARKER).unlink()  # the last one: until then the folder is ours
+        (folder / MARKER).unlink()  # last: until then, the folder counts as results
         if keep is None:
             (folder / LOCK).unlink(missing_ok=True)
     except OSError as error:
@@ -211,7 +213,7 @@ def clear(folder: Path, keep: list[Path] | None = None) -> None:
 
 
 def remove_index(folder: Path) -> None:
-    """Remove the file that tells what the runs of a comparison or sweep gave; raises InputError if it cannot be."""
+    """Remove the index file of a comparison or sweep; raises InputError if this fails."""
     try:
         for name in _INDEXES:
             (folder / name).unlink(missing_ok=True)
@@ -220,13 +222,13 @@ def remove_index(folder: Path) -> None:
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Remove the checkpoint in a folder of ours; raises OSError if it cannot be removed."""
+    """Remove the checkpoint in a results folder; raises OSError if this fails."""
     with suppress(FileNotFoundError):
         shutil.rmtree(folder / CHECKPOINT)
 
 
 def append(path: Path, content: bytes, size: int) -> int:
-    """Add to a file that has `size` bytes of worth, and return how many it has then; what follows them is cut off.
+    """Append to a file whose first `size` bytes are valid, truncating the rest, and return its new size.
 
     Raises
     ------
@@ -243,8 +245,8 @@ def append(path: Path, content: bytes, size: int) -> int:
     return size + len(content)
 
 
-def name_of(text: str) -> str:
-    """Return a text as the name of one file: readable, and another name for another text."""
+def file_name_of(text: str) -> str:
+    """Return a readable file name for a text; different texts get different names."""
     name = quote(text, safe="=,+@ ")
     if len(name) <= LONGEST_NAME:
         return name
@@ -252,12 +254,12 @@ def name_of(text: str) -> str:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write one file whole or not at all; raises OSError."""
+    """Write one file atomically; raises OSError."""
     _rename(_partial(path, content), path)
 
 
 def _partial(path: Path, content: bytes) -> Path:
-    """Return a file beside `path`, of a name that no other process has, with the content."""
+    """Write the content to a temporary file beside `path`, under a name unique to this process, and return it."""
     partial = path.with_name(f".{path.name[:LONGEST_NAME]}.{uuid4().hex}{_PARTIAL}")
     try:
         partial.write_bytes(content)

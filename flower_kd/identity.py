@@ -1,4 +1,4 @@
-"""Which run a config asks for: the same identity, the same figures."""
+"""The identity of a run: runs with the same identity have the same figures."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from flower_kd import models, topology
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 
-# Where results go, and what is done about earlier ones, changes no figure.
+# These keys do not change any figure.
 NOT_OF_THE_RUN = ("output-dir", "overwrite", "resume")
 
 
 def identity(config: RunConfig, num_nodes: int) -> str:
-    """Return the SHA-256 of all that a run's figures follow from, in hexadecimal.
+    """Return the SHA-256 of everything that determines a run's figures, in hexadecimal.
 
-    These are the config, the number of nodes, and the content of the files that the config names, as far as they are on
-    this machine: the graph, the data folder, the weights, the module of a model of the user's own.
+    This includes the config, the number of nodes, and the content of files named in the config if they are on this
+    machine: the graph, the data folder, the weights, and the module of the user's own model.
 
     Parameters
     ----------
     config : RunConfig
-        That of the run.
+        The config of the run.
     num_nodes : int
         Number of nodes.
 
@@ -53,17 +53,17 @@ def _files(config: RunConfig) -> list[Path]:
 
 
 def _sources(module: str) -> list[Path]:
-    """Return the file of a module, if it has one; importing it is not needed, but a package around it is imported."""
-    invalidate_caches()  # or a file that is new is not seen
+    """Return the file of a module, if it has one; the module is not imported, but its parent packages are."""
+    invalidate_caches()  # otherwise a new file is not found
     try:
         spec = find_spec(module)
     except (ImportError, ValueError, AttributeError):
-        return []  # whoever builds the model says what is wrong
+        return []  # building the model reports what is wrong
     return [Path(spec.origin)] if spec is not None and spec.has_location and spec.origin else []
 
 
 def _content(path: Path) -> str:
-    """Return the SHA-256 of a file, or of all files of a folder with their names in it."""
+    """Return the SHA-256 of a file, or of the names and contents of all files in a folder."""
     try:
         if path.is_file():
             return _digest(path.resolve(), path.stat().st_mtime_ns, path.stat().st_size)
@@ -80,6 +80,6 @@ def _content(path: Path) -> str:
 
 @lru_cache(maxsize=100_000)
 def _digest(path: Path, modified_ns: int, size: int) -> str:
-    """Return the SHA-256 of a file, which is read again only if it has changed."""
+    """Return the SHA-256 of a file, cached until it changes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Flower's log without color codes where nobody sees colors."""
+"""Flower's log without color codes outside terminals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flwr.common.logger import FLOWER_LOGGER, ConsoleHandler
 
 
 def only_on_terminals() -> None:
-    """Have Flower color its lines only where they go to a terminal that shows colors and whose user wants them."""
+    """Let Flower color its log only on a terminal that supports colors, unless NO_COLOR is set."""
     wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     for handler in FLOWER_LOGGER.handlers:
         if isinstance(handler, ConsoleHandler):

@@ -1,6 +1,6 @@
 """Figures of runs, comparisons, sweeps and graphs: plain data in, a matplotlib Figure out.
 
-Figures are made without pyplot, whose state all threads share and which looks for a display.
+Figures are made without pyplot, whose state is shared by all threads and which looks for a display.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Histories = Mapping[str, Sequence[pd.DataFrame]]
 Finals = Mapping[str, tuple[nx.Graph, Sequence[float | None]]]
 
 # Okabe and Ito's colors, which color-blind readers can tell apart, with gray for their yellow, too pale for a line.
-# There is one more marker than colors, so that labels beyond the eighth differ from those that have their color.
+# There is one more marker than colors, so that labels beyond the eighth differ from those with the same color.
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
 _MARKERS = "osD^vPX<>"
 _ACCURACY_COLORS = "viridis"
@@ -51,9 +51,9 @@ def png(figure: Figure) -> bytes:
     """Return a figure as a PNG file; the same figure gives the same bytes."""
     image = io.BytesIO()
     for text in figure.findobj(Text):
-        text.set_parse_math(False)  # users name runs and folders: a $ is no formula
+        text.set_parse_math(False)  # names of runs and folders may contain a $, which is not a formula
     with rc_context({"text.parse_math": False}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # an empty box says as much
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # an empty box is good enough
         figure.savefig(image, format="png", dpi=120, metadata={"Software": None})
     return image.getvalue()
 
@@ -64,14 +64,14 @@ def png(figure: Figure) -> bytes:
 def accuracy_by_round(histories: Histories, title: str = "") -> Figure:
     """Return test accuracy by round.
 
-    A bold line is the mean over nodes, then over seeds. Around it are the nodes of a single seed (many of them as a
+    A bold line is the mean over nodes, then over seeds. Around it are the nodes of a single seed (if many, as a
     band from their 10th to their 90th percentile), or a band from the lowest to the highest seed.
 
     Parameters
     ----------
     histories : mapping
-        Each label's runs, one a seed: a row a node a round with the columns `round`, `vertex` and `test-accuracy`, NaN
-        where a node was not evaluated.
+        Each label's runs, one per seed: one row per node and round, with the columns `round`, `vertex` and
+        `test-accuracy`, NaN where a node was not evaluated.
     title : str
         Above the axes.
 
@@ -94,7 +94,7 @@ def accuracy_by_bytes(histories: Histories, title: str = "") -> Figure:
     Parameters
     ----------
     histories : mapping
-        As in `accuracy_by_round`, with the column `bytes-all-edges`: cumulative, of which the mean over nodes is taken.
+        As in `accuracy_by_round`, with the column `bytes-all-edges`: cumulative, averaged over nodes.
         Runs that send nothing are a dashed line at their final accuracy.
     title : str
         Above the axes.
@@ -147,7 +147,7 @@ def _draw_by_bytes(axes: Axes, histories: Histories) -> None:
         means = _means([_accuracy(history) for history in runs])
         accuracy = means.mean(axis=1)
         sent = pd.concat([_sent(history) for history in runs], axis=1).mean(axis=1).reindex(accuracy.index)
-        travels = sent > 0  # what came before the first message has no place on a logarithmic axis
+        travels = sent > 0  # a logarithmic axis has no zero
         if travels.any():
             means, accuracy = (table[travels].set_axis(sent[travels]) for table in (means, accuracy))
             if len(runs) > 1:
@@ -159,7 +159,7 @@ def _draw_by_bytes(axes: Axes, histories: Histories) -> None:
     axes.set(xlabel="sent by a node over all its edges, if neighbors are linked directly", ylabel="test accuracy")
     axes.grid(alpha=0.3)
     if not reach:
-        axes.set_xticks([])  # nobody sends anything
+        axes.set_xticks([])  # no node sends anything
         return
     axes.set_xscale("log")
     several_decades = max(reach) > 300 * min(reach)
@@ -175,7 +175,7 @@ def _accuracy(history: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sent(history: pd.DataFrame) -> pd.Series:
-    """Return the cumulative bytes that a node sent, [rounds]; who is absent in a round sent what it had before."""
+    """Return the cumulative bytes that a node sent, [rounds], carried forward while a node is absent."""
     table = history.pivot(index="round", columns="vertex", values="bytes-all-edges")
     return table.astype(float).ffill().fillna(0.0).mean(axis=1)
 
@@ -201,7 +201,7 @@ def _line(axes: Axes, values: pd.Series, label: str, color: str, marker: str) ->
 
 
 def _named(label: str) -> str:
-    """Return a label that the legend shows: matplotlib leaves out those that begin with an underscore."""
+    """Return a label that the legend shows: matplotlib omits labels that begin with an underscore."""
     return f" {label}" if label.startswith("_") else label
 
 
@@ -257,7 +257,7 @@ def draw_graph(graph: nx.Graph, title: str) -> Figure:
 
 
 def _draw_graphs(figure: FigureBase, finals: Finals, title_colors: Mapping[str, str]) -> None:
-    """Draw a panel a label and one color bar."""
+    """Draw one panel per label, and one color bar."""
     known = [value for _, accuracies in finals.values() for value in map(_number, accuracies) if not math.isnan(value)]
     scale = ScalarMappable(_norm(known), _ACCURACY_COLORS)
     panels = figure.subplots(*_grid(len(finals)), squeeze=False).ravel()
@@ -332,7 +332,7 @@ def _spectral(graph: nx.Graph) -> dict[int, np.ndarray]:
 
 
 def _grid(panels: int) -> tuple[int, int]:
-    """Return rows and columns for so many panels."""
+    """Return rows and columns for a number of panels."""
     rows = math.ceil(panels / _MAX_COLUMNS)
     return rows, math.ceil(panels / rows)
 
@@ -347,7 +347,7 @@ def _color(scale: ScalarMappable, value: float) -> tuple[float, float, float, fl
 
 
 def _norm(values: Iterable[float]) -> Normalize:
-    """Return a color scale over finite values, of some width even if they are all equal or there are none."""
+    """Return a color scale over finite values, not empty even if they are all equal or there are none."""
     found = list(values)
     low, high = min(found, default=0.0), max(found, default=1.0)
     return Normalize(low - 0.01, high + 0.01) if low == high else Normalize(low, high)
@@ -357,7 +357,7 @@ def _norm(values: Iterable[float]) -> Normalize:
 
 
 def comparison(histories: Histories, finals: Finals) -> Figure:
-    """Return the one picture of a comparison: accuracy by round and by bytes, and the graphs by final accuracy.
+    """Return the picture of a comparison: accuracy by round and by bytes, and the graphs by final accuracy.
 
     Parameters
     ----------
@@ -389,15 +389,15 @@ def comparison(histories: Histories, finals: Finals) -> Figure:
 
 
 def heat_maps(table: pd.DataFrame, keys: Sequence[str]) -> Figure:
-    """Return mean accuracy over seeds by the two keys with most values, a panel for each choice of the others.
+    """Return mean accuracy over seeds by the two keys with the most values, one panel per combination of the others.
 
     Parameters
     ----------
     table : DataFrame
-        A row a run: a column a key, `seed`, and `accuracy`, NaN where the run failed. Values are drawn in the order in
-        which they first come. Cells of which no run finished are hatched.
+        One row per run: one column per key, `seed`, and `accuracy`, NaN if the run failed. Values are drawn in the
+        order of their first row. Cells without a finished run are hatched.
     keys : sequence of str
-        The columns that were varied.
+        The columns of the swept keys.
 
     Raises
     ------
@@ -444,7 +444,7 @@ def heat_maps(table: pd.DataFrame, keys: Sequence[str]) -> Figure:
 
 
 def _draw_cell(axes: Axes, row: int, column: int, mean: float, scale: ScalarMappable, font_size: float) -> None:
-    """Fill one cell with its color and its figure; hatch it if the mean is NaN."""
+    """Fill one cell with its color and value; hatch it if the mean is NaN."""
     corner = (column - 0.5, row - 0.5)
     if math.isnan(mean):
         axes.add_patch(Rectangle(corner, 1, 1, facecolor="white", edgecolor="gray", hatch="///", linewidth=0))

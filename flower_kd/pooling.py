@@ -1,4 +1,4 @@
-"""How the predictions of a node's neighbors become its teacher."""
+"""How the predictions of a node's neighbors are pooled into its teacher."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flower_kd.registry import Registry
 
-_PART = 2**20  # values that are pooled at a time
+_PART = 2**20  # values pooled at a time
 _WEISZFELD_STEPS = 5
 _SMOOTHING = 0.08  # distance from the geometric median within which votes are averaged, of at most 2^0.5
 
@@ -25,9 +25,9 @@ class Teacher:
     Parameters
     ----------
     soft_labels : Tensor
-        Probabilities, [rows, classes], or [teachers, rows, classes] where each neighbor stays a teacher of its own.
+        Probabilities, [rows, classes], or [teachers, rows, classes] if each neighbor remains a separate teacher.
     weights : Tensor or None
-        [teachers], positive, with a mean of 1, for teachers that stay apart.
+        [teachers], positive, with a mean of 1, for separate teachers.
     """
 
     soft_labels: Tensor
@@ -35,7 +35,7 @@ class Teacher:
 
 
 class Pooling(Protocol):
-    """Makes a teacher a node, or None for a node that nobody teaches in this exchange."""
+    """Makes one teacher per node, or None for a node without a teacher in this exchange."""
 
     def __call__(self, logits: Tensor, weights: csr_array, temperature: float) -> list[Teacher | None]:
         """Return the teachers, in the order of vertices.
@@ -43,11 +43,11 @@ class Pooling(Protocol):
         Parameters
         ----------
         logits : Tensor
-            What the nodes sent, [nodes, rows, classes]; those of nodes without weight are never read.
+            The logits the nodes sent, [nodes, rows, classes]; those of nodes with zero weight are never read.
         weights : csr_array
             [nodes, nodes]: row n holds the weights node n gives to its teachers; a row sums to 1 or is empty.
         temperature : float
-            T of the softmax.
+            Temperature of the softmax.
         """
 
 
@@ -80,7 +80,7 @@ def mean_logits(logits: Tensor, weights: csr_array, temperature: float) -> list[
 
 @POOLINGS.register("pairwise")
 def pairwise(logits: Tensor, weights: csr_array, temperature: float) -> list[Teacher | None]:
-    """Keep each neighbor as a teacher of its own (SUM of the slides): the message grows with the degree."""
+    """Keep each neighbor as a separate teacher (SUM of the slides): the message grows with the degree."""
     soft_labels = torch.softmax(logits / temperature, dim=-1)
     teachers: list[Teacher | None] = []
     for node in range(weights.shape[0]):
@@ -99,20 +99,20 @@ def pairwise(logits: Tensor, weights: csr_array, temperature: float) -> list[Tea
 class RobustPooling:
     """Pools a node's own prediction and its neighbors' so that a minority of liars cannot set the teacher.
 
-    Each has one vote a row, whatever its weight. With v votes a majority must be honest: a node with two neighbors
-    withstands one liar, a node with a single neighbor withstands none (of two votes each pooling is the mean). A node
-    whose own prediction is missing has no teacher, since a liar may be half of the votes that are left.
+    Each has one vote per row, whatever its weight. With v votes a majority must be honest: a node with two neighbors
+    withstands one liar, a node with a single neighbor withstands none (with two votes, every pooling is the mean). A
+    node whose own prediction is missing has no teacher, since a liar may hold half of the remaining votes.
 
     Parameters
     ----------
     center : callable
-        From votes [votes, nodes, rows, classes], not negative, to their center [nodes, rows, classes].
+        From non-negative votes [votes, nodes, rows, classes] to their center [nodes, rows, classes].
     """
 
     center: Callable[[Tensor], Tensor]
 
     def __call__(self, logits: Tensor, weights: csr_array, temperature: float) -> list[Teacher | None]:
-        """Return the teachers, as Pooling says; a node votes for itself where `weights` has a diagonal entry."""
+        """Return the teachers, as in Pooling; a node votes for itself where `weights` has a diagonal entry."""
         votes = np.diff(weights.indptr)
         taught = (weights.diagonal() > 0) & (votes > 1)
         pooled = _by_rows(
@@ -121,7 +121,7 @@ class RobustPooling:
         return [Teacher(pooled[node]) if taught[node] else None for node in range(len(taught))]
 
     def _pool(self, soft_labels: Tensor, weights: csr_array, votes: np.ndarray, taught: np.ndarray) -> Tensor:
-        """Pool nodes with equally many votes together, some of them at a time."""
+        """Pool nodes with the same number of votes together, in parts."""
         pooled = torch.zeros_like(soft_labels)
         for count in np.unique(votes[taught]):
             nodes = np.flatnonzero(taught & (votes == count))
@@ -129,7 +129,7 @@ class RobustPooling:
                 voters = weights.indices[weights.indptr[some] + np.arange(count)[:, None]].astype(np.int64)
                 center = self.center(soft_labels[torch.from_numpy(voters)])
                 total = center.sum(dim=-1, keepdim=True)
-                # Votes that agree on nothing, such as one-hot ones for three classes, have a median of zeros.
+                # Votes without any agreement, such as one-hot votes for three classes, have a median of zeros.
                 agreed = torch.where(total > 0, center / total, 1 / center.shape[-1])
                 pooled[torch.from_numpy(some)] = agreed
         return pooled
@@ -144,7 +144,7 @@ def median(votes: Tensor) -> Tensor:
 def trimmed_mean(votes: Tensor) -> Tensor:
     """Return the coordinate-wise mean without extremes (Yin, Chen, Ramchandran and Bartlett, ICML 2018, definition 2).
 
-    On each side one vote in five is dropped, at least one, and never all: as many liars are withstood.
+    On each side one vote in five is dropped, at least one but never all: it withstands that many liars.
     """
     dropped = min(max(1, len(votes) // 5), (len(votes) - 1) // 2)
     return votes.sort(dim=0).values[dropped : len(votes) - dropped].mean(dim=0)
@@ -154,7 +154,7 @@ def geometric_median(votes: Tensor) -> Tensor:
     """Return the point with the least sum of Euclidean distances (Pillutla, Kakade and Harchaoui, IEEE TSP 2022).
 
     A fixed number of smoothed Weiszfeld steps from the coordinate-wise median. Votes within the smoothing distance of
-    the center count fully, as in a mean, so that what one neighbor alone knows is not lost; beyond it a vote pulls with
+    the center count fully, as in a mean, so that what only one neighbor knows is not lost; beyond it a vote pulls with
     a constant force. Liars move honest votes that agree by `smoothing * liars / honest` at most.
     """
     center = median(votes)
@@ -176,7 +176,7 @@ def mix(weights: csr_array, values: Tensor) -> Tensor:
 
 
 def _by_rows(pool: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
-    """Pool some reference rows at a time: what stands between logits and teachers stays small at any network size."""
+    """Pool some reference rows at a time, so that intermediate tensors stay small at any network size."""
     parts = logits.split(max(1, _PART // (logits.shape[0] * logits.shape[2])), dim=1)
     if len(parts) == 1:
         return pool(logits)

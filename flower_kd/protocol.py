@@ -1,4 +1,4 @@
-"""What strategies and clients say to each other: records, their fields, and what both sides can compute."""
+"""The message contract of strategies and clients: records, their fields, and what both sides compute alike."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ TEACHER = "teacher"
 LOGITS = "logits"
 HELLO = "hello"
 
-# The stage of a run in which nodes train alone, for comparison; the other stage is called as the strategy.
+# The stage of a run in which nodes train alone, for comparison; the other stage has the strategy's name.
 ALONE = "alone"
 
 Reply = Literal["nothing", "logits", "weights"]
 
-# What is plausible of a node's sizes and texts; the server checks it (strategies/inbox.py), the node does not.
+# Plausible ranges for what a node reports; the server checks them (strategies/inbox.py), the node does not.
 Place = Annotated[int, Interval(ge=-1, lt=2**31)]
 Count = Annotated[int, Interval(ge=0, lt=2**31)]
 Size = Annotated[int, Interval(ge=0, lt=2**53)]
@@ -46,18 +46,18 @@ class _Record:
 
     @classmethod
     def from_record(cls, record: ConfigRecord) -> Self:
-        """Return the dataclass, with its defaults for fields the record lacks and without what it does not know.
+        """Return the dataclass; missing fields have their defaults, unknown ones are ignored.
 
         Raises
         ------
         InputError
-            If a field without default is missing.
+            If a field without a default is missing.
         """
         found: dict[str, Any] = {name: record[key] for name, key in cls._keys() if key in record}
         try:
             return cls(**found)
         except TypeError as error:
-            raise InputError(f"a message of another version or sender: {error}") from None
+            raise InputError(f"the message comes from another version or sender: {error}") from None
 
     @classmethod
     def _keys(cls) -> list[tuple[str, str]]:
@@ -66,19 +66,19 @@ class _Record:
 
 @dataclass(frozen=True)
 class Greeting(_Record):
-    """What the server says in the handshake.
+    """The server's part of the handshake.
 
     Parameters
     ----------
     fresh : bool
-        Whether the node begins with initial weights; if not, it goes on with what it has.
+        Whether the node starts from its initial weights; if not, it keeps its current ones.
     token : str
-        Of the run's folder (`flower_kd.folders`): nodes on the server's machine keep their states in it. Empty where
+        Of the run's folder (`flower_kd.folders`), in which nodes on the server's machine keep their states. Empty if
         there is no such folder.
     stage : str
-        Which part of the run begins, "alone" or the strategy.
+        The part of the run that begins: "alone" or the strategy's name.
     server_round : int
-        In a run that goes on: the last round that is over.
+        In a resumed run: the last finished round.
     """
 
     fresh: bool = True
@@ -94,7 +94,7 @@ class Hello(_Record):
     Parameters
     ----------
     vertex : int
-        The node's vertex in the graph, from `partition-id` in its node config; -1 if it has only a name.
+        The node's vertex in the graph, from `partition-id` in its node config; -1 if it only has a name.
     name : str
         `name` in its node config, for graphs from a file that name their vertices.
     partitions : int
@@ -102,15 +102,15 @@ class Hello(_Record):
     classes : int
         Width of the model's logits.
     model, parameters, weights_bytes : str, int, int
-        What the node trains, and how large its weights are, as numbers and as bytes of a serialized record.
+        The model the node trains, its number of parameters, and the bytes of its weights as a serialized record.
     reference_rows, fingerprint : int, str
         Size and SHA-256 of its reference set.
     fresh : bool
-        Whether it begins with its initial weights, and not with those of an earlier message.
+        Whether it starts from its initial weights rather than those of an earlier message.
     error : str
         Why the node cannot take part, in one sentence; empty if it can.
     restored_round : int
-        The round after which its weights are those that it kept; 0 for initial weights.
+        The round whose weights it restored; 0 for initial weights.
     """
 
     vertex: Place
@@ -129,7 +129,7 @@ class Hello(_Record):
 
 @dataclass(frozen=True)
 class Order(_Record):
-    """What a node shall do with one train message.
+    """What a node should do on one train message.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ class Order(_Record):
     num_steps : int
         SGD steps to take.
     step : int
-        Steps that came before in the run; -1 stands for `(server_round - 1) * num_steps`.
+        Number of earlier steps in the run; -1 stands for `(server_round - 1) * num_steps`.
     vertex : int
         The node's vertex; -1 stands for its partition-id.
     seed : int
@@ -146,23 +146,23 @@ class Order(_Record):
     reply : {"nothing", "logits", "weights"}
         What to send back beside the metrics.
     exchange : int
-        Which exchange the reply's rows belong to (`exchanged_rows`); the teacher's are those of the one before, or of
+        Which exchange the reply's rows belong to (`exchanged_rows`); the teacher's are those of the previous one, or of
         this one if `joint`.
     joint : bool
-        Take the reply's logits from the forward pass of the last step, on rows that it also distills on where there is
-        a teacher, which then speaks of the same rows: no other pass is needed, but for models with batch normalization.
+        Take the reply's logits from the forward pass of the last step, whose reference rows are also those of the
+        teacher, if there is one: no further pass is needed, except for models with batch normalization.
     exchange_rows : int
         Reference rows in one exchange; 0 for all.
     reference_batch : int
-        Reference rows in one SGD step; 0 for all that the teacher speaks of.
+        Reference rows in one SGD step; 0 for all rows of the teacher.
     wire : str
-        The format in which logits travel back.
+        The wire format of the logits in the reply.
     dissimilarity, temperature, kd_reduction : str, float, str
         The distillation term.
     label_weight, kd_weight : float
         Factors of the label term and of the distillation term.
     keep : bool
-        Whether a round is over after these steps, whose state a node keeps on disk if it keeps any there.
+        Whether these steps end a round, after which a node that keeps its state on disk saves it.
     """
 
     server_round: int
@@ -190,19 +190,19 @@ class Order(_Record):
 
 
 def exchanged_rows(seed: int, exchange: int, reference_rows: int, exchange_rows: int) -> np.ndarray:
-    """Return which reference rows one exchange is about, so that no index needs to travel.
+    """Return the reference rows of one exchange, computed on both sides so that no index is sent.
 
     Parameters
     ----------
     seed, exchange : int
         The run's seed; the exchange's number, from 0.
     reference_rows, exchange_rows : int
-        Size of the reference set; rows an exchange (0, or as many as there are: all, in order).
+        Size of the reference set; rows per exchange (0 or the full size: all, in order).
 
     Returns
     -------
     ndarray
-        Row numbers [rows]. Exchanges go through the whole set before a row comes back.
+        Row numbers [rows]. Every row is exchanged once before any row is repeated.
     """
     if exchange_rows <= 0 or exchange_rows >= reference_rows:
         return np.arange(reference_rows)

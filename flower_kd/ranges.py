@@ -1,4 +1,4 @@
-"""Numbers that users give: whether they are numbers at all, and in range."""
+"""Type and range checks of numbers given by users."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from flower_kd.errors import InputError
 
-LARGEST = 2**63 - 1  # what a Flower record holds
+LARGEST = 2**63 - 1  # the largest integer in a Flower record
 
 
 def problem(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf) -> str:
-    """Return why a number is not finite, in [low, high] and greater than `above`, in one sentence; empty if it is."""
+    """Return in one sentence why a number is not finite, in [low, high] and greater than `above`; empty if it is."""
     if math.isfinite(value) and low <= value <= high and value > above:
         return ""
     bounds = [] if math.isfinite(value) else ["finite"]
@@ -23,7 +23,7 @@ def problem(name: str, value: Any, low: float = -math.inf, high: float = math.in
 
 
 def require_whole(name: str, value: Any, low: int, high: int = LARGEST) -> None:
-    """Raise InputError unless a value is a whole number in [low, high]; true and false are none."""
+    """Raise InputError unless a value is a whole number in [low, high]; booleans are refused."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise InputError(f"{name} = {value!r} must be a whole number, at least {low}")
     number = int(value)
@@ -34,7 +34,7 @@ def require_whole(name: str, value: Any, low: int, high: int = LARGEST) -> None:
 def require_number(
     name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf
 ) -> None:
-    """Raise InputError unless a value is a number as `problem` wants it; true and false are none."""
+    """Raise InputError unless a value is a number in the range of `problem`; booleans are refused."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InputError(f"{name} = {value!r} must be a number")
     found = problem(name, value, low, high, above=above)

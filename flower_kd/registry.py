@@ -17,7 +17,7 @@ class Registry(Generic[T]):
     Parameters
     ----------
     kind : str
-        What the parts are, as an error message calls them ("topology").
+        The kind of part, as it appears in error messages ("topology").
     """
 
     def __init__(self, kind: str) -> None:
@@ -25,15 +25,15 @@ class Registry(Generic[T]):
         self._parts: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that files its argument under `name`; raises ValueError if the name is taken."""
+        """Return a decorator that registers its argument under `name`; raises ValueError if the name is taken."""
         if name in self._parts:
             raise ValueError(f"{self.kind} {name!r} is registered already")
 
-        def file_part(part: T) -> T:
+        def add_part(part: T) -> T:
             self._parts[name] = part
             return part
 
-        return file_part
+        return add_part
 
     def names(self) -> list[str]:
         """Return the registered names."""
@@ -53,7 +53,7 @@ class Registry(Generic[T]):
 
 
 def unknown(kind: str, name: object, allowed: list[str]) -> str:
-    """Return the sentence that says `name` is none of `allowed`, with the nearest one if there is a near one."""
+    """Return the sentence that `name` is not one of `allowed`, with the closest match if there is one."""
     near = get_close_matches(str(name), allowed, n=1)
     hint = f", did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {name!r}{hint or ''} (allowed: {', '.join(allowed)})"

@@ -1,4 +1,4 @@
-"""What a run leaves: summary, history and picture, whole at its end and as far as it came before."""
+"""The results of a run: summary, history and picture, complete at its end and partial before."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ GRAPH_FILE = "graph.graphml"
 
 Metrics = dict[tuple[int, int], NodeMetrics]
 
-# In nats: a mean test loss above it gives the right labels a probability that no float64 can hold.
+# In nats: above this mean test loss, the probability of the correct labels underflows in float64.
 MEANINGLESS_LOSS = 745.0
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """All that is known of one run, at its end or where it stopped."""
+    """Everything known about one run, at its end or when it stopped."""
 
     config: RunConfig
     graph: nx.Graph
@@ -52,7 +52,7 @@ class RunRecord:
 
     @property
     def diverged(self) -> list[int]:
-        """Vertices whose last mean test loss is above `MEANINGLESS_LOSS`; a node that has none is not among them."""
+        """Vertices whose last mean test loss is above `MEANINGLESS_LOSS`; nodes without one are not included."""
         losses = self.series("test-loss")
         return [v for v, values in losses.items() if values and values[max(values)] > MEANINGLESS_LOSS]
 
@@ -65,18 +65,18 @@ class RunRecord:
         return found
 
     def final(self, name: str) -> list[float]:
-        """Return each node's value in the last round that has any, in the order of vertices; NaN where it has none."""
+        """Return each node's value in the last round with any value, in the order of vertices; NaN if it has none."""
         series = self.series(name)
         last = max((server_round for values in series.values() for server_round in values), default=0)
         return [values.get(last, float("nan")) for values in series.values()]
 
     def history(self) -> pd.DataFrame:
-        """Return what history.csv holds: a row a node a round."""
+        """Return the rows of history.csv: one row per node and round."""
         return history(self.metrics)
 
 
 def history(metrics: Metrics) -> pd.DataFrame:
-    """Return a row a node a round, in their order, with the columns `round`, `vertex` and what nodes reported."""
+    """Return one row per node and round, sorted, with the columns `round`, `vertex` and the reported metrics."""
     names = sorted({name for found in metrics.values() for name in found.values})
     rows = [
         {"round": server_round, "vertex": vertex, **found.values}
@@ -86,12 +86,12 @@ def history(metrics: Metrics) -> pd.DataFrame:
 
 
 def to_csv(rows: pd.DataFrame, *, header: bool = True) -> bytes:
-    """Return rows as CSV, from which every number can be read back as it is."""
+    """Return rows as CSV, from which every number can be read back exactly."""
     return rows.to_csv(index=False, header=header, lineterminator="\n").encode()
 
 
 def metrics_of(content: bytes, path: Path) -> Metrics:
-    """Return what nodes reported from the content of a history file; raises InputError if it is damaged."""
+    """Return the nodes' metrics from the content of a history file; raises InputError if it is damaged."""
     try:
         rows = pd.read_csv(io.BytesIO(content), float_precision="round_trip")
         found: Metrics = {}
@@ -106,31 +106,32 @@ def metrics_of(content: bytes, path: Path) -> Metrics:
 
 @dataclass(frozen=True)
 class Summary:
-    """What summary.json holds.
+    """The content of summary.json.
 
     Parameters
     ----------
     accuracy, baseline : dict
-        Mean and spread (standard deviation) over nodes, and the list by vertex; `baseline` is of the nodes alone.
+        Mean and spread (standard deviation) over nodes, and the list by vertex; `baseline` is that of the nodes trained
+        alone.
     bytes : dict
-        Of serialized Flower messages, means over nodes but for `total`. `total`: in both directions with handshake,
-        metrics and evaluation. `uplink_per_node`: all that a node sent, once for all its neighbors.
+        Of serialized Flower messages, means over nodes except `total`. `total`: in both directions with handshake,
+        metrics and evaluation. `uplink_per_node`: all that a node sent, counted once for all its neighbors.
         `messages_per_edge` and `per_message`: how often a node sends over one edge in one direction in the whole run,
         and how much each time; `per_edge`: both together. `per_node`: what a node would send over all its edges if
         neighbors were linked directly, its out-degree times its bytes per edge; under a server, over that one link.
-        `d_sgd_per_message`: the weights that D-SGD would send; `d_sgd_same_frequency_per_edge`: as often as this run
-        did; `d_sgd_per_edge`: in every step.
+        `d_sgd_per_message`: the weights that D-SGD would send; `d_sgd_same_frequency_per_edge`: as often as in this
+        run; `d_sgd_per_edge`: in every step.
     seconds : dict
         Wall time, `total` with the handshake.
     participation : list of dict
-        Of each vertex: `due`, in how many train exchanges it should have taken part; `taken`, in how many it did;
-        `reasons`, how often each of them left it out.
+        By vertex: `due`, the number of train exchanges it should have taken part in; `taken`, how many it did;
+        `reasons`, how often it was left out for each reason.
     diverged : list of int
-        Vertices whose test loss came to mean nothing (`MEANINGLESS_LOSS`).
+        Vertices whose test loss is no longer meaningful (`MEANINGLESS_LOSS`).
     identity : str
-        Of the run (`flower_kd.identity`).
+        The run's identity (`flower_kd.identity`).
     initial_weights : str
-        "common" or "separate": whether nodes of one model began with equal weights.
+        "common" or "separate": whether nodes with the same model started from equal weights.
     """
 
     strategy: str
@@ -149,8 +150,8 @@ class Summary:
     diverged: list[int] = field(default_factory=list)
     identity: str = ""
 
-    def times_less(self, d_sgd: str) -> float:
-        """Return how many times as much D-SGD sends over an edge, by the name of its figure; NaN where nothing goes."""
+    def d_sgd_ratio(self, d_sgd: str) -> float:
+        """Return the ratio of a D-SGD figure in `bytes` to the bytes per edge; NaN if nothing was sent."""
         return self.bytes[d_sgd] / self.bytes["per_edge"] if self.bytes["per_edge"] else nan
 
 
@@ -209,18 +210,18 @@ def to_json(summary: Summary) -> str:
 
 
 def write(folder: Path, record: RunRecord, baseline: RunRecord | None, summary: Summary) -> None:
-    """Write what a finished run leaves; raises InputError if it cannot be written."""
-    # The summary comes last: where it is, all is.
-    folders.write(folder, _so_far(record, baseline) | {SUMMARY_FILE: to_json(summary).encode()})
+    """Write the results of a finished run; raises InputError if they cannot be written."""
+    # The summary comes last: if it exists, so does everything else.
+    folders.write(folder, _partial_results(record, baseline) | {SUMMARY_FILE: to_json(summary).encode()})
 
 
 def write_unfinished(folder: Path, record: RunRecord | None, baseline: RunRecord | None) -> None:
-    """Write how far a run came that ended early; raises InputError if it cannot be written."""
-    folders.write(folder, _so_far(record, baseline))
+    """Write the partial results of a run that ended early; raises InputError if they cannot be written."""
+    folders.write(folder, _partial_results(record, baseline))
 
 
-def _so_far(record: RunRecord | None, baseline: RunRecord | None) -> dict[str, bytes]:
-    """Return the files that need no end of the run, by name."""
+def _partial_results(record: RunRecord | None, baseline: RunRecord | None) -> dict[str, bytes]:
+    """Return the files that can be written before the end of a run, by name."""
     files: dict[str, bytes] = {}
     lines: dict[str, list[pd.DataFrame]] = {}
     title = ""
@@ -233,7 +234,7 @@ def _so_far(record: RunRecord | None, baseline: RunRecord | None) -> dict[str, b
             lines[label or run.config.strategy] = [rows]
             title = f"{run.config.dataset}, {run.config.topology}"
     if lines:
-        from flower_kd import pictures  # matplotlib takes half a second, which processes that draw nothing save
+        from flower_kd import pictures  # importing matplotlib takes half a second
 
         files["accuracy.png"] = pictures.png(pictures.accuracy_by_round(lines, title))
     return files
@@ -241,18 +242,18 @@ def _so_far(record: RunRecord | None, baseline: RunRecord | None) -> dict[str, b
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a results folder of a finished run holds.
+    """The results folder of a finished run.
 
     Parameters
     ----------
     folder : Path
-        Where it lies.
+        The results folder.
     config, summary
         Those of the run.
     history : DataFrame
-        A row a node a round: `round`, `vertex`, and what the node reported, NaN where it reported nothing.
+        A row a node a round: `round`, `vertex`, and what the node reported, NaN if it reported nothing.
     alone : DataFrame or None
-        The same of the nodes trained alone, where the run had that baseline.
+        The same for the nodes trained alone, if the run had that baseline.
     """
 
     folder: Path
@@ -263,12 +264,12 @@ class FinishedRun:
 
     @cached_property
     def graph(self) -> nx.Graph:
-        """The communication graph as it was; raises InputError if its file is gone or damaged."""
+        """The communication graph of the run; raises InputError if its file is missing or damaged."""
         return topology.build(str(self.folder / GRAPH_FILE), self.summary.num_nodes)
 
 
 def read_config(folder: Path) -> RunConfig:
-    """Return the config of a run's folder, finished or not; raises InputError if it holds none that can be read."""
+    """Return the config in a run's folder, finished or not; raises InputError if it cannot be read."""
     try:
         return RunConfig.parse(tomllib.loads((folder / CONFIG_FILE).read_text("utf-8")))
     except (OSError, ValueError) as error:
@@ -276,7 +277,7 @@ def read_config(folder: Path) -> RunConfig:
 
 
 def read(folder: Path) -> FinishedRun:
-    """Return the finished run of a results folder; raises InputError if it holds none, or not one of ours."""
+    """Return the finished run in a results folder; raises InputError if there is none, or it cannot be read."""
     try:
         summary = Summary(**json.loads((folder / SUMMARY_FILE).read_text("utf-8")))
         config = RunConfig.parse(tomllib.loads((folder / CONFIG_FILE).read_text("utf-8")))
@@ -285,19 +286,21 @@ def read(folder: Path) -> FinishedRun:
             for name in ("history.csv", "history-silo.csv")
         )
     except FileNotFoundError as error:
-        raise InputError(f"{str(folder)!r} holds no finished run: there is no {Path(error.filename).name}") from None
+        raise InputError(
+            f"{str(folder)!r} does not contain a finished run: there is no {Path(error.filename).name}"
+        ) from None
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{str(folder)!r} holds no run that can be read: {_line(error)}") from None
+        raise InputError(f"{str(folder)!r} does not contain a readable run: {_line(error)}") from None
     if rows is None:
-        raise InputError(f"{str(folder)!r} holds no finished run: there is no history.csv")
+        raise InputError(f"{str(folder)!r} does not contain a finished run: there is no history.csv")
     marker = folders.read_marker(folder)
     if marker is not None and marker.identity != summary.identity:
-        raise InputError(f"{str(folder)!r} holds no finished run: its {SUMMARY_FILE} is that of another run")
+        raise InputError(f"{str(folder)!r} does not contain a finished run: its {SUMMARY_FILE} belongs to another run")
     return FinishedRun(folder, config, summary, rows, alone)
 
 
 def is_finished(folder: Path) -> bool:
-    """Return whether a folder holds a finished run that can be read."""
+    """Return whether a folder contains a finished run that can be read."""
     try:
         read(folder)
     except InputError:
@@ -310,7 +313,7 @@ def _line(error: Exception) -> str:
 
 
 def graph_to_bytes(graph: nx.Graph) -> bytes:
-    """Return a communication graph as GraphML, from which `topology.build` makes the same one."""
+    """Return a communication graph as GraphML, from which `topology.build` builds the same graph."""
     names = nx.get_node_attributes(graph, "name")
     plain = nx.DiGraph() if graph.is_directed() else nx.Graph()
     plain.add_nodes_from(names.get(vertex, vertex) for vertex in sorted(graph))
@@ -320,5 +323,5 @@ def graph_to_bytes(graph: nx.Graph) -> bytes:
 
 def to_toml(values: dict[str, Any]) -> str:
     """Return a flat config as TOML."""
-    # A JSON text, number or truth value is a TOML one.
+    # A JSON string, number or boolean is a valid TOML value.
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())

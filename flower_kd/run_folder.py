@@ -1,7 +1,7 @@
 """A run's results folder, from the check before the run to the last file after it.
 
-At any moment the folder holds one run: what it was claimed for, or what was there before. The marker says which one it
-is, the summary says so too, and a checkpoint after each round lets an interrupted run go on.
+At any time the folder contains one run: the claimed one, or the earlier one it replaces. The marker and the summary
+identify it, and a checkpoint after each round allows an interrupted run to be resumed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from flower_kd.results import RunRecord, Summary
 from flower_kd.strategies.network import Network, NodeMetrics
 from flower_kd.strategies.resumable import State as Arrays
 
-# Not the working folder: under Flower that is the one in which the SuperLink was started, whenever that was.
+# Not the working directory: under Flower, that is where the SuperLink was started.
 DEFAULT_FOLDER = Path("~/flower-kd-results")
 
 State = Literal["none", "finished", "unfinished", "other"]
 
 
 def path_of(config: RunConfig) -> Path:
-    """Return the absolute path of a run's results folder; raises InputError if nothing can be written there."""
+    """Return the absolute path of a run's results folder; raises InputError if it cannot be written to."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     default = DEFAULT_FOLDER / f"{stamp}-{config.strategy}-seed{config.seed}"
     path = Path(config.output_dir or default).expanduser().absolute()
@@ -40,7 +40,7 @@ def path_of(config: RunConfig) -> Path:
 
 
 def state(path: Path, identity: str) -> State:
-    """Return what a folder holds: nothing, the run of an identity, finished or not, or something else."""
+    """Return whether a folder contains nothing, the run with this identity (finished or not), or something else."""
     marker = folders.read_marker(path)
     if marker is None:
         return "none"
@@ -50,22 +50,22 @@ def state(path: Path, identity: str) -> State:
 
 
 class RunFolder:
-    """The folder of one run, to be used in a `with`, which keeps other processes from writing in it.
+    """The folder of one run, a context manager that keeps other processes from writing to it.
 
     Parameters
     ----------
     path : Path
         Absolute.
     config : RunConfig
-        That of the run; `overwrite` and `resume` say what is done about earlier results.
+        The config of the run; `overwrite` and `resume` decide what happens to earlier results.
     identity : str
-        All that the run's figures follow from (`flower_kd.identity`).
+        The hash of everything that determines the run's figures (`flower_kd.identity`).
 
     Raises
     ------
     InputError
-        If the folder holds results that may not be replaced, files that are not ours, or a damaged checkpoint, or if
-        another process writes in it. Nothing is changed then.
+        If the folder contains results that may not be replaced, files that flower-kd did not write, or a damaged
+        checkpoint, or is in use by another process. Nothing is changed in that case.
     """
 
     def __init__(self, path: Path, config: RunConfig, identity: str) -> None:
@@ -96,35 +96,35 @@ class RunFolder:
 
     @property
     def finished(self) -> Summary | None:
-        """The summary of the run if it is finished already and `resume` was asked for."""
+        """The summary of the run if it is already finished and `resume` is set."""
         return results.read(self.path).summary if self._state() == "finished" and self._config.resume else None
 
     @property
     def stage(self) -> str:
-        """The stage in which the run goes on; empty in a run that begins."""
+        """The stage in which a run is resumed; empty in a new run."""
         return self._resumed.stage if self._resumed else ""
 
     def rounds_done(self, stage: str) -> int:
-        """Return after which round a stage goes on; 0 if it begins."""
+        """Return the round after which a stage is resumed; 0 if it is new."""
         return self._resumed.server_round if self._resumed and self._resumed.stage == stage else 0
 
     def strategy_state(self) -> Arrays:
-        """Return the state of the strategy with which the run goes on."""
+        """Return the state from which the strategy is resumed."""
         assert self._resumed is not None
         return self._resumed.strategy
 
     def greeting(self, stage: str) -> Greeting:
-        """Return what nodes are told of the folder when a stage begins or goes on."""
+        """Return the greeting that tells nodes about the folder when a stage begins or is resumed."""
         done = self.rounds_done(stage)
         return Greeting(fresh=done == 0, token=self._token, stage=stage, server_round=done)
 
     def begin(self, graph: nx.Graph, stage: str, network: Network) -> None:
-        """Make the folder that of the run, whose nodes have joined; nothing has been trained yet.
+        """Claim the folder for the run after its nodes have joined and before any training.
 
         Raises
         ------
         InputError
-            If the folder cannot be written, or nodes do not fit a run that goes on.
+            If the folder cannot be written to, or nodes do not match the run to resume.
         """
         if not self._begun:
             self._claim(graph)
@@ -135,10 +135,10 @@ class RunFolder:
     def _claim(self, graph: nx.Graph) -> None:
         if folders.read_marker(self.path) is None:
             self._lock.enter_context(folders.locked(self.path))
-            self._check()  # another process may have come first
+            self._check()  # another process may have been faster
         if self._resumed is None:
             marker = Marker("run", self.identity, self._token)
-            # Leave to overwrite or resume was given once: the file may be run again.
+            # Permission to overwrite or resume is for this time only: the config file may be run again.
             config = self._config.to_dict() | {"overwrite": False, "resume": False}
             parts = {
                 MARKER: marker.to_bytes(),
@@ -148,15 +148,15 @@ class RunFolder:
             folders.write(self.path, parts, replace_results=True)
 
     def _restore(self, stage: str, network: Network) -> None:
-        """Take the network's state from the checkpoint; raises InputError if its nodes are not those of the run."""
+        """Restore the network from the checkpoint; raises InputError if its nodes do not match the run."""
         assert self._resumed is not None
         for vertex, hello in sorted(network.hellos.items()):
-            before, now = self._resumed.nodes[vertex], _essence(hello)
-            odd = next((name for name in now if name in before and before[name] != now[name]), None)
-            if odd is not None:
+            before, now = self._resumed.nodes[vertex], _invariants(hello)
+            changed = next((name for name in now if name in before and before[name] != now[name]), None)
+            if changed is not None:
                 raise InputError(
-                    f"the run in {str(self.path)!r} cannot go on: node {vertex} says {odd} = {now[odd]}, "
-                    f"and said {before[odd]} when the run began"
+                    f"the run in {str(self.path)!r} cannot be resumed: node {vertex} reports {changed} = "
+                    f"{now[changed]}, but reported {before[changed]} when the run began"
                 )
         network.load_state_dict(self._resumed.network)
         network.metrics.update(self.metrics(stage))
@@ -164,12 +164,12 @@ class RunFolder:
         lost = [vertex for vertex in sorted(trained) if network.hellos[vertex].restored_round == 0]
         if lost:
             raise InputError(
-                f"the run in {str(self.path)!r} cannot go on: node {lost[0]} has no state of it; nodes on the machine "
-                f"of the server keep theirs in {str(self.path / CHECKPOINT)!r}, if output-dir is an absolute path"
+                f"the run in {str(self.path)!r} cannot be resumed: node {lost[0]} has no saved state; nodes on the "
+                f"server's machine keep theirs in {str(self.path / CHECKPOINT)!r}, if output-dir is an absolute path"
             )
 
     def metrics(self, stage: str) -> dict[tuple[int, int], NodeMetrics]:
-        """Return what nodes reported in a stage's rounds that are over, in a run that goes on."""
+        """Return the metrics of a stage's finished rounds in a resumed run."""
         assert self._resumed is not None
         path, size = self.path / _history_file(stage), self._resumed.history_bytes.get(stage, 0)
         try:
@@ -183,19 +183,19 @@ class RunFolder:
         """Return how long a stage took before the run was interrupted."""
         return self._resumed.seconds.get(stage, 0.0) if self._resumed else 0.0
 
-    def round_is_over(self, stage: str, server_round: int, network: Network, strategy: Arrays, seconds: float) -> None:
-        """Keep a round: its history, and a checkpoint from which the run can go on.
+    def save_round(self, stage: str, server_round: int, network: Network, strategy: Arrays, seconds: float) -> None:
+        """Save a finished round: its history, and a checkpoint from which the run can be resumed.
 
         Parameters
         ----------
         stage, server_round : str, int
-            Which round it was.
+            The finished round.
         network : Network
-            After the round.
+            The network after the round.
         strategy : dict of ndarray
-            What the strategy knows after it.
+            The strategy's state after the round.
         seconds : float
-            Of the stage so far.
+            Duration of the stage so far.
 
         Raises
         ------
@@ -210,7 +210,7 @@ class RunFolder:
             server_round=server_round,
             seconds=self._seconds,
             history_bytes=self._history_bytes,
-            nodes=[_essence(network.hellos[vertex]) for vertex in sorted(network.hellos)],
+            nodes=[_invariants(network.hellos[vertex]) for vertex in sorted(network.hellos)],
             strategy=strategy,
             network=network.state_dict(),
         )
@@ -222,7 +222,7 @@ class RunFolder:
         columns = self._history_columns.get(stage)
         rows = results.history(of_round)
         if columns is None or not set(rows.columns) <= set(columns):
-            # The first round, or the first with a metric of another name: the file gets another header.
+            # The first round, or the first with a new metric: the file needs a new header.
             rows = results.history(network.metrics)
             self._history_columns[stage] = list(rows.columns)
             content = results.to_csv(rows)
@@ -241,7 +241,7 @@ class RunFolder:
             raise InputError(f"output-dir {str(self.path)!r} cannot be cleared: {error}") from None
 
     def leave_unfinished(self, record: RunRecord | None, baseline: RunRecord | None) -> None:
-        """Write how far a run came that ends early; raises InputError if it cannot be written."""
+        """Write the partial results of a run that ends early; raises InputError if they cannot be written."""
         if self._begun:
             results.write_unfinished(self.path, record, baseline)
 
@@ -249,13 +249,13 @@ class RunFolder:
         return state(self.path, self.identity)
 
     def _check(self) -> None:
-        """Find out what the folder holds, and refuse what may not be replaced."""
-        folders.check_ours(self.path)
+        """Check what the folder contains, and refuse to replace what must be kept."""
+        folders.check_foreign_files(self.path)
         found, marker = self._state(), folders.read_marker(self.path)
         if found == "none" or self._config.overwrite:
             return
         if found == "other" or not self._config.resume:
-            raise folders.refusal(self.path, _words(found, marker))
+            raise folders.refusal(self.path, _description(found, marker))
         assert marker is not None
         if found == "unfinished":
             self._token = marker.token
@@ -264,8 +264,8 @@ class RunFolder:
                 self._history_bytes, self._seconds = dict(self._resumed.history_bytes), dict(self._resumed.seconds)
 
 
-def _words(found: State, marker: Marker | None) -> str:
-    """Return what a folder holds, for a sentence."""
+def _description(found: State, marker: Marker | None) -> str:
+    """Return what a folder contains, as part of a sentence."""
     if marker is not None and marker.kind != "run":
         return f"a {marker.kind}"
     return {"finished": "a finished run", "unfinished": "an unfinished run"}.get(found, "another run")
@@ -275,8 +275,8 @@ def _history_file(stage: str) -> str:
     return "history-silo.csv" if stage == ALONE else "history.csv"
 
 
-def _essence(hello: Hello) -> dict[str, Any]:
-    """Return what must be the same when a run goes on."""
+def _invariants(hello: Hello) -> dict[str, Any]:
+    """Return the parts of a handshake that must not change when a run is resumed."""
     return {
         "classes": hello.classes,
         "model": hello.model,

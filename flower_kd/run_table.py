@@ -1,4 +1,4 @@
-"""The table of one run on the screen."""
+"""The table of one run for the terminal."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MAX_ROWS = 64
 
 
 def table(summary: Summary) -> RenderableType:
-    """Return accuracy by node, of at most 64, next to the same node alone, and the bytes next to those of D-SGD.
+    """Return accuracy by node(at most 64), next to the same node alone, and the bytes next to those of D-SGD.
 
-    Where nodes missed exchanges or diverged, it says so.
+    Missed exchanges and diverged nodes are noted.
     """
     title = f"{summary.strategy} on {summary.dataset}, {summary.topology} of {summary.num_nodes} nodes"
     rows = Table(title=Text(title, style="table.title"))
@@ -45,7 +45,7 @@ def table(summary: Summary) -> RenderableType:
     for label, key in (("mean", "mean"), ("spread", "std")):
         row = [label, "", _percent(summary.accuracy[key])]
         rows.add_row(*row, *([_percent(summary.baseline[key])] if summary.baseline else []))
-    lines = [*_traffic(summary), f"{summary.seconds['total']:.1f} s, {summary.seconds['per_round']:.3f} s a round"]
+    lines = [*_traffic(summary), f"{summary.seconds['total']:.1f} s, {summary.seconds['per_round']:.3f} s per round"]
     noted = [Text(f"note: {remark}", style="yellow") for remark in shortfalls.remarks(summary)]
     return Group(rows, *noted, *lines)
 
@@ -53,16 +53,16 @@ def table(summary: Summary) -> RenderableType:
 def _traffic(summary: Summary) -> Iterator[str]:
     """Yield what was sent, and what D-SGD would have sent."""
     sent, both_ways = summary.bytes, f"all messages both ways: {_size(summary.bytes['total'])}"
-    d_sgd = f"D-SGD would have sent {_size(sent['d_sgd_per_message'])} a message"
-    every_step = f"with an exchange every step: {_size(sent['d_sgd_per_edge'])}"
+    d_sgd = f"D-SGD would have sent {_size(sent['d_sgd_per_message'])} per message"
+    every_step = f"with one exchange per step: {_size(sent['d_sgd_per_edge'])}"
     if not sent["per_edge"]:
         yield f"nothing is sent to others; {d_sgd}, over one edge {every_step}; {both_ways}"
         return
     to_server = sends_to(STRATEGIES.get(summary.strategy)) == "server"
     where = "to the server" if to_server else "over one edge in one direction"
     message = _size(sent["per_message"])
-    yield f"sent {where}: {sent['messages_per_edge']:,.4g} messages of {message}, {_size(sent['per_edge'])} in all"
-    same, every = (summary.times_less(name) for name in ("d_sgd_same_frequency_per_edge", "d_sgd_per_edge"))
+    yield f"sent {where}: {sent['messages_per_edge']:,.4g} messages of {message}, {_size(sent['per_edge'])} in total"
+    same, every = (summary.d_sgd_ratio(name) for name in ("d_sgd_same_frequency_per_edge", "d_sgd_per_edge"))
     yield f"{d_sgd}: {same:,.1f} times as much at the same frequency, {every:,.1f} times {every_step}"
     if to_server:
         yield both_ways

@@ -1,4 +1,4 @@
-"""Random streams that depend on nothing but a run's seed and what they are for."""
+"""Random streams that depend only on the run's seed and their purpose."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def derive(seed: int, purpose: str, *indices: int) -> int:
     seed : int
         The run's seed, not negative.
     purpose : str
-        What the stream is for: two purposes never share a stream.
+        Purpose of the stream: different purposes never share a stream.
     indices : int
-        What tells the streams of one purpose apart, such as vertex and round.
+        Distinguish streams with the same purpose, such as vertex and round.
     """
     words = np.random.SeedSequence([seed, crc32(purpose.encode()), *indices]).generate_state(2, np.uint32)
     return (int(words[0]) << 31) ^ int(words[1])
@@ -28,7 +28,7 @@ def derive(seed: int, purpose: str, *indices: int) -> int:
 
 @contextmanager
 def torch_seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Start torch's global generators, the CPU's and that of `device`, from a seed; give them back as they were."""
+    """Seed torch's global generators, the CPU's and that of `device`, and restore them at the end of the block."""
     gpus = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
         seed_torch(seed, device)
@@ -36,8 +36,9 @@ def torch_seeded(seed: int, device: torch.device | None = None) -> Iterator[None
 
 
 def seed_torch(seed: int, device: torch.device | None = None) -> None:
-    """Start torch's global generators, the CPU's and that of `device`, from a seed."""
-    # Not torch.manual_seed: it resets all GPUs, and until they are in use takes a millisecond and keeps every call.
+    """Seed torch's global generators, the CPU's and that of `device`."""
+    # Not torch.manual_seed: it resets all GPUs, and before CUDA is initialized it takes a millisecond and queues each
+    # call.
     torch.default_generator.manual_seed(seed)
     if device is not None and device.type == "cuda":
         with torch.cuda.device(device):

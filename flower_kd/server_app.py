@@ -29,7 +29,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run what the run config asks for; leave the results folder and, in the context's state, the summary."""
+    """Run as the run config says; write the results folder and put the summary into the context's state."""
     log_colors.only_on_terminals()
     try:
         config = RunConfig.parse(context.run_config)
@@ -44,7 +44,7 @@ def main(grid: Grid, context: Context) -> None:
                 summary = replace(results.summarize(record, baseline), identity=folder.identity)
                 _keep(folder, record, baseline, summary)
             else:
-                log(INFO, "this run is finished already\n%s", run_table.text(summary))
+                log(INFO, "this run is already finished\n%s", run_table.text(summary))
     except InputError as error:
         log(ERROR, "flower-kd: %s", error)
         raise RunRefusedError(str(error)) from None
@@ -53,7 +53,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _keep(folder: RunFolder, record: RunRecord, baseline: RunRecord | None, summary: results.Summary) -> None:
-    """Write and show what came of a run; what cannot be written is shown all the more."""
+    """Write and log the results of a run; if they cannot be written, log them as a warning."""
     level = WARNING
     try:
         folder.finish(record, baseline, summary)
@@ -63,29 +63,29 @@ def _keep(folder: RunFolder, record: RunRecord, baseline: RunRecord | None, summ
 
 
 def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tuple[RunRecord, RunRecord | None]:
-    """Return what happened, and the same nodes trained alone where the config asks for that baseline.
+    """Return the record of the run, and that of the same nodes trained alone if the config asks for this baseline.
 
-    The folder becomes that of this run when training begins, and holds after each round what happened so far.
+    The folder is claimed for this run when training begins, and is up to date after each round.
 
     Raises
     ------
     InputError
-        If anything in the config, the graph or the nodes does not fit, before anything is trained; or if no node
-        answers any more.
+        If the config, the graph or the nodes do not fit together, before any training; or if nodes stop
+        answering.
     """
     graph, strategy = plan(config, num_nodes)
     stages = {config.strategy: strategy}
     if results.has_baseline(config):
-        log(INFO, "first each node alone, for comparison (baseline = 'silo')")
+        log(INFO, "training each node alone first, for comparison (baseline = 'silo')")
         alone = Silo(graph, seed=config.seed, local_steps=config.local_steps, evaluate_every=config.evaluate_every)
-        # It sees the same nodes, and so fails where the main run would.
+        # It runs on the same nodes, and so fails where the run itself would.
         stages = {ALONE: alone, **stages}
     records: dict[str, RunRecord] = {}
     try:
         networks = {stage: each.network(grid) for stage, each in stages.items()}
         for stage, each in stages.items():
             network = networks[stage]
-            if stage == ALONE and folder.stage == config.strategy:  # it was over when the run was interrupted
+            if stage == ALONE and folder.stage == config.strategy:  # it was finished before the run was interrupted
                 hellos, metrics, seconds = networks[folder.stage].hellos, folder.metrics(stage), folder.seconds(stage)
                 records[stage] = RunRecord(config, graph, hellos, metrics, network.traffic, seconds)
                 continue
@@ -108,18 +108,18 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
 def _record_rounds(
     stage: str, strategy: Resumable, network: Network, graph: nx.Graph, folder: RunFolder, started: float
 ) -> None:
-    """Have a stage go on where the folder says, and the folder keep each of its rounds."""
+    """Resume a stage where the folder says, and have the folder save each of its rounds."""
     network.greeting = folder.greeting(stage)
     network.on_join = lambda: folder.begin(graph, stage, network)
     if folder.rounds_done(stage):
         strategy.resume_after(folder.rounds_done(stage), folder.strategy_state())
-        log(INFO, "going on after round %d of %s", folder.rounds_done(stage), stage)
+        log(INFO, "resuming after round %d of %s", folder.rounds_done(stage), stage)
 
-    def round_is_over(server_round: int) -> None:
+    def save_round(server_round: int) -> None:
         seconds = time.perf_counter() - started
-        folder.round_is_over(stage, server_round, network, strategy.state_dict(), seconds)
+        folder.save_round(stage, server_round, network, strategy.state_dict(), seconds)
 
-    strategy.on_round = round_is_over
+    strategy.on_round = save_round
 
 
 def plan(config: RunConfig, num_nodes: int) -> tuple[nx.Graph, Any]:
@@ -132,5 +132,5 @@ def plan(config: RunConfig, num_nodes: int) -> tuple[nx.Graph, Any]:
 def _keep_unfinished(folder: RunFolder, record: RunRecord | None, baseline: RunRecord | None) -> None:
     try:
         folder.leave_unfinished(record, baseline)
-    except InputError as error:  # what ended the run matters more
+    except InputError as error:  # the error that ended the run matters more
         log(WARNING, "%s", error)

@@ -1,4 +1,4 @@
-"""What a run fell short of: exchanges that nodes missed, nodes that diverged or were never evaluated."""
+"""Shortfalls of a run: missed exchanges, and nodes that diverged or were never evaluated."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from math import isnan
 from flower_kd.errors import InputError
 from flower_kd.results import MEANINGLESS_LOSS, RunRecord, Summary
 
-NAMED = 8
+MAX_NAMED = 8
 
 
 def check(record: RunRecord) -> None:
-    """Refuse a run whose figures would say nothing.
+    """Refuse a run whose figures would be meaningless.
 
     Raises
     ------
     InputError
-        If no reply of any node could ever be used, none in the last round, or every node diverged or could not be
-        evaluated in the end.
+        If no reply could be used, no node trained in the last round, or every node diverged or could not be
+        evaluated at the end.
     """
     parts = record.participation.values()
     due, taken = sum(part.due for part in parts), sum(part.taken for part in parts)
@@ -36,28 +36,28 @@ def check(record: RunRecord) -> None:
                 f"every node diverged: test losses are above {MEANINGLESS_LOSS:g} nats or not finite "
                 "(lower learning-rate?)"
             )
-        raise InputError(f"no node could be evaluated in the end{f': {why}' if why else ''}")
+        raise InputError(f"no node could be evaluated at the end{f': {why}' if why else ''}")
 
 
 def missed(summary: Summary) -> tuple[int, int]:
-    """Return how many exchanges nodes missed, of how many that were due."""
+    """Return the number of missed exchanges, and of those that were due."""
     due = sum(part["due"] for part in summary.participation)
     return due - sum(part["taken"] for part in summary.participation), due
 
 
 def remarks(summary: Summary) -> list[str]:
-    """Return what must be known beside the figures, a sentence each; none where all went as it should."""
+    """Return one sentence for each problem that readers of the figures must know; empty if there are none."""
     return [*_participation(summary.participation), *_accuracy(summary)]
 
 
 def _participation(parts: Sequence[Mapping]) -> Iterator[str]:
     short = [vertex for vertex, part in enumerate(parts) if part["taken"] < part["due"]]
-    for vertex in short[:NAMED]:
+    for vertex in short[:MAX_NAMED]:
         part = parts[vertex]
         missing = part["due"] - part["taken"]
         yield f"node {vertex} missed {missing} of {part['due']} exchanges: {_reasons([part['reasons']])}"
-    if len(short) > NAMED:
-        others = short[NAMED:]
+    if len(short) > MAX_NAMED:
+        others = short[MAX_NAMED:]
         missing = sum(parts[vertex]["due"] - parts[vertex]["taken"] for vertex in others)
         words = _reasons(parts[vertex]["reasons"] for vertex in others)
         yield f"{len(others):,} more nodes missed {missing:,} exchanges: {words}"
@@ -67,21 +67,21 @@ def _accuracy(summary: Summary) -> Iterator[str]:
     if summary.diverged:
         yield (
             f"{_nodes(summary.diverged)} diverged: the test loss is above {MEANINGLESS_LOSS:g} nats, the accuracy "
-            "says nothing (lower learning-rate?)"
+            "is meaningless (lower learning-rate?)"
         )
     without = [vertex for vertex, accuracy in enumerate(summary.accuracy["per_node"]) if accuracy is None]
     if without:
-        yield f"{_nodes(without)} could not be evaluated in the end: means are over the others"
+        yield f"{_nodes(without)} could not be evaluated at the end: means are over the others"
 
 
 def _nodes(vertices: Sequence[int]) -> str:
-    named = ", ".join(map(str, vertices[:NAMED]))
-    more = f" and {len(vertices) - NAMED:,} more" if len(vertices) > NAMED else ""
+    named = ", ".join(map(str, vertices[:MAX_NAMED]))
+    more = f" and {len(vertices) - MAX_NAMED:,} more" if len(vertices) > MAX_NAMED else ""
     return f"node{'s' if len(vertices) > 1 else ''} {named}{more}"
 
 
 def _reasons(counts: Iterable[Mapping[str, int]]) -> str:
-    """Return the most frequent reasons, with how often they came."""
+    """Return the most frequent reasons with their counts."""
     total: Counter[str] = Counter()
     for reasons in counts:
         total.update(reasons)

@@ -1,6 +1,6 @@
-"""Communication graphs and mixing matrices: who hears whom, and with what weight.
+"""Communication graphs and mixing matrices: which node receives from which, and with what weight.
 
-Every matrix here has the orientation of `x_new = W @ x`: row n holds the weights that node n gives to what it hears,
+Every matrix here has the orientation of `x_new = W @ x`: row n holds the weights that node n gives to what it receives,
 so a nonzero (n, m) off the diagonal needs an edge m -> n. Matrices are sparse: time and memory grow with the edges.
 """
 
@@ -46,7 +46,7 @@ def names() -> list[str]:
 
 
 def options_of(name: str) -> tuple[str, ...]:
-    """Return the names of the options that a topology takes; a file takes none.
+    """Return the names of a topology's options; a file has none.
 
     Raises
     ------
@@ -63,22 +63,22 @@ def build(name: str, num_nodes: int, seed: int = 0, **options: float | None) -> 
     Parameters
     ----------
     name : str
-        One of `names()`, or the path of a file. A `.graphml` file is GraphML, directed if it says so; any other file is
-        an undirected edge list: two vertices a line, separated by white space or a comma, comments after `#`. Edge
-        weights and self-loops in files are ignored. Vertices are 0 to `num_nodes - 1`; if any has another kind of name,
-        all are numbered in the sorted order of their names, which they keep as the attribute "name".
+        One of `names()`, or the path of a file. A `.graphml` file is GraphML, which may be directed; any other file is
+        an undirected edge list: two vertices per line, separated by white space or a comma, comments after `#`. Edge
+        weights and self-loops in files are ignored. Vertices are 0 to `num_nodes - 1`; if any has another name,
+        all are numbered in the sorted order of their names, which are kept as the attribute "name".
     num_nodes : int
         Number of vertices, at least 2.
     seed : int
-        Fixes the random topologies; not negative.
+        Seed of the random topologies; not negative.
     **options
-        The topology's own, see `options_of`.
+        Options of the topology, see `options_of`.
 
     Returns
     -------
     networkx.Graph or networkx.DiGraph
         Vertices 0 to `num_nodes - 1`, no self-loops; a directed graph is strongly connected and u -> v means that v
-        hears u.
+        receives from u.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def build(name: str, num_nodes: int, seed: int = 0, **options: float | None) -> 
     builder, allowed = _builder(name), options_of(name)
     for option in options:
         if not allowed:
-            raise InputError(f"topology {name!r} takes no options, so not {option!r}")
+            raise InputError(f"topology {name!r} takes no options, but got {option!r}")
         if option not in allowed:
             raise InputError(unknown(f"option of topology {name!r}", option, list(allowed)))
     _require_two(num_nodes)
@@ -108,17 +108,17 @@ def build(name: str, num_nodes: int, seed: int = 0, **options: float | None) -> 
 
 
 def neighbors(graph: nx.Graph, vertex: int) -> list[int]:
-    """Return whom a vertex hears, in ascending order: its neighbors, or its predecessors in a directed graph.
+    """Return the vertices that a vertex receives from, in ascending order: its neighbors or, if directed, predecessors.
 
     Raises
     ------
     InputError
-        If the graph has no such vertex.
+        If the vertex is not in the graph.
     """
     if vertex not in graph:
         raise InputError(f"the graph has no vertex {vertex} (it has {graph.number_of_nodes()} vertices)")
-    heard = graph.predecessors(vertex) if graph.is_directed() else graph.neighbors(vertex)
-    return sorted(set(heard) - {vertex})
+    senders = graph.predecessors(vertex) if graph.is_directed() else graph.neighbors(vertex)
+    return sorted(set(senders) - {vertex})
 
 
 def mixing_matrix(graph: nx.Graph) -> csr_array:
@@ -133,35 +133,35 @@ def mixing_matrix(graph: nx.Graph) -> csr_array:
     Parameters
     ----------
     graph : networkx graph
-        Vertices 0, 1, ..., connected; strongly if directed. Weights, self-loops and parallel edges count for nothing.
+        Vertices 0, 1, ..., connected; strongly if directed. Weights, self-loops and parallel edges are ignored.
 
     Returns
     -------
     csr_array
-        [nodes, nodes]; row n holds the weights that node n gives to what it hears. Sums are 1 to within 1e-9.
+        [nodes, nodes]; row n holds the weights that node n gives to what it receives. Sums are 1 to within 1e-9.
 
     Raises
     ------
     InputError
         If the vertices are not 0, 1, ..., the graph is not connected, or its balancing does not converge.
     """
-    pattern = _hearing(graph)
+    pattern = _in_adjacency(graph)
     _require_connected(graph, "the communication graph")
     return _balanced(pattern) if graph.is_directed() else _metropolis(pattern)
 
 
 class Mixing:
-    """The mixing matrix of a graph, and what becomes of it while nodes are absent.
+    """The mixing matrix of a graph, adapted while nodes are absent.
 
     Parameters
     ----------
     graph : networkx graph
-        As in `mixing_matrix`, which also says what is raised.
+        As in `mixing_matrix`, which raises the same errors.
 
     Attributes
     ----------
     matrix : csr_array
-        The weights where all nodes are present, [nodes, nodes].
+        The weights if all nodes are present, [nodes, nodes].
     """
 
     def __init__(self, graph: nx.Graph) -> None:
@@ -172,10 +172,10 @@ class Mixing:
         self._steps: dict[float, float] = {}
 
     def among(self, present: np.ndarray) -> csr_array:
-        """Return doubly stochastic weights [nodes, nodes] that no absent node gives or gets.
+        """Return doubly stochastic weights [nodes, nodes] in which absent nodes take no part.
 
         In an undirected graph the weight of an absent node goes back to the self-weight of each neighbor. In a directed
-        one that would leave columns with other sums than rows, so what remains is balanced anew. Edges between its
+        one that would leave row and column sums unequal, so the remaining weights are balanced again. Edges between its
         strongly connected components get no weight then, as in every doubly stochastic matrix: where absences cut such
         a graph, each component mixes within itself until the nodes between are back.
 
@@ -184,7 +184,7 @@ class Mixing:
         present : ndarray of bool
             [nodes]; the row and the column of an absent node are those of the identity.
         """
-        if not np.array_equal(present, self._present):  # who is absent stays so for many exchanges
+        if not np.array_equal(present, self._present):  # absences usually last for many exchanges
             self._present = present.copy()
             if self._directed:
                 self._steps = {}
@@ -195,7 +195,7 @@ class Mixing:
         return self._among
 
     def stable_step(self, step: float) -> float:
-        """Return `stable_step` of the weights among the nodes that `among` was last asked about, found once.
+        """Return `stable_step` of the weights that `among` returned last, computed once.
 
         In an undirected graph it is that of all nodes: weights that go back to the diagonal raise all eigenvalues.
         """
@@ -205,11 +205,11 @@ class Mixing:
 
 
 def stable_step(matrix: csr_array, step: float) -> float:
-    """Return the largest step up to `step` at which `z <- matrix @ z - step * (z - s)` surely settles.
+    """Return the largest step up to `step` at which `z <- matrix @ z - step * (z - s)` is guaranteed to converge.
 
-    The recursion shrinks all differences if the norm of `matrix - step * I` is below 1. For symmetric weights that is
-    so for steps below 1 + the least eigenvalue, of which at most nine tenths are taken. For others the norm at `step`
-    itself is found, and where it is not below 1, nine tenths of twice the least self-weight w are taken: the norm is at
+    The recursion shrinks all differences if the norm of `matrix - step * I` is below 1. For symmetric weights this
+    holds for steps below 1 + the least eigenvalue, of which at most nine tenths are used. For others the norm at `step`
+    itself is computed; if it is not below 1, nine tenths of twice the least self-weight w are used: the norm is at
     most (1 - w) + |w - step|.
 
     Parameters
@@ -229,7 +229,7 @@ def stable_step(matrix: csr_array, step: float) -> float:
 
 
 def _least_eigenvalue(symmetric: csr_array, at_least: float) -> float:
-    """Return the least eigenvalue, or a bound that is known already where a search does not find it."""
+    """Return the least eigenvalue, or the known lower bound `at_least` if the search does not converge."""
     num_nodes = symmetric.shape[0]
     if num_nodes <= _DENSE_NODES:
         return float(np.linalg.eigvalsh(symmetric.toarray())[0])
@@ -242,7 +242,7 @@ def _least_eigenvalue(symmetric: csr_array, at_least: float) -> float:
 
 
 def uniform_matrix(graph: nx.Graph) -> csr_array:
-    """Return row-stochastic weights: each node gives 1 / (1 + in-degree) to itself and to each node it hears.
+    """Return row-stochastic weights: each node gives 1 / (1 + in-degree) to itself and to each node it receives from.
 
     Parameters
     ----------
@@ -259,17 +259,17 @@ def uniform_matrix(graph: nx.Graph) -> csr_array:
     InputError
         If the vertices are not 0, 1, ...
     """
-    matrix = _hearing(graph)
-    heard = np.diff(matrix.indptr)
-    matrix.data = np.repeat(1.0 / heard, heard)
+    matrix = _in_adjacency(graph)
+    counts = np.diff(matrix.indptr)
+    matrix.data = np.repeat(1.0 / counts, counts)
     return matrix
 
 
 def spectral_gap(matrix: csr_array) -> float:
-    """Return 1 minus the second largest modulus of the eigenvalues: at 0 nobody ever agrees, at 1 all do in one step.
+    """Return 1 minus the second largest modulus of the eigenvalues: at 0 nodes never agree, at 1 in one step.
 
-    Above 200 nodes eigenvalues are found iteratively: to about 1e-5 for a directed graph, and not at all (the answer is
-    NaN) where too many have nearly the same modulus, as on a long directed ring.
+    Above 200 nodes eigenvalues are found iteratively: to about 1e-5 for a directed graph, and not at all (the result is
+    NaN) if too many have nearly the same modulus, as on a long directed ring.
 
     Parameters
     ----------
@@ -280,20 +280,20 @@ def spectral_gap(matrix: csr_array) -> float:
     if num_nodes <= _DENSE_NODES:
         return max(0.0, 1.0 - float(np.sort(np.abs(np.linalg.eigvals(matrix.toarray())))[-2]))
 
-    # Rows sum to 1, so subtracting the mean turns the eigenvalue 1 to 0 and leaves the others: finding one is several
+    # Rows sum to 1, so subtracting the mean turns the eigenvalue 1 into 0 and keeps the others: finding one is several
     # times faster than two.
     def deflated(values: np.ndarray) -> np.ndarray:
         return matrix @ values - values.mean()
 
     start = np.random.default_rng(0).standard_normal(num_nodes)
     if np.abs(deflated(start)).max() < 1e-12:
-        return 1.0  # ARPACK refuses an operator that is 0, as that of a complete graph is
+        return 1.0  # ARPACK refuses a zero operator, such as that of a complete graph
     operator = LinearOperator(matrix.shape, matvec=deflated, dtype=float)
     try:
         if abs(matrix - matrix.T).max() < _SYMMETRIC:
             moduli = np.abs(eigsh(operator, k=1, v0=start, return_eigenvectors=False))
         else:
-            # Eigenvalues of directed graphs crowd on circles, where a search for a single one may settle on a lesser.
+            # Eigenvalues of directed graphs crowd on circles, where a search for a single one may find a smaller one.
             found = eigs(operator, k=6, ncv=60, tol=1e-5, maxiter=300, v0=start, return_eigenvectors=False)
             moduli = np.abs(found)
     except ArpackNoConvergence:
@@ -303,18 +303,18 @@ def spectral_gap(matrix: csr_array) -> float:
 
 @dataclass(frozen=True)
 class Description:
-    """What a graph costs and how fast it mixes.
+    """Cost of a graph and its mixing speed.
 
     Parameters
     ----------
     nodes, edges : int
         Numbers of vertices and of edges; each direction counts in a directed graph.
     min_degree, mean_degree, max_degree : int, float, int
-        Number of neighbors that a node hears: the in-degree in a directed graph.
+        Number of neighbors that a node receives from: the in-degree in a directed graph.
     diameter : int
-        Hops between the two nodes that are furthest apart, or a lower bound of it.
+        Hops between the two nodes that are furthest apart, or a lower bound.
     diameter_is_exact : bool
-        Whether `diameter` is no mere bound: so for up to 2,000 nodes.
+        Whether `diameter` is exact and not a bound; True for up to 2,000 nodes.
     spectral_gap : float
         That of the mixing matrix, see `spectral_gap`.
     """
@@ -330,7 +330,7 @@ class Description:
 
 
 def describe(graph: nx.Graph) -> Description:
-    """Return what a graph costs and how fast it mixes; raises InputError if it has no mixing matrix."""
+    """Return the cost of a graph and its mixing speed; raises InputError if it has no mixing matrix."""
     matrix = mixing_matrix(graph)
     degrees = np.diff(matrix.indptr) - 1
     exact = graph.number_of_nodes() <= _EXACT_DIAMETER_NODES
@@ -351,13 +351,13 @@ def describe(graph: nx.Graph) -> Description:
 
 @TOPOLOGIES.register("ring")
 def ring(num_nodes: int, rng: np.random.Generator) -> nx.Graph:
-    """Return a cycle; two nodes share one edge."""
+    """Return a cycle; for two nodes, a single edge."""
     return nx.cycle_graph(num_nodes)
 
 
 @TOPOLOGIES.register("complete")
 def complete(num_nodes: int, rng: np.random.Generator) -> nx.Graph:
-    """Return the graph in which everyone hears everyone."""
+    """Return the graph in which all nodes are neighbors."""
     return nx.complete_graph(num_nodes)
 
 
@@ -411,7 +411,7 @@ def regular(num_nodes: int, rng: np.random.Generator, *, degree: int = 4) -> nx.
     def draw() -> nx.Graph:
         if 2 * degree < num_nodes:
             return nx.random_regular_graph(degree, num_nodes, seed=rng)
-        # Pairing the edge ends of a dense graph fails again and again; those of its complement pair at once.
+        # Pairing the edge ends of a dense graph fails repeatedly; for its complement it succeeds at once.
         return nx.complement(nx.random_regular_graph(num_nodes - 1 - degree, num_nodes, seed=rng))
 
     return _first_connected(draw, f"degree = {degree} is too low for {num_nodes} nodes")
@@ -440,7 +440,7 @@ def small_world(
     """Return a ring of near neighbors with some edges moved to random nodes (Watts and Strogatz 1998)."""
     _require_between("degree", degree, 2, num_nodes - 1, num_nodes)
     if degree % 2:
-        raise InputError(f"degree = {degree} must be even in a small world: half of it goes to either side")
+        raise InputError(f"degree = {degree} must be even in a small world: half of the neighbors are on either side")
     if not 0 <= rewire_probability <= 1:
         raise InputError(f"rewire-probability = {rewire_probability} is outside [0, 1]")
     return _first_connected(
@@ -451,7 +451,7 @@ def small_world(
 
 @TOPOLOGIES.register("scale-free")
 def scale_free(num_nodes: int, rng: np.random.Generator, *, attachment: int = 2) -> nx.Graph:
-    """Return a graph that grew: each node brings `attachment` edges, mostly to hubs (Barabasi and Albert 1999)."""
+    """Return a graph grown node by node: each adds `attachment` edges, mostly to hubs (Barabasi and Albert 1999)."""
     _require_between("attachment", attachment, 1, num_nodes - 1, num_nodes)
     return nx.barabasi_albert_graph(num_nodes, attachment, seed=rng)
 
@@ -464,8 +464,8 @@ def random_directed(
 
     The probability of an out-degree is proportional to it (1/6, 2/6, 3/6 for 1 to 3), as in the report on Distributed
     Distillation, section III.A. One target of each vertex is its successor on a random cycle through all vertices, the
-    others are drawn from the rest. So each target is uniform over the other vertices, and the graph is always strongly
-    connected, which independent targets make ever rarer as nodes are added.
+    others are drawn from the rest. Each target is therefore uniform over the other vertices, and the graph always
+    strongly connected, unlike with independent targets, where this becomes rarer with more nodes.
     """
     _require_between("min-degree", min_degree, 1, num_nodes - 1, num_nodes)
     _require_between("max-degree", max_degree, min_degree, num_nodes - 1, num_nodes)
@@ -476,7 +476,7 @@ def random_directed(
     graph.add_nodes_from(range(num_nodes))
     for vertex, successor in zip(cycle.tolist(), np.roll(cycle, -1).tolist(), strict=True):
         others = rng.choice(num_nodes - 2, size=degrees[vertex] - 1, replace=False) if degrees[vertex] > 1 else law[:0]
-        # Step over the two vertices that are no candidates.
+        # Skip the two vertices that are not candidates.
         others = others + (others >= min(vertex, successor))
         others = others + (others >= max(vertex, successor))
         graph.add_edges_from((vertex, target) for target in [successor, *others.tolist()])
@@ -554,12 +554,14 @@ def _parse_edges(path: Path, lines: list[str]) -> nx.Graph:
         vertices = [word.strip() for word in (edge.split(",") if by_comma else edge.split())]
         if len(vertices) < 2 or not all(vertices[:2]):
             raise InputError(
-                f"{path}, line {number}: {edge[:40]!r} is not an edge, which is two vertices with white space or a "
-                "comma between them"
+                f"{path}, line {number}: {edge[:40]!r} is not an edge, it must be two vertices separated by white "
+                "space or a comma"
             )
         graph.add_edge(*vertices[:2])
     if len(graph) == 0:
-        raise InputError(f"{path} holds no edge: a graph file is an edge list, with two vertices a line, or GraphML")
+        raise InputError(
+            f"{path} contains no edges: a graph file is an edge list, with two vertices per line, or GraphML"
+        )
     return graph
 
 
@@ -577,7 +579,7 @@ def _by_rank(path: Path, found: set[str], num_nodes: int) -> dict[str, int]:
     if len(found) != num_nodes:
         raise InputError(
             f"the graph in {path} has {len(found)} vertices, named {_some(sorted(found))}, for a network of {num_nodes}"
-            " nodes: is it an edge list, with two vertices a line?"
+            " nodes: is it an edge list, with two vertices per line?"
         )
     return {name: vertex for vertex, name in enumerate(sorted(found))}
 
@@ -590,7 +592,7 @@ def _some(values: Iterable[object]) -> str:
 # -- weights -----------------------------------------------------------------------------------------------------------
 
 
-def _hearing(graph: nx.Graph) -> csr_array:
+def _in_adjacency(graph: nx.Graph) -> csr_array:
     """Return [nodes, nodes] with a 1 on the diagonal and at (n, m) for each edge m -> n."""
     num_nodes = graph.number_of_nodes()
     _require_two(num_nodes)
@@ -614,7 +616,7 @@ def _require_connected(graph: nx.Graph, what: str) -> None:
     else:
         kind, components = "connected", nx.number_connected_components(graph)
     if components != 1:
-        raise InputError(f"{what} is not {kind}: it has {components} components, and must have 1")
+        raise InputError(f"{what} is not {kind}: it has {components} components, but must have 1")
 
 
 def _metropolis(pattern: csr_array) -> csr_array:
@@ -630,9 +632,10 @@ def _metropolis(pattern: csr_array) -> csr_array:
 def _balanced(pattern: csr_array) -> csr_array:
     """Scale rows and columns to sums of 1, by Newton's method on the logarithms of the column scales.
 
-    The row scales follow from the column scales, and what remains to be zeroed, column sums minus 1, is the gradient of
-    a convex function. Sinkhorn's alternation finds the same matrix, but needs rounds in proportion to 1 / spectral gap,
-    far too many for a long ring with a few chords. See Knight and Ruiz, A Fast Algorithm for Matrix Balancing (2013).
+    The row scales follow from the column scales, and the residual, column sums minus 1, is the gradient of
+    a convex function. Sinkhorn's alternation finds the same matrix, but needs iterations in proportion to 1 / spectral
+    gap, far too many for a long ring with a few chords. See Knight and Ruiz, A Fast Algorithm for Matrix Balancing
+    (2013).
     """
     matrix, starts, counts = pattern.copy(), pattern.indptr[:-1], np.diff(pattern.indptr)
     log_scales = np.zeros(len(counts))
@@ -645,33 +648,33 @@ def _balanced(pattern: csr_array) -> csr_array:
             return matrix
         hessian = LinearOperator(matrix.shape, matvec=partial(_hessian, matrix, sums), dtype=float)
         step, _ = cg(hessian, 1.0 - sums, rtol=1e-3)
-        # The Hessian changes at most by a constant factor within 1 of here, so no longer step can be trusted.
+        # Within a distance of 1, the Hessian changes by at most a constant factor; longer steps cannot be trusted.
         log_scales += step / max(1.0, np.abs(step).max())
     raise InputError(
-        f"the directed graph of {len(counts)} nodes got no doubly stochastic matrix in {_BALANCING_STEPS} steps: "
-        "give it more edges, or an undirected graph"
+        f"the directed graph of {len(counts)} nodes could not be balanced to a doubly stochastic matrix "
+        f"in {_BALANCING_STEPS} steps: add edges, or use an undirected graph"
     )
 
 
 def _folded(matrix: csr_array, present: np.ndarray) -> csr_array:
-    kept = _between(matrix, present)
+    kept = _among_present(matrix, present)
     return csr_array(kept + diags_array(1.0 - np.asarray(kept.sum(axis=1)).ravel()))
 
 
 def _rebalanced(matrix: csr_array, present: np.ndarray) -> csr_array:
-    kept = _between(matrix, present)
+    kept = _among_present(matrix, present)
     _, component = connected_components(kept, directed=True, connection="strong")
-    heard = kept.tocoo()
-    within = component[heard.row] == component[heard.col]
-    edges = coo_array((heard.data[within], (heard.row[within], heard.col[within])), shape=matrix.shape)
-    # Absent nodes have no self-weight left: each is a component of its own.
+    weights = kept.tocoo()
+    within = component[weights.row] == component[weights.col]
+    edges = coo_array((weights.data[within], (weights.row[within], weights.col[within])), shape=matrix.shape)
+    # Absent nodes have no self-weight left: each becomes its own component.
     pattern = csr_array(edges + diags_array((~present).astype(float)))
     pattern.eliminate_zeros()
     return _balanced(pattern)
 
 
-def _between(matrix: csr_array, present: np.ndarray) -> csr_array:
-    """Return the weights that present nodes give to present ones."""
+def _among_present(matrix: csr_array, present: np.ndarray) -> csr_array:
+    """Return the weights between present nodes."""
     here = diags_array(present.astype(float))
     kept = csr_array(here @ matrix @ here)
     kept.eliminate_zeros()

@@ -20,9 +20,9 @@ class Reason:
     Parameters
     ----------
     words : str
-        What does not use it.
+        What does not use the key.
     instead : str
-        The keys that it uses; empty where they are beside the point.
+        The keys used instead; empty if they are irrelevant.
     """
 
     words: str
@@ -30,7 +30,7 @@ class Reason:
 
 
 def unused(config: RunConfig) -> dict[str, Reason]:
-    """Return the keys that have no effect on a run of this config, each with the reason.
+    """Return the keys without effect on a run of this config, each with the reason.
 
     Raises
     ------
@@ -55,10 +55,10 @@ def unused(config: RunConfig) -> dict[str, Reason]:
 
 
 def warning(configs: Iterable[RunConfig]) -> str:
-    """Return one line on the keys that were changed from their default and used by no run; empty if there are none."""
+    """Return one line about keys that were changed from their defaults but used by no run; empty if there are none."""
     defaults = RunConfig().to_dict()
     used: set[str] = set()
-    whys: dict[str, dict[str, None]] = {}  # reasons by setting, each once and in order
+    whys: dict[str, dict[str, None]] = {}  # distinct reasons by setting, in order
     for config in configs:
         values, without = config.to_dict(), unused(config)
         for key in (key for key, value in values.items() if value != defaults[key]):
@@ -66,12 +66,14 @@ def warning(configs: Iterable[RunConfig]) -> str:
                 whys.setdefault(f"{key} = {_text(values[key])}", {})[without[key].words] = None
             else:
                 used.add(key)
-    told = [f"{setting} ({'; '.join(why)})" for setting, why in whys.items() if setting.split(" = ")[0] not in used]
-    return f"{WARNING}{', '.join(told)}" if told else ""
+    unused_settings = [
+        f"{setting} ({'; '.join(why)})" for setting, why in whys.items() if setting.split(" = ")[0] not in used
+    ]
+    return f"{WARNING}{', '.join(unused_settings)}" if unused_settings else ""
 
 
 def check_grid(grid: Mapping[str, Sequence[Any]], configs: Mapping[str, RunConfig]) -> None:
-    """Refuse a sweep of keys without effect, whose runs would be equal but in name.
+    """Refuse a sweep of keys without effect, whose runs would differ only in name.
 
     Parameters
     ----------
@@ -83,7 +85,7 @@ def check_grid(grid: Mapping[str, Sequence[Any]], configs: Mapping[str, RunConfi
     Raises
     ------
     InputError
-        If a combination does not use a key of several values, or none uses a key.
+        If a combination does not use a key with several values, or no combination uses a key.
     """
     reasons = {label: unused(config) for label, config in configs.items()}
     for key, values in grid.items():
@@ -101,7 +103,7 @@ def _all_settings() -> set[str]:
 
 
 def _beside(kind: str, name: str, used: set[str], settings: set[str]) -> dict[str, Reason]:
-    """Return which settings of any part of a kind one of these parts does not use, each with the reason."""
+    """Return the settings of other parts of a kind that one part does not use, each with the reason."""
     own = ", ".join(sorted(map(_key, used))) or "no settings of its own"
     return dict.fromkeys(settings - used, Reason(f"{kind} {name!r} does not use it", own))
 

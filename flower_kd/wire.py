@@ -1,4 +1,4 @@
-"""How rows of logits or soft labels travel: encoding, quantization, validation, byte counts."""
+"""Wire formats of logits and soft labels: encoding, quantization, validation, byte counts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flower_kd.registry import Registry
 
 Arrays = dict[str, np.ndarray]
 
-# The largest logit, in size: that of float16, whatever the format, so that no format lets a node diverge further.
+# The largest absolute value of a logit in any format, that of float16: all formats detect divergence alike.
 LARGEST = 65504.0
 
 FORMATS: Registry[Callable[[np.ndarray], Arrays]] = Registry("wire format")
@@ -42,9 +42,9 @@ def _float16(rows: np.ndarray) -> Arrays:
 
 @FORMATS.register("uint8")
 def _uint8(rows: np.ndarray) -> Arrays:
-    """Quantize each row to 256 steps between its least and its largest value: 6 bytes a row more than the codes.
+    """Quantize each row to 256 steps between its minimum and maximum: 6 bytes per row in addition to the codes.
 
-    No value errs by more than 0.504 of its row's step (1/255 of the row's range), and the rounding of float32.
+    The error is at most 0.504 of the row's step (1/255 of its range), plus the rounding of float32.
     """
     least = rows.min(axis=-1, keepdims=True)
     scale = _upper_half((rows.max(axis=-1, keepdims=True) - least) / np.float32(255))
@@ -80,24 +80,24 @@ def encode(rows: Tensor | np.ndarray, wire_format: str = "float32") -> ArrayReco
     values = np.ascontiguousarray(rows.detach().cpu().numpy() if isinstance(rows, Tensor) else rows, dtype=np.float32)
     problem = _out_of_range(values)
     if problem:
-        raise InputError(f"the rows to send hold {problem}: the model diverged (lower learning-rate?)")
+        raise InputError(f"the rows to send contain {problem}: the model diverged (lower learning-rate?)")
     return ArrayRecord({name: as_array(array) for name, array in FORMATS.get(wire_format)(values).items()})
 
 
 def decode(record: ArrayRecord, shape: tuple[int | None, ...] | None = None) -> Tensor:
-    """Return the rows that a record holds, as float32, after checking all that a node could get wrong.
+    """Return the rows in a record as float32, after checking everything that a node could get wrong.
 
     Parameters
     ----------
     record : ArrayRecord
-        What `encode` made, on whatever machine.
+        A record made by `encode` on any machine.
     shape : tuple of int or None, optional
-        The shape wanted; None stands for any size.
+        The expected shape; None stands for any size.
 
     Raises
     ------
     InputError
-        If arrays are missing, of another dtype or shape than wanted, unreadable, or not finite.
+        If arrays are missing, of an unexpected dtype or shape, unreadable, or not finite.
     """
     if "rows" not in record:
         raise InputError("no array 'rows' in the record")
@@ -105,18 +105,18 @@ def decode(record: ArrayRecord, shape: tuple[int | None, ...] | None = None) -> 
     quantized = array.dtype == "uint8"
     unknown = record.keys() - {"rows", "offset", "scale"} if quantized else record.keys() - {"rows"}
     if unknown:
-        raise InputError(f"an array {shown(min(unknown))} beside {array.dtype} rows")
+        raise InputError(f"an array {short_repr(min(unknown))} beside {array.dtype} rows")
     rows = _read("rows", array)
     if shape is not None and not _fits(rows.shape, shape):
         wanted = " x ".join("any" if size is None else str(size) for size in shape)
-        raise InputError(f"rows of shape {' x '.join(map(str, rows.shape))} where {wanted} were wanted")
+        raise InputError(f"rows of shape {' x '.join(map(str, rows.shape))} where {wanted} was expected")
     if quantized:
         offset, scale = (_per_row(record, name, dtype, rows.shape) for name, dtype in _PER_ROW.items())
-        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked below
+        with np.errstate(over="ignore", invalid="ignore"):  # the result is checked below
             rows = rows.astype(np.float32) * _from_upper_half(scale) + offset
     elif rows.dtype not in (np.float32, np.float16):
         raise InputError(f"rows of dtype {rows.dtype} (allowed: {', '.join(names())})")
-    problem = _out_of_range(rows, 1.01 * LARGEST if quantized else LARGEST)  # rounded by half a step
+    problem = _out_of_range(rows, 1.01 * LARGEST if quantized else LARGEST)  # quantized rows are rounded by half a step
     if problem:
         raise InputError(f"rows with {problem}")
     return torch.from_numpy(rows.astype(np.float32, copy=False))
@@ -126,18 +126,18 @@ _PER_ROW = {"offset": "float32", "scale": "uint16"}
 
 
 def _per_row(record: ArrayRecord, name: str, dtype: str, rows: tuple[int, ...]) -> np.ndarray:
-    """Return what an array of quantized rows has for each row."""
+    """Return an array with one value per quantized row."""
     if name not in record or record[name].dtype != dtype or record[name].shape != (*rows[:-1], 1):
-        raise InputError(f"uint8 rows need a {dtype} array {name!r} with one value a row")
+        raise InputError(f"uint8 rows need a {dtype} array {name!r} with one value per row")
     return _read(name, record[name])
 
 
 def _out_of_range(values: np.ndarray, limit: float = LARGEST) -> str:
-    """Return what values hold that no row of logits or soft labels may; empty if nothing."""
+    """Return what is invalid in values of logits or soft labels; empty if nothing."""
     largest = np.abs(values).max(initial=0.0)
     if not np.isfinite(largest):
         return "NaN or Inf"
-    return f"a value of {largest:g} (at most {LARGEST:g} in size)" if largest > limit else ""
+    return f"a value of {largest:g} (allowed: -{LARGEST:g} to {LARGEST:g})" if largest > limit else ""
 
 
 def encode_weights(weights: Mapping[str, Tensor]) -> ArrayRecord:
@@ -146,7 +146,7 @@ def encode_weights(weights: Mapping[str, Tensor]) -> ArrayRecord:
     Raises
     ------
     InputError
-        If a weight has a dtype that numpy, and with it Flower, does not have (bfloat16).
+        If a weight has a dtype that numpy, and therefore Flower, does not support (bfloat16).
     """
     arrays = {}
     for name, weight in weights.items():
@@ -154,7 +154,7 @@ def encode_weights(weights: Mapping[str, Tensor]) -> ArrayRecord:
             arrays[name] = as_array(weight.detach().cpu().numpy())
         except TypeError:
             dtype = str(weight.dtype).removeprefix("torch.")
-            raise InputError(f"weights {name!r} are {dtype}, which numpy does not have: use float32") from None
+            raise InputError(f"weights {name!r} are {dtype}, which numpy does not support: use float32") from None
     return ArrayRecord(arrays)
 
 
@@ -162,7 +162,7 @@ Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # dtype and shape by name
 
 
 def layout(record: ArrayRecord) -> Layout:
-    """Return the dtypes and shapes that a record claims to hold, by name."""
+    """Return the dtypes and shapes that a record claims, by name."""
     return {name: (array.dtype, tuple(array.shape)) for name, array in record.items()}
 
 
@@ -181,13 +181,13 @@ def decode_weights(record: ArrayRecord, like: Layout) -> Arrays:
     """
     if record.keys() != like.keys():
         odd = min(record.keys() ^ like.keys())
-        raise InputError(f"weights of another model: {shown(odd)} is {'unknown' if odd in record else 'missing'}")
+        raise InputError(f"weights of another model: {short_repr(odd)} is {'unknown' if odd in record else 'missing'}")
     weights = {}
     for name, (dtype, shape) in like.items():
         array = record[name]
         if array.dtype != dtype or tuple(array.shape) != shape:
             raise InputError(
-                f"weights of another model: {name!r} is {shown(array.dtype)} of shape {shown(array.shape)}, "
+                f"weights of another model: {name!r} is {short_repr(array.dtype)} of shape {short_repr(array.shape)}, "
                 f"not {dtype!r} of shape {shape}"
             )
         weights[name] = _read(name, array)
@@ -197,23 +197,23 @@ def decode_weights(record: ArrayRecord, like: Layout) -> Arrays:
 
 
 def canonical(record: ArrayRecord) -> ArrayRecord:
-    """Return a trusted record as `as_array` writes it; Flower writes some arrays in Fortran order."""
+    """Return a trusted record in the layout of `as_array`; Flower writes some arrays in Fortran order."""
     return ArrayRecord({name: as_array(array.numpy()) for name, array in record.items()})
 
 
-def shown(value: object) -> str:
-    """Return what a sender wrote as it can stand in a sentence: on one line, cut where it is long."""
+def short_repr(value: object) -> str:
+    """Return the repr of a value from a sender, shortened to fit in a sentence."""
     try:
         text = repr(value)
-    except ValueError:  # Python writes no whole number of more than 4,300 digits
-        text = "a number of thousands of digits"
+    except ValueError:  # Python does not print integers of more than 4,300 digits
+        text = "a number with thousands of digits"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def message_bytes(message: Message) -> int:
     """Return the size of the serialized Flower message in bytes (metadata, config, metrics and arrays).
 
-    The metadata's ids count with their full width: those of one run are longer on some engines than on others.
+    Ids in the metadata count with their full width, as their length depends on the engine.
     """
     return METADATA_BYTES + len(message.error.reason or "") if message.has_error() else content_bytes(message.content)
 
@@ -227,12 +227,12 @@ def content_bytes(content: RecordDict) -> int:
     return METADATA_BYTES + size
 
 
-# What one message of a layout takes, all of that layout take: thousands of messages of a run are serialized once.
+# Messages with the same layout have the same size, so that thousands of messages are serialized only once.
 _sizes: dict[Hashable, int] = {}
 
 
 def _layout(value: Any) -> Hashable:
-    """Return all that the serialized size of a record or value depends on."""
+    """Return everything that the serialized size of a record or value depends on."""
     if isinstance(value, Array):
         return value.dtype, value.shape, value.stype, len(value.data)
     if isinstance(value, MutableMapping):
@@ -246,12 +246,12 @@ def _layout(value: Any) -> Hashable:
     return cast(Hashable, type(value))
 
 
-# 64 hexadecimal digits a message id, 64 bits a node, run or task id, a double a time; 3 bytes of keys and lengths each.
+# Message ids of 64 hex digits, node, run and task ids of 64 bits, times as doubles; keys and lengths.
 METADATA_BYTES = 2 * (64 + 3) + 5 * (10 + 1) + 2 * (8 + 1) + len("evaluate") + 2
 
 
 def as_array(values: np.ndarray) -> Array:
-    """Return what `Array(values)` returns, without numpy's slow writer; always in C order and little-endian."""
+    """Return the same as `Array(values)`, without numpy's slow writer; always in C order and little-endian."""
     dtype, shape = values.dtype.name, tuple(values.shape)
     data = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
     return Array(dtype, shape, _NUMPY, _header(dtype, shape) + data)
@@ -262,7 +262,7 @@ _NUMPY = "numpy.ndarray"
 
 @lru_cache(maxsize=1024)
 def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
-    """Return what stands before the values (C order) in numpy's file format."""
+    """Return the header of numpy's file format (C order)."""
     header = BytesIO()
     descr = np.lib.format.dtype_to_descr(np.dtype(dtype).newbyteorder("<"))
     np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
@@ -270,7 +270,7 @@ def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
 
 
 def check_layout(record: ArrayRecord) -> None:
-    """Raise InputError unless each array is as `as_array` writes it; numpy's own reader never sees one."""
+    """Raise InputError unless each array is as `as_array` writes it; numpy's own reader is never used."""
     for name, array in record.items():
         _check_layout(name, array)
 
@@ -279,15 +279,21 @@ def _check_layout(name: str, array: Array) -> int:
     """Return the length of an array's header; raises InputError unless `as_array` could have written it."""
     dtype, shape, data = array.dtype, array.shape, array.data
     if array.stype != _NUMPY or dtype not in _NUMBERS:
-        raise InputError(f"array {shown(name)} cannot be read: dtype {shown(dtype)}, written as {shown(array.stype)}")
+        raise InputError(
+            f"array {short_repr(name)} cannot be read: dtype {short_repr(dtype)}, written as {short_repr(array.stype)}"
+        )
     if len(shape) > _MOST_DIMENSIONS or not all(type(size) is int and 0 <= size < 2**31 for size in shape):
-        raise InputError(f"array {shown(name)} cannot be read: it claims a shape of {shown(shape)}")
+        raise InputError(f"array {short_repr(name)} cannot be read: it claims a shape of {short_repr(shape)}")
     values = math.prod(shape) * np.dtype(dtype).itemsize
-    if values > len(data):  # memory is not for claims
-        raise InputError(f"array {shown(name)} cannot be read: {len(data)} bytes for a shape of {shown(shape)}")
+    if values > len(data):  # allocate nothing for a mere claim
+        raise InputError(
+            f"array {short_repr(name)} cannot be read: {len(data)} bytes for a shape of {short_repr(shape)}"
+        )
     header = _header(dtype, tuple(shape))
     if len(data) != len(header) + values or not data.startswith(header):
-        raise InputError(f"array {shown(name)} cannot be read: no header of {dtype} and shape {shown(shape)}")
+        raise InputError(
+            f"array {short_repr(name)} cannot be read: its header is not that of {dtype} and shape {short_repr(shape)}"
+        )
     return len(header)
 
 
@@ -299,7 +305,7 @@ def _read(name: str, array: Array) -> np.ndarray:
 
 _MOST_DIMENSIONS = 32
 
-# What numpy holds of torch's dtypes.
+# torch's dtypes that numpy supports.
 _NUMBERS = frozenset(
     ["bool", "float16", "float32", "float64", "complex64", "complex128"]
     + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]

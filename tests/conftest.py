@@ -1,4 +1,4 @@
-"""A small network of nodes made by hand: seconds are for real processes, not for unit tests."""
+"""A small synthetic network, so that unit tests take milliseconds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLASSES, FEATURES, REFERENCE_ROWS = 3, 6, 24
 
 
 def blobs(seed: int, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return points around one center a class, which are the same for every seed."""
+    """Return points around one center per class; the centers are the same for every seed."""
     centers = 2 * torch.randn(CLASSES, FEATURES, generator=torch.Generator().manual_seed(99))
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, CLASSES, (samples,), generator=generator)
@@ -60,7 +60,7 @@ def build_same_model_node(context: Context) -> Node:
 
 
 class FaultyGrid(InProcessGrid):
-    """A grid in which `interfere(vertex, reply)` may change, replace or (None) lose any reply."""
+    """A grid in which `interfere(vertex, reply)` may change, replace or (by returning None) drop any reply."""
 
     interfere: Callable[[int, Message], Message | None] | None = None
 
@@ -92,7 +92,7 @@ class DelayedGrid:
         self.now += seconds
 
     def watched(self, network: Network) -> Network:
-        """Return a network that keeps this grid's time."""
+        """Return a network that uses this grid's clock."""
         network.clock, network.sleep = lambda: self.now, self.sleep
         return network
 

@@ -1,4 +1,4 @@
-"""What a broken or hostile node may send: seeded mutations of records and messages."""
+"""Replies of broken or hostile nodes: seeded mutations of records and messages."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def content(rng: random.Random, records: RecordDict) -> RecordDict:
 
 
 def reply(rng: random.Random, honest: Message) -> Message | None:
-    """Return what comes in place of an honest reply; None if nothing does."""
+    """Return a reply in place of an honest one; None for no reply."""
     kind = rng.randrange(12)
     if kind == 0:
         return None

@@ -1,4 +1,4 @@
-"""The node that is made from the run config: its initial weights."""
+"""The node built from the run config: its initial weights."""
 
 import pytest
 import torch

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_pyproject_holds_the_same_defaults() -> None:
-    """`flwr run .` and the in-process engine start from one config, and Flower refuses keys that do not stand there."""
+    """`flwr run .` and the in-process engine start from one config, and Flower refuses unlisted keys."""
     app = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
     assert RunConfig().to_dict() == app
 
@@ -109,6 +109,6 @@ def test_whole_numbers_may_stand_for_numbers() -> None:
     assert RunConfig.parse({"temperature": 10}).temperature == 10.0
 
 
-def test_every_key_has_a_check_or_is_a_text_or_a_truth_value() -> None:
+def test_every_key_has_a_check_or_is_a_text_or_a_boolean() -> None:
     for spec in fields(RunConfig):
         assert "check" in spec.metadata or type(spec.default) in (str, bool), spec.name

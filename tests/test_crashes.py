@@ -30,11 +30,11 @@ SLOW = pytest.mark.slow
 
 
 class KilledError(BaseException):
-    """Ends a process as kill -9 does: nothing is written after it."""
+    """Ends a process like kill -9: nothing is written after it."""
 
 
 class Disk:
-    """Counts operations on files below a folder, and has one of them be the last."""
+    """Counts file operations below a folder, and kills the process at one of them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
         self.root = root
@@ -82,7 +82,7 @@ some_or_all = pytest.mark.parametrize("step", [pytest.param(7, id="some"), pytes
 
 
 def crash_points(disk: Disk, prepare: Callable[[], None], command: Callable[[], object], step: int) -> Iterator[int]:
-    """Run a command again and again, each time killed at another of its operations; yield after each."""
+    """Run a command repeatedly, each time killed at another of its operations; yield after each run."""
     prepare()
     disk.start(None)
     command()
@@ -99,7 +99,7 @@ def crash_points(disk: Disk, prepare: Callable[[], None], command: Callable[[], 
 
 
 def whole(folder: Path) -> None:
-    """Assert that every file that is not a partial one can be read."""
+    """Assert that every file except partial ones can be read."""
     readers: dict[str, Callable[[Path], object]] = {
         ".json": lambda path: json.loads(path.read_text()),
         ".toml": lambda path: tomllib.loads(path.read_text()),
@@ -112,7 +112,7 @@ def whole(folder: Path) -> None:
 
 
 def attempt(command: Callable[[], Any]) -> tuple[Any, str]:
-    """Return what a command gives, and the sentence with which it is refused."""
+    """Return the result of a command, and the error message if it is refused."""
     try:
         return command(), ""
     except InputError as error:
@@ -130,7 +130,7 @@ def run(folder: Path, **options: Any) -> sim.Summary:
 
 @some_or_all
 @pytest.mark.parametrize("strategy", ["d-dist", "silo"])
-def test_a_run_that_is_killed_goes_on(step: int, strategy: str, disk: Disk, tmp_path: Path) -> None:
+def test_a_killed_run_can_be_resumed(step: int, strategy: str, disk: Disk, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     expected = run(tmp_path / "reference", strategy=strategy)
 
@@ -163,7 +163,7 @@ def test_a_run_that_replaces_another_is_never_mixed_with_it(step: int, disk: Dis
         whole(folder)
         found, sentence = attempt(lambda: results.read(folder))
         if sentence:
-            assert "holds no finished run" in sentence
+            assert "does not contain a finished run" in sentence
         else:
             assert figures(found.summary) == figures(old if found.config.seed == 0 else new)
         resumed, sentence = attempt(lambda: run(folder, seed=1, resume=True))
@@ -177,7 +177,7 @@ def test_a_run_that_replaces_another_is_never_mixed_with_it(step: int, disk: Dis
 
 
 @some_or_all
-def test_a_resumed_run_that_is_killed_goes_on(step: int, disk: Disk, tmp_path: Path) -> None:
+def test_a_killed_resumed_run_can_be_resumed_again(step: int, disk: Disk, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     expected = run(tmp_path / "reference")
     with pytest.raises(KilledError):
@@ -200,10 +200,10 @@ class Kills:
     def __init__(self, server_round: int) -> None:
         self.server_round = server_round
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         pass
 
-    def heard(self, server_round: int, kind: str, metrics: dict) -> None:
+    def on_exchange(self, server_round: int, kind: str, metrics: dict) -> None:
         if server_round == self.server_round:
             raise KilledError
 
@@ -215,23 +215,23 @@ def compare(folder: Path, runs: dict[str, Any] = BOTH, **options: Any) -> list[d
 
 
 def entries(folder: Path) -> list[dict[str, Any]]:
-    """Return what comparison.json says, without what a clock measured."""
+    """Return the content of comparison.json without measured times."""
     found = json.loads((folder / "comparison.json").read_text())
     return [{key: value for key, value in entry.items() if key != "seconds"} for entry in found]
 
 
 def agrees(folder: Path) -> None:
-    """Assert that an index tells of each run what the run's folder tells."""
+    """Assert that an index agrees with the folder of each run."""
     if (folder / "comparison.json").exists():
         for entry in entries(folder):
             assert entry["accuracy"] == results.read(folder / entry["folder"]).summary.accuracy
     _, sentence = attempt(lambda: report.write(folder))
-    assert not sentence or "holds nothing to report" in sentence
+    assert not sentence or "contains nothing to report" in sentence
 
 
 @some_or_all
 @pytest.mark.parametrize("leave", [{}, {"overwrite": True}, {"resume": True}])
-def test_a_comparison_that_is_killed_goes_on(step: int, leave: dict[str, bool], disk: Disk, tmp_path: Path) -> None:
+def test_a_killed_comparison_can_be_resumed(step: int, leave: dict[str, bool], disk: Disk, tmp_path: Path) -> None:
     folder = tmp_path / "compared"
     old = compare(tmp_path / "old") if leave else []
     runs = {label: config | {"momentum": 0.5} for label, config in BOTH.items()} if leave else BOTH
@@ -249,14 +249,14 @@ def test_a_comparison_that_is_killed_goes_on(step: int, leave: dict[str, bool], 
         compared, sentence = attempt(lambda: compare(folder, runs))
         if sentence:
             assert leave
-            assert "holds other runs" in sentence
+            assert "already contains other runs" in sentence
             compared = compare(folder, runs, **leave)
         assert compared == new
 
 
 @some_or_all
 @pytest.mark.parametrize("leave", [{}, {"overwrite": True}])
-def test_a_sweep_that_is_killed_goes_on(step: int, leave: dict[str, bool], disk: Disk, tmp_path: Path) -> None:
+def test_a_killed_sweep_can_be_resumed(step: int, leave: dict[str, bool], disk: Disk, tmp_path: Path) -> None:
     folder = tmp_path / "swept"
 
     def sweep(folder: Path, momenta: str = "0,0.9", **options: Any) -> pd.DataFrame:
@@ -278,7 +278,7 @@ def test_a_sweep_that_is_killed_goes_on(step: int, leave: dict[str, bool], disk:
         swept, sentence = attempt(lambda: sweep(folder, "0.5,0.9"))
         if sentence:
             assert leave
-            assert "holds other runs" in sentence
+            assert "already contains other runs" in sentence
             swept = sweep(folder, "0.5,0.9", **leave)
         pd.testing.assert_frame_equal(swept, new)
     assert np.isfinite(new["accuracy"]).all()

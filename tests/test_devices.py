@@ -12,9 +12,9 @@ def test_auto_is_the_gpu_where_there_is_one() -> None:
 
 @pytest.mark.parametrize("name", ["tpuu", "cuda:99", "", "meta"])
 def test_what_is_not_here_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"no device '{name}' here .allowed: auto, cpu, cuda"):
+    with pytest.raises(InputError, match=f"device '{name}' is not available .allowed: auto, cpu, cuda"):
         device(name)
-    with pytest.raises(InputError, match="no device"):
+    with pytest.raises(InputError, match="is not available"):
         RunConfig.parse({"device": name})
 
 

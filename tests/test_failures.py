@@ -1,4 +1,4 @@
-"""What a user reads of an exception in a node's code, whatever engine it came through."""
+"""What a user sees of an exception in a node's code, on any engine."""
 
 import re
 from pathlib import Path
@@ -33,7 +33,7 @@ RAY_TASK = "<class 'ray.exceptions.RayTaskError(ClientAppException)'>:<'\x1b[36m
         (None, "no reason given"),
     ],
 )
-def test_the_reason_is_what_the_code_said(reduced: str | None, words: str) -> None:
+def test_the_reason_is_the_exceptions_text(reduced: str | None, words: str) -> None:
     assert failures.reason(reduced) == words
 
 

@@ -10,7 +10,7 @@ def test_what_changes_no_figure_changes_no_identity() -> None:
     plain = identity(RunConfig(), 4)
     assert identity(RunConfig(output_dir="x", overwrite=True), 4) == plain
     assert identity(RunConfig(resume=True), 4) == plain
-    assert identity(RunConfig(num_nodes=4), 4) == plain  # whether it was said or found
+    assert identity(RunConfig(num_nodes=4), 4) == plain  # whether given or counted
     assert (
         len({plain, identity(RunConfig(), 5), identity(RunConfig(seed=1), 4), identity(RunConfig(gamma=1.0), 4)}) == 4
     )
@@ -46,4 +46,4 @@ def test_the_module_of_a_users_model_counts(tmp_path: Path, monkeypatch: pytest.
     before = identity(config, 4)
     (tmp_path / "own_models.py").write_text("def net(**shapes): ...")
     assert identity(config, 4) != before
-    identity(RunConfig(model="no_such_module.at_all:net"), 4)  # whoever builds the model says what is wrong
+    identity(RunConfig(model="no_such_module.at_all:net"), 4)  # building the model reports what is wrong

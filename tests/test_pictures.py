@@ -48,7 +48,7 @@ def test_many_nodes_are_a_band() -> None:
     assert len(figure.axes[0].collections) == 1
 
 
-def test_bytes_have_a_logarithmic_axis_and_silence_a_dashed_line() -> None:
+def test_bytes_have_a_logarithmic_axis_and_runs_without_exchange_are_dashed_lines() -> None:
     figure = pictures.accuracy_by_bytes({"kd": [history()], "silo": [history(sends=False)]})
     axes = figure.axes[0]
     assert axes.get_xscale() == "log"
@@ -74,7 +74,7 @@ def test_a_comparison_of_any_number_of_labels(labels: int) -> None:
     assert pictures.png(figure).startswith(b"\x89PNG")
 
 
-def test_nobody_sends_anything() -> None:
+def test_no_node_sends_anything() -> None:
     assert pictures.png(pictures.accuracy_by_bytes({"silo": [history(sends=False)]}))
 
 
@@ -165,7 +165,7 @@ def test_nothing_to_draw_is_one_sentence(draw) -> None:
         draw()
 
 
-def test_names_are_no_formulas_and_none_is_left_out(recwarn: pytest.WarningsRecorder) -> None:
+def test_names_are_not_parsed_as_formulas_and_none_is_omitted(recwarn: pytest.WarningsRecorder) -> None:
     labels = ["$x_$", "_private", "模型"]
     histories = {label: [history(), history()] for label in labels}
     graph = topology.build("ring", 4)

@@ -58,7 +58,7 @@ def test_unknown_name() -> None:
 ROBUST = ["median", "trimmed-mean", "geometric-median"]
 
 
-def everyone_hears_everyone(votes: int) -> csr_array:
+def complete_votes(votes: int) -> csr_array:
     return csr_array(np.full((votes, votes), 1 / votes))
 
 
@@ -76,14 +76,14 @@ def taught(name: str, logits: torch.Tensor, weights: csr_array, node: int = 0) -
 @given(name=st.sampled_from(ROBUST), votes=st.integers(2, 12), seed=st.integers(0, 99))
 def test_equal_votes_are_their_own_center(name: str, votes: int, seed: int) -> None:
     logits = logits_of(seed, 1).expand(votes, 4, 5)
-    pooled = taught(name, logits, everyone_hears_everyone(votes))
+    pooled = taught(name, logits, complete_votes(votes))
     assert torch.allclose(pooled, torch.softmax(logits[0] / 2, dim=-1), atol=1e-6)
 
 
 @settings(max_examples=20, deadline=None)
 @given(name=st.sampled_from(ROBUST), votes=st.integers(2, 12), seed=st.integers(0, 99), scale=st.floats(0, 1e4))
 def test_robust_teachers_are_distributions(name: str, votes: int, seed: int, scale: float) -> None:
-    pooled = taught(name, logits_of(seed, votes, scale), everyone_hears_everyone(votes))
+    pooled = taught(name, logits_of(seed, votes, scale), complete_votes(votes))
     assert (pooled >= 0).all()
     assert torch.allclose(pooled.sum(-1), torch.ones(4), atol=1e-5)
 
@@ -91,7 +91,7 @@ def test_robust_teachers_are_distributions(name: str, votes: int, seed: int, sca
 @settings(max_examples=20, deadline=None)
 @given(name=st.sampled_from(ROBUST), votes=st.integers(2, 12), seed=st.integers(0, 99))
 def test_the_order_of_votes_does_not_matter(name: str, votes: int, seed: int) -> None:
-    logits, weights = logits_of(seed, votes), everyone_hears_everyone(votes)
+    logits, weights = logits_of(seed, votes), complete_votes(votes)
     shuffled = logits[torch.randperm(votes, generator=torch.Generator().manual_seed(seed))]
     assert torch.allclose(taught(name, logits, weights), taught(name, shuffled, weights), atol=1e-5)
 
@@ -125,11 +125,11 @@ def test_a_minority_moves_the_geometric_median_little(votes: int, seed: int, dat
 
 
 @pytest.mark.parametrize("name", ROBUST)
-def test_two_neighbors_and_oneself_outvote_one_liar_where_the_mean_does_not(name: str) -> None:
+def test_two_neighbors_and_the_node_itself_outvote_one_liar_where_the_mean_does_not(name: str) -> None:
     honest = torch.tensor([3.0, 0.0, 0.0, 0.0, 0.0])
     liar = torch.tensor([0.0, 60.0, 0.0, 0.0, 0.0])
     logits = torch.stack([honest, liar, honest])[:, None]
-    weights = everyone_hears_everyone(3)
+    weights = complete_votes(3)
     assert taught("mean", logits, weights)[0].argmax() != 0 or taught("mean", logits, weights)[0, 1] > 0.3
     pooled = taught(name, logits, weights)[0]
     assert pooled.argmax() == 0
@@ -143,7 +143,7 @@ def test_weights_only_say_who_votes(name: str) -> None:
     assert first is not None
     assert second is not None
     assert third is not None
-    assert torch.equal(first.soft_labels, taught(name, logits_of(0, 3), everyone_hears_everyone(3)))
+    assert torch.equal(first.soft_labels, taught(name, logits_of(0, 3), complete_votes(3)))
     assert torch.allclose(second.soft_labels, torch.softmax(logits_of(0, 3) / 2, dim=-1)[:2].mean(0), atol=1e-5)
 
 
@@ -163,7 +163,7 @@ def test_nodes_of_any_degree_are_pooled_in_parts_with_the_same_result(name, monk
     whole = pooling.get(name)(logits, weights, 2.0)
     for node, teacher in enumerate(whole):
         voters = weights.indices[weights.indptr[node] : weights.indptr[node + 1]]
-        alone = taught(name, logits[torch.from_numpy(voters.astype(np.int64))], everyone_hears_everyone(len(voters)))
+        alone = taught(name, logits[torch.from_numpy(voters.astype(np.int64))], complete_votes(len(voters)))
         assert teacher is not None
         assert torch.allclose(teacher.soft_labels, alone, atol=1e-6)
     monkeypatch.setattr("flower_kd.pooling._PART", 200)
@@ -175,7 +175,7 @@ def test_nodes_of_any_degree_are_pooled_in_parts_with_the_same_result(name, monk
 
 def test_votes_that_agree_on_nothing_teach_nothing() -> None:
     logits = 1e4 * torch.eye(3)[:, None]  # three nodes, each sure of another class
-    assert torch.allclose(taught("median", logits, everyone_hears_everyone(3)), torch.full((1, 3), 1 / 3))
+    assert torch.allclose(taught("median", logits, complete_votes(3)), torch.full((1, 3), 1 / 3))
 
 
 def test_centers_by_hand() -> None:

@@ -69,14 +69,14 @@ def test_what_a_node_sends_in_all_grows_with_its_degree(strategy: str, graph: nx
     assert sent["d_sgd_same_frequency_per_edge"] == 500.0
 
 
-def test_the_table_says_payload_and_frequency_apart(finished: tuple[sim.Summary, Path]) -> None:
+def test_the_table_separates_payload_and_frequency(finished: tuple[sim.Summary, Path]) -> None:
     sent = finished[0].bytes | {
         "messages_per_edge": 20.0, "per_message": 1000.0, "per_edge": 20_000.0, "per_node": 40_000.0,
         "d_sgd_per_message": 3000.0, "d_sgd_same_frequency_per_edge": 60_000.0, "d_sgd_per_edge": 1_500_000.0,
     }  # fmt: skip
     text = " ".join(run_table.text(replace(finished[0], bytes=sent)).split())
-    assert "20 messages of 1.0 kB, 20.0 kB in all" in text
-    assert "3.0 kB a message: 3.0 times as much at the same frequency, 75.0 times with an exchange every step" in text
+    assert "20 messages of 1.0 kB, 20.0 kB in total" in text
+    assert "3.0 kB per message: 3.0 times as much at the same frequency, 75.0 times with one exchange per step" in text
     assert "over all its edges, if neighbors are linked directly: 40.0 kB" in text
     assert "note:" not in text
     to_server = " ".join(run_table.text(replace(finished[0], strategy="fedavg", bytes=sent)).split())
@@ -137,7 +137,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         ({"model": "mlp*3,lenet5*4"}, 8, "is for 7 nodes, but there are 8"),
         ({"strategy": "x", "pooling": "y"}, 8, "2 problems: unknown strategy 'x'"),
         ({"reference-size": 1437, "exchange-rows": 0}, 8, "too few for reference-size = 1437 and 8 nodes"),
-        ({"dataset": "./nowhere"}, 4, "node 0 cannot take part: dataset './nowhere': there is no such folder"),
+        ({"dataset": "./nowhere"}, 4, "node 0 cannot take part: dataset './nowhere': the folder does not exist"),
         ({"partition": "pathological", "labels-per-node": 12}, 4, "labels-per-node = 12 is above the 10 labels"),
     ],
 )
@@ -161,14 +161,16 @@ def test_a_folder_with_a_run_is_refused_before_anything_trains(finished: tuple[s
     _, folder = finished
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for config, words in ((SHORT, "another run"), (results.read(folder).config.to_dict(), "a finished run")):
-        with pytest.raises(InputError, match=f"output-dir '{folder}' holds {words}: .*--overwrite.*--resume"):
+        with pytest.raises(
+            InputError, match=f"output-dir '{folder}' already contains {words}: .*--overwrite.*--resume"
+        ):
             sim.run(config, 4, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize("name", ["config.toml", "report.html", "history.csv", "comparison.csv", "graph.graphml"])
 @pytest.mark.parametrize("leave", [{}, {"overwrite": True}, {"resume": True}])
-def test_files_that_are_not_ours_are_never_replaced(name: str, leave: dict, tmp_path: Path) -> None:
+def test_foreign_files_are_never_replaced(name: str, leave: dict, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(InputError, match=f"has '{name}', which flower-kd did not write"):
         sim.run(SHORT | leave, 2, tmp_path)
@@ -179,7 +181,7 @@ def test_files_that_are_not_ours_are_never_replaced(name: str, leave: dict, tmp_
 @pytest.mark.parametrize("kind", ["comparison", "sweep"])
 def test_other_results_are_refused(kind: str, tmp_path: Path) -> None:
     (tmp_path / ".flower-kd.json").write_bytes(folders.Marker(kind).to_bytes())
-    with pytest.raises(InputError, match=f"holds a {kind}"):
+    with pytest.raises(InputError, match=f"already contains a {kind}"):
         sim.run(SHORT, 2, tmp_path)
 
 
@@ -196,7 +198,7 @@ def test_overwriting_removes_the_files_of_the_earlier_run_and_no_others(tmp_path
 
 def test_a_mistake_leaves_what_would_have_been_overwritten(tmp_path: Path) -> None:
     sim.run(SHORT | {"strategy": "silo"}, 2, tmp_path)
-    with pytest.raises(InputError, match="no such folder"):  # which the nodes find out in the handshake
+    with pytest.raises(InputError, match="the folder does not exist"):  # which the nodes find out in the handshake
         sim.run(SHORT | {"dataset": "./nowhere", "overwrite": True}, 2, tmp_path)
     assert results.read(tmp_path).config.dataset == "digits"
 
@@ -208,10 +210,10 @@ class Ends:
         self.error, self.stage, self.server_round = error, stage, server_round
         self.begun = -1
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         self.begun += 1
 
-    def heard(self, server_round: int, kind: str, metrics: dict) -> None:
+    def on_exchange(self, server_round: int, kind: str, metrics: dict) -> None:
         if (self.begun, server_round, kind) == (self.stage, self.server_round, "evaluate"):
             raise self.error("stop")
 
@@ -228,7 +230,7 @@ def test_a_run_that_ends_early_leaves_its_history(error: type[BaseException], tm
     assert history["round"].tolist() == [1, 1, 2, 2]
     assert history["test-accuracy"][:2].notna().all()
     assert len(pd.read_csv(tmp_path / "history-silo.csv")) == 6
-    with pytest.raises(InputError, match="holds no finished run"):
+    with pytest.raises(InputError, match="does not contain a finished run"):
         results.read(tmp_path)
 
 
@@ -305,9 +307,9 @@ def test_an_older_summary_can_be_read(finished: tuple[sim.Summary, Path], tmp_pa
 
 
 def test_names_of_files() -> None:
-    assert folders.name_of("alpha=0.5,temperature=10-seed0") == "alpha=0.5,temperature=10-seed0"
-    assert "/" not in folders.name_of("model=a/b")
-    assert folders.name_of("a/b") != folders.name_of("a%2Fb")
+    assert folders.file_name_of("alpha=0.5,temperature=10-seed0") == "alpha=0.5,temperature=10-seed0"
+    assert "/" not in folders.file_name_of("model=a/b")
+    assert folders.file_name_of("a/b") != folders.file_name_of("a%2Fb")
     long = ["x" * 300 + end for end in "ab"]
-    assert folders.name_of(long[0]) != folders.name_of(long[1])
-    assert len(folders.name_of(long[0])) < 200
+    assert folders.file_name_of(long[0]) != folders.file_name_of(long[1])
+    assert len(folders.file_name_of(long[0])) < 200

@@ -1,4 +1,4 @@
-"""Runs that go on after their process was killed, and folders in which two would write."""
+"""Runs resumed after their process was killed, and folders that two processes write to."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Kills:
         self.where = where
         self.stage = ""
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         self.stage = stage
 
-    def heard(self, server_round: int, kind: str, metrics: dict) -> None:
+    def on_exchange(self, server_round: int, kind: str, metrics: dict) -> None:
         if (self.stage, server_round, kind) == self.where:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -43,16 +43,16 @@ class Kills:
 class Interrupts:
     """A listener that ends a run in its third round."""
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         pass
 
-    def heard(self, server_round: int, kind: str, metrics: dict) -> None:
+    def on_exchange(self, server_round: int, kind: str, metrics: dict) -> None:
         if server_round == 3:
             raise KeyboardInterrupt
 
 
 def killed(config: dict[str, Any], folder: Path, where: tuple[str, int, str]) -> None:
-    """Run in a process that is killed in the middle; forked, as imports would take most of the time."""
+    """Run in a process that is killed midway; forked, as imports would take most of the time."""
     child = os.fork()
     if child == 0:
         try:
@@ -73,7 +73,7 @@ def killed(config: dict[str, Any], folder: Path, where: tuple[str, int, str]) ->
         ("d-dist", "alone", 3, "train", {"exchange-every": 1, "exchange-rows": 10, "reference-batch": 0}),
     ],
 )
-def test_a_run_goes_on_with_the_figures_of_an_uninterrupted_one(
+def test_a_resumed_run_has_the_figures_of_an_uninterrupted_one(
     strategy: str, stage: str, server_round: int, kind: str, more: dict[str, Any], tmp_path: Path
 ) -> None:
     config = SHORT | {"strategy": strategy, "baseline": "silo" if stage == "alone" else "none"} | more
@@ -100,12 +100,12 @@ def test_workers_keep_the_states_of_their_nodes(tmp_path: Path) -> None:
     assert sim.run(config | {"resume": True}, NODES, tmp_path / "run").accuracy == expected.accuracy
 
 
-def test_what_cannot_go_on_says_why_and_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_resumed_says_why_and_stays_as_it_is(tmp_path: Path) -> None:
     config = SHORT | {"strategy": "neighbor-kd", "baseline": "none"}
     killed(config, tmp_path, ("neighbor-kd", 3, "train"))
-    with pytest.raises(InputError, match="holds another run: name another folder"):
+    with pytest.raises(InputError, match="already contains another run: choose another folder"):
         sim.run(config | {"resume": True, "temperature": 3.0}, NODES, tmp_path)
-    with pytest.raises(InputError, match="holds another run"):
+    with pytest.raises(InputError, match="already contains another run"):
         sim.run(config | {"resume": True}, NODES + 1, tmp_path)
     states = list((tmp_path / "checkpoint" / "neighbor-kd" / "node-1").iterdir())
     assert {path.name for path in states} == {"round-2.safetensors", "round-3.safetensors"}
@@ -115,7 +115,7 @@ def test_what_cannot_go_on_says_why_and_is_left_as_it_is(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"node 1 cannot take part: its state '.*round-2.safetensors' cannot be read"):
         sim.run(config | {"resume": True}, NODES, tmp_path)
     state.unlink()
-    with pytest.raises(InputError, match="cannot go on: node 1 has no state of it"):
+    with pytest.raises(InputError, match="cannot be resumed: node 1 has no saved state"):
         sim.run(config | {"resume": True}, NODES, tmp_path)
     state.write_bytes(content)
     server = tmp_path / "checkpoint" / "server.safetensors"
@@ -133,7 +133,7 @@ def test_an_edited_graph_is_another_run_and_the_old_one_keeps_its_picture(tmp_pa
     config = SHORT | {"strategy": "neighbor-kd", "baseline": "none", "topology": str(graph)}
     sim.run(config, NODES, tmp_path / "run")
     graph.write_text("a b\na c\n")
-    with pytest.raises(InputError, match="holds another run"):
+    with pytest.raises(InputError, match="already contains another run"):
         sim.run(config | {"resume": True}, NODES, tmp_path / "run")
     kept = results.read(tmp_path / "run").graph
     assert sorted(kept.edges) == [(0, 1), (1, 2)]
@@ -172,19 +172,19 @@ def test_two_processes_in_one_folder(tmp_path: Path) -> None:
 
 def test_two_processes_that_begin_in_a_new_folder(tmp_path: Path) -> None:
     class Meanwhile:
-        """Has another process take the folder during the handshake."""
+        """Lets another process claim the folder during the handshake."""
 
-        def begin(self, stage: str) -> None:
+        def on_stage(self, stage: str) -> None:
             locks.enter_context(locked_by_another(tmp_path / "run"))
 
-        def heard(self, server_round: int, kind: str, metrics: dict) -> None:
+        def on_exchange(self, server_round: int, kind: str, metrics: dict) -> None:
             raise AssertionError("something was trained")
 
     with ExitStack() as locks, pytest.raises(InputError, match="is in use by another flower-kd process"):
         sim.run(SHORT | {"strategy": "silo"}, NODES, tmp_path / "run", listener=Meanwhile())
 
 
-def test_writers_and_readers_of_one_file_never_meet_half_of_it(tmp_path: Path) -> None:
+def test_readers_never_see_a_partially_written_file(tmp_path: Path) -> None:
     contents = [bytes([65 + index]) * 200_000 for index in range(2)]
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom flower_kd import folders\n"

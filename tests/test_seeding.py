@@ -1,4 +1,4 @@
-"""Random streams: which are the same for ever, which never meet, and what is left as it was."""
+"""Random streams: fixed values, independence, and global generators left unchanged."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ INDICES = st.lists(st.integers(0, 2**32), max_size=3)
     ],
 )
 def test_seeds_never_change(arguments: tuple, value: int) -> None:
-    """Another value would change every figure that was ever measured."""
+    """Another value would change every measured figure."""
     assert derive(*arguments) == value
 
 
@@ -45,7 +45,7 @@ def test_neighboring_indices_share_nothing() -> None:
     assert len(seeds) == 2000
 
 
-def test_the_global_generator_is_given_back() -> None:
+def test_the_global_generator_is_restored() -> None:
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
@@ -59,7 +59,7 @@ def test_the_global_generator_is_given_back() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_the_generator_of_a_gpu_is_given_back() -> None:
+def test_the_generator_of_a_gpu_is_restored() -> None:
     device = torch.device("cuda")
     torch.cuda.manual_seed(3)
     expected = torch.rand(4, device=device)

@@ -1,4 +1,4 @@
-"""What the server does by itself, and what it leaves to the nodes."""
+"""What the server computes itself, and what it leaves to the nodes."""
 
 from pathlib import Path
 

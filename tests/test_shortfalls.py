@@ -1,4 +1,4 @@
-"""Runs that went wrong without ending: what is said of them, and which are refused."""
+"""Runs with shortfalls: how they are reported, and which are refused."""
 
 import logging
 from pathlib import Path
@@ -21,7 +21,7 @@ SHORT = {"num-server-rounds": 2, "local-steps": 2, "samples-per-node": 20, "refe
 
 
 def record_of(name: str, interfere, rounds: int = ROUNDS) -> results.RunRecord:
-    """Return what is known of some rounds on a ring of four nodes in which replies may be changed."""
+    """Return the record of some rounds on a ring of four nodes whose replies may be changed."""
     graph = nx.cycle_graph(4)
     weights = name in ("d-sgd", "fedavg")
     grid = FaultyGrid(make_client_app(build_same_model_node if weights else build_blob_node), 4, {})
@@ -59,7 +59,7 @@ def with_metrics(kind: str, vertices: tuple[int, ...], **changed: float):
     return interfere
 
 
-def test_a_whole_run_has_no_remarks() -> None:
+def test_a_complete_run_has_no_remarks() -> None:
     record = record_of("neighbor-kd", None)
     shortfalls.check(record)
     summary = results.summarize(record, None)
@@ -93,7 +93,7 @@ def test_many_nodes_that_missed_exchanges_are_counted() -> None:
         "silo", 12, 5, 0, {"mean": 0.5, "std": 0.0, "per_node": [0.5] * 12}, {}, {}, participation=[part] * 12
     )
     remarks = shortfalls.remarks(summary)
-    assert len(remarks) == shortfalls.NAMED + 1
+    assert len(remarks) == shortfalls.MAX_NAMED + 1
     assert remarks[0] == "node 0 missed 2 of 5 exchanges: a [b] c (1 time); late (1 time)"
     assert remarks[-1] == "4 more nodes missed 8 exchanges: a [b] c (4 times); late (4 times)"
 
@@ -125,20 +125,20 @@ def test_nodes_that_diverged_or_have_no_accuracy_are_named() -> None:
     assert summary.diverged == [0, 1]
     diverged, missing = shortfalls.remarks(summary)
     assert diverged.startswith("nodes 0, 1 diverged: ")
-    assert missing == "node 3 could not be evaluated in the end: means are over the others"
+    assert missing == "node 3 could not be evaluated at the end: means are over the others"
     with pytest.raises(InputError, match="every node diverged"):  # whichever way each of them shows it
         shortfalls.check(
             record_of("silo", lambda v, reply: with_metrics("evaluate", (2,), loss=1e9)(v, interfere(v, reply)))
         )
 
 
-def test_a_loss_that_is_only_bad_is_no_divergence() -> None:
+def test_a_high_loss_alone_is_not_divergence() -> None:
     record = record_of("silo", with_metrics("evaluate", (0, 1, 2, 3), loss=50.0))
     shortfalls.check(record)
     assert results.summarize(record, None).diverged == []
 
 
-def test_a_run_whose_last_round_nobody_trained_in_is_refused() -> None:
+def test_a_run_whose_last_round_no_node_trained_in_is_refused() -> None:
     record = record_of("silo", None)
     for vertex in range(4):
         values = record.metrics[ROUNDS, vertex].values
@@ -149,11 +149,11 @@ def test_a_run_whose_last_round_nobody_trained_in_is_refused() -> None:
         shortfalls.check(record)
 
 
-def test_a_run_that_nobody_could_be_evaluated_in_is_refused() -> None:
+def test_a_run_in_which_no_node_could_be_evaluated_is_refused() -> None:
     record = record_of("silo", None)
     for metrics in record.metrics.values():
         metrics.values = {k: v for k, v in metrics.values.items() if not k.startswith("test-")}
-    with pytest.raises(InputError, match="no node could be evaluated in the end"):
+    with pytest.raises(InputError, match="no node could be evaluated at the end"):
         shortfalls.check(record)
 
 

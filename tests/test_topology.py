@@ -42,7 +42,7 @@ def assert_doubly_stochastic(matrix: np.ndarray) -> None:
     assert (matrix.diagonal() > 0).all()
 
 
-def assert_weighs_what_is_heard(matrix: np.ndarray, graph: nx.Graph) -> None:
+def assert_weights_follow_edges(matrix: np.ndarray, graph: nx.Graph) -> None:
     for vertex in graph:
         heard = set(np.flatnonzero(matrix[vertex]).tolist()) - {vertex}
         assert sorted(heard) == topology.neighbors(graph, vertex)
@@ -83,7 +83,7 @@ def test_a_graph_is_simple_connected_and_numbered(graph: nx.Graph) -> None:
 def test_mixing_matrix_of_a_topology(graph: nx.Graph) -> None:
     matrix = topology.mixing_matrix(graph).toarray()
     assert_doubly_stochastic(matrix)
-    assert_weighs_what_is_heard(matrix, graph)
+    assert_weights_follow_edges(matrix, graph)
     if not graph.is_directed():
         np.testing.assert_array_equal(matrix, matrix.T)
 
@@ -93,7 +93,7 @@ def test_mixing_matrix_of_a_topology(graph: nx.Graph) -> None:
 def test_mixing_matrix_of_any_strongly_connected_graph(graph: nx.DiGraph) -> None:
     matrix = topology.mixing_matrix(graph).toarray()
     assert_doubly_stochastic(matrix)
-    assert_weighs_what_is_heard(matrix, graph)
+    assert_weights_follow_edges(matrix, graph)
 
 
 @settings(deadline=None, max_examples=100)
@@ -172,7 +172,7 @@ def test_the_same_absences_are_balanced_once(monkeypatch: pytest.MonkeyPatch) ->
 @given(built())
 def test_uniform_matrix(graph: nx.Graph) -> None:
     matrix = topology.uniform_matrix(graph).toarray()
-    assert_weighs_what_is_heard(matrix, graph)
+    assert_weights_follow_edges(matrix, graph)
     for vertex in graph:
         weights = matrix[vertex][matrix[vertex] > 0]
         np.testing.assert_allclose(weights, 1 / (1 + len(topology.neighbors(graph, vertex))), rtol=1e-15)
@@ -339,7 +339,7 @@ def test_balancing_a_long_ring_with_chords() -> None:
     assert matrix.diagonal().min() > 0
 
 
-def test_weights_self_loops_and_parallel_edges_count_for_nothing() -> None:
+def test_weights_self_loops_and_parallel_edges_are_ignored() -> None:
     plain = topology.mixing_matrix(nx.path_graph(3)).toarray()
     odd = nx.MultiGraph([(0, 0), (0, 1), (0, 1), (1, 2)])
     odd.add_edge(1, 2, weight=7.0)
@@ -407,7 +407,7 @@ def test_undirected_graphml(tmp_path) -> None:
 def test_a_file_takes_no_options(tmp_path) -> None:
     path = written(tmp_path, "0 1\n")
     assert topology.options_of(path) == ()
-    with pytest.raises(InputError, match="takes no options, so not 'degree'"):
+    with pytest.raises(InputError, match="takes no options, but got 'degree'"):
         topology.build(path, 2, degree=3)
 
 
@@ -418,8 +418,8 @@ def test_a_file_takes_no_options(tmp_path) -> None:
         ("0 1\n", "must be 0 to 2, but it lacks 2"),
         ("0 1\n1 2\n2 -3\n", "must be 0 to 2, but it has also -3"),
         ("a b\n", "has 2 vertices, named a, b, for a network of 3 nodes: is it an edge list"),
-        ("", r"graph.edgelist holds no edge: a graph file is an edge list"),
-        ("# only\n\n", "holds no edge"),
+        ("", r"graph.edgelist contains no edges: a graph file is an edge list"),
+        ("# only\n\n", "contains no edges"),
         ("0 1\nalone\n", r"graph.edgelist, line 2: 'alone' is not an edge"),
         ("0,1\n1,\n", r"line 2: '1,' is not an edge"),
         ("0 1\n2 2\n", "is not connected: it has 2 components"),
@@ -458,7 +458,7 @@ def test_binary_file_is_refused(tmp_path) -> None:
     [
         ("rng", 4, {}, "unknown topology 'rng', did you mean 'ring'.*random-directed, an existing file"),
         ("no/such.edgelist", 4, {}, "unknown topology 'no/such.edgelist'"),
-        ("ring", 4, {"degree": 3}, "topology 'ring' takes no options, so not 'degree'"),
+        ("ring", 4, {"degree": 3}, "topology 'ring' takes no options, but got 'degree'"),
         ("regular", 6, {"degre": 3}, r"unknown option of topology 'regular' 'degre', did you mean 'degree'"),
         ("ring", 1, {}, "at least 2 nodes, not 1"),
         ("ring", 4.0, {}, "num_nodes = 4.0 must be a whole number, at least 2"),
@@ -511,7 +511,9 @@ def test_graphs_without_a_mixing_matrix(graph: nx.Graph, sentence: str) -> None:
 
 def test_balancing_that_does_not_converge_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(topology, "_BALANCING_STEPS", 1)
-    with pytest.raises(InputError, match="the directed graph of 9 nodes got no doubly stochastic matrix in 1 steps"):
+    with pytest.raises(
+        InputError, match="the directed graph of 9 nodes could not be balanced to a doubly stochastic matrix in 1"
+    ):
         topology.mixing_matrix(topology.build("random-directed", 9))
 
 

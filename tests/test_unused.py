@@ -1,4 +1,4 @@
-"""Settings without effect: which they are, and who is told."""
+"""Settings without effect: which they are, and where they are reported."""
 
 import logging
 import tomllib
@@ -60,7 +60,7 @@ def test_a_graph_file_takes_no_options_but_names_the_nodes(tmp_path: Path) -> No
     assert "topology" not in unused(config(strategy="silo", topology=str(path)))
 
 
-def test_what_is_changed_and_used_by_no_run_is_told_in_one_line() -> None:
+def test_what_is_changed_and_used_by_no_run_is_reported_in_one_line() -> None:
     assert warning([config(), config(strategy="silo")]) == ""
     line = warning([config(strategy="d-dist", alpha=0.9, partition="iid", gamma=3.0)])
     assert line.startswith(f"{WARNING}gamma = 3.0 (partition 'iid' does not use it")

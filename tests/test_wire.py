@@ -70,7 +70,7 @@ def test_nothing_infinite_is_sent(value: float) -> None:
 
 @pytest.mark.parametrize("name", wire.names())
 def test_what_is_too_large_is_not_sent(name: str) -> None:
-    with pytest.raises(InputError, match=r"hold a value of 1e\+06 \(at most 65504 in size\): the model diverged"):
+    with pytest.raises(InputError, match=r"contain a value of 1e\+06 \(allowed: -65504 to 65504\): the model diverged"):
         wire.encode(np.array([[0.0, 1e6]], dtype=np.float32), name)
 
 
@@ -88,7 +88,7 @@ def test_unknown_format_names_the_allowed_ones() -> None:
         (ArrayRecord({"rows": Array(np.zeros(12, np.float32))}), "12 where 3 x 4"),
         (ArrayRecord({"rows": Array(np.full((3, 4), np.nan, np.float32))}), "NaN or Inf"),
         (ArrayRecord({"rows": Array(np.zeros((3, 4), np.uint8))}), "'offset'"),
-        (ArrayRecord({"rows": Array("float32", (3, 4), "numpy.ndarray", b"rubbish")}), "cannot be read"),
+        (ArrayRecord({"rows": Array("float32", (3, 4), "numpy.ndarray", b"garbage")}), "cannot be read"),
         (ArrayRecord({"rows": Array("float32", (10**7, 10**7), "numpy.ndarray", b"claims")}), "6 bytes for a shape"),
         (ArrayRecord({"rows": Array(np.array([["a", "b"]]))}), "dtype '<U1'"),
         (ArrayRecord({"rows": Array(np.full((3, 4), 3e38, np.float32))}), "a value of 3e.38 .at most 65504"),
@@ -150,7 +150,7 @@ def test_weights_of_any_dtype_come_back(dtype: torch.dtype, shape: tuple[int, ..
 
 
 def test_a_dtype_that_numpy_does_not_have_is_named() -> None:
-    with pytest.raises(InputError, match="'a' are bfloat16, which numpy does not have"):
+    with pytest.raises(InputError, match="'a' are bfloat16, which numpy does not support"):
         wire.encode_weights({"a": torch.ones(2, dtype=torch.bfloat16)})
 
 
@@ -164,7 +164,7 @@ LISTS = st.one_of(st.lists(st.integers(-300, 300)), st.lists(st.floats()), st.li
 @example(config={"n": -64}, rows=1)
 @example(config={"n": -65}, rows=1)
 def test_counted_bytes_are_those_of_the_serializer(config: dict, rows: int) -> None:
-    """Also from the second message of a layout on, which is not serialized."""
+    """Also for later messages with the same layout, which are not serialized."""
     content = RecordDict({"config": ConfigRecord(config), "rows": wire.encode(np.zeros((rows, 3), np.float32))})
     content["metrics"] = MetricRecord({"loss": 0.5, "samples": rows})
     expected = recorddict_to_proto(content).ByteSize() + wire.METADATA_BYTES

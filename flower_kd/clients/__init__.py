@@ -1,4 +1,4 @@
-"""What a node does with a message."""
+"""The client side: nodes, and how they handle messages."""
 
 from flower_kd.clients.app import make_client_app
 from flower_kd.clients.node import LoaderBatches, Node, PrivateData, ShuffledBatches

@@ -26,25 +26,25 @@ from flower_kd.models import num_parameters
 from flower_kd.pooling import Teacher
 from flower_kd.protocol import ARRAYS, CONFIG, HELLO, LOGITS, METRICS, TEACHER, Greeting, Hello, Order, exchanged_rows
 
-# Where a node's states are kept on disk after each round; None for nowhere.
+# Where a node's state is kept on disk after each round; None to keep none.
 FindFiles = Callable[[Context, Greeting], NodeFiles | None]
 
 
 def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda context, greeting: None) -> ClientApp:
-    """Return a ClientApp that distills, trains and evaluates what `build_node` builds.
+    """Return a ClientApp that trains, distills and evaluates the nodes that `build_node` builds.
 
     Parameters
     ----------
     build_node : callable (Context) -> Node
-        Called once a run on engines that keep nodes alive, once a message on the others: cache loaded data.
+        Called once per run on engines that keep nodes alive, else once per message: cache loaded data.
     find_files : callable (Context, Greeting) -> NodeFiles or None
-        Where a node's states are kept on disk; nowhere by default.
+        Returns where a node's state is kept on disk; by default, none is kept.
     """
     app = ClientApp()
     build_node = _checked(build_node)
 
     def keep(context: Context, node: Node, server_round: int) -> None:
-        """Keep a node's state after a round; a disk that refuses it does not keep the node from the run."""
+        """Save a node's state after a round; a failing disk does not exclude the node from the run."""
         greeting = state.greeting(context, server_round)
         files = find_files(context, greeting)
         if files is not None:
@@ -55,11 +55,11 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
 
     @app.query("join")
     def join(message: Message, context: Context) -> Message:
-        """Say who the node is; begin anew where a run begins, and only then."""
+        """Return the node's Hello; reset the node if a new run begins, and only then."""
         greeting = Greeting.from_record(_config(message))
         try:
             with in_one_sentence():
-                fresh = greeting.fresh or not state.remembered(context)
+                fresh = greeting.fresh or not state.has_node(context)
                 node = (state.fresh if fresh else state.load)(context, build_node)
                 restored = 0 if fresh else state.greeting(context).server_round
                 files = find_files(context, greeting) if fresh and not greeting.fresh else None
@@ -67,15 +67,15 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                     restored = files.load(node, greeting.server_round)
                     state.save(context, node)
                 check(node)
-                state.greeted(context, replace(greeting, server_round=restored))
+                state.remember_greeting(context, replace(greeting, server_round=restored))
                 hello = replace(_hello(node, context), fresh=fresh and restored == 0, restored_round=restored)
-        except InputError as error:  # the server ends the run with this sentence
+        except InputError as error:  # the server ends the run with this error
             hello = Hello(vertex=_vertex(context), name=_name(context), error=str(error))
         return Message(RecordDict({HELLO: hello.to_record()}), reply_to=message)
 
     @app.train()
     def train_node(message: Message, context: Context) -> Message:
-        """Load weights if some came, train, and return what the order asks for."""
+        """Load weights if the message has some, train, and return what the order requests."""
         with in_one_sentence():
             return _train(message, context)
 
@@ -88,7 +88,7 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         taught = order.exchange if order.joint else max(order.exchange - 1, 0)
         rows = exchanged_rows(order.seed, taught, len(reference), order.exchange_rows)
         teacher = _teacher(message, order, rows=len(rows), classes=node.classes)
-        with state.kept_on_error(context, node):
+        with state.restored_on_error(context, node):
             _load_weights(node, message)
             metrics, predictions = train(node, order, teacher, rows, vertex)
             content = RecordDict({METRICS: MetricRecord({**metrics})})
@@ -106,7 +106,7 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
 
     @app.evaluate()
     def evaluate_node(message: Message, context: Context) -> Message:
-        """Load weights if some came, and evaluate on the test set."""
+        """Load weights if the message has some, and evaluate on the test set."""
         with in_one_sentence():
             node = state.load(context, build_node)
             if _load_weights(node, message):
@@ -119,12 +119,12 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
 
 
 def _checked(build_node: NodeFactory) -> NodeFactory:
-    """Return a factory that refuses to hand on what is not a Node."""
+    """Return a factory that raises InputError if the result is not a Node."""
 
     def build(context: Context) -> Node:
         node = build_node(context)
         if not isinstance(node, Node):
-            raise InputError(f"build_node returned {type(node).__name__} where a flower_kd.Node was wanted")
+            raise InputError(f"build_node returned {type(node).__name__} , but must return a flower_kd.Node")
         return node
 
     return build
@@ -138,7 +138,7 @@ def _config(message: Message) -> ConfigRecord:
 
 
 def _vertex(context: Context) -> int:
-    """Return the partition-id of a node config; -1 if it has none that is a whole number."""
+    """Return the partition-id of a node config; -1 if it is missing or not an integer."""
     vertex = context.node_config.get("partition-id", -1)
     return vertex if type(vertex) is int else -1
 
@@ -167,7 +167,7 @@ def _hello(node: Node, context: Context) -> Hello:
 
 
 def _load_weights(node: Node, message: Message) -> bool:
-    """Load the weights a message carries, if any, and say whether it did."""
+    """Load the weights in a message, if any, and return whether there were some."""
     record = message.content.get(ARRAYS)
     if not isinstance(record, ArrayRecord) or not record:
         return False
@@ -188,6 +188,8 @@ def _teacher(message: Message, order: Order, rows: int, classes: int) -> Teacher
     weights = arrays.pop("weights", None)
     shape = (rows, classes) if weights is None else (None, rows, classes)
     soft_labels = wire.decode(ArrayRecord(arrays), shape).clamp_(0.0, 1.0)
-    if order.dissimilarity != "squared-error":  # which alone compares with what is no distribution (D-Dist's z)
+    if (
+        order.dissimilarity != "squared-error"
+    ):  # only squared error allows teachers that are not distributions (D-Dist's z)
         soft_labels /= soft_labels.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     return Teacher(soft_labels, None if weights is None else wire.decode(ArrayRecord({"rows": weights}), (None,)))

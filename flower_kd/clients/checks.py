@@ -1,4 +1,4 @@
-"""What is wrong with a node, found in the handshake: once, before anything is trained."""
+"""Checks of a node in the handshake: once, before any training."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from flower_kd.errors import InputError
 from flower_kd.failures import describe
 from flower_kd.seeding import torch_seeded
 
-PROBED_ROWS = 2  # of each kind of inputs: enough to see what a model makes of them
+PROBED_ROWS = 2  # of each kind of inputs: enough to check the model's outputs
 
 
 def check(node: Node) -> None:
     """Raise InputError, in one sentence, if a node cannot be trained or evaluated.
 
-    Labels that are in memory are checked whole, those of other loaders in their first batch. The model sees two rows of
-    each kind of inputs, in evaluation mode; its mode, its buffers and torch's random generators stay as they were.
+    Labels in memory are all checked, those of other loaders in their first batch. The model is run on two rows of each
+    kind of inputs, in evaluation mode; its mode, its buffers and torch's random generators stay unchanged.
     """
     _check_kinds(node)
     _check_optimizer(node.optimizer, node.model)
@@ -42,51 +42,51 @@ def check(node: Node) -> None:
 
 
 def _check_kinds(node: Node) -> None:
-    """Raise InputError if a part of a node is of another kind than wanted."""
+    """Raise InputError if a part of a node has the wrong type."""
     if not isinstance(node.model, nn.Module):
-        raise InputError(f"the model is of type {type(node.model).__name__}, it must be a torch.nn.Module")
+        raise InputError(f"the model is of type {type(node.model).__name__}, but must be a torch.nn.Module")
     if not isinstance(node.optimizer, Optimizer):
         raise InputError(
-            f"the optimizer is of type {type(node.optimizer).__name__}, it must be a torch.optim.Optimizer"
+            f"the optimizer is of type {type(node.optimizer).__name__}, but must be a torch.optim.Optimizer"
         )
     if not hasattr(node.private, "batches"):
         raise InputError(
-            f"the private data are of type {type(node.private).__name__}, they must be a DataLoader or have a method "
+            f"the private data are of type {type(node.private).__name__}, but must be a DataLoader or have a method "
             "batches(first_step, num_steps)"
         )
     if not isinstance(node.reference, Tensor):
         raise InputError(
-            f"the reference set is of type {type(node.reference).__name__}, it must be a Tensor [rows, ...] or a "
+            f"the reference set is of type {type(node.reference).__name__}, but must be a Tensor [rows, ...] or a "
             "DataLoader"
         )
     if type(node.classes) is not int or node.classes < 1:
         raise InputError(f"classes = {node.classes!r} must be a whole number, at least 1")
     if not hasattr(node.test, "__iter__"):
         raise InputError(
-            f"the test data are of type {type(node.test).__name__}, they must be a DataLoader or a list of batches"
+            f"the test data are of type {type(node.test).__name__}, but must be a DataLoader or a list of batches"
         )
     if isinstance(node.test, Iterator):
-        raise InputError("the test data can be gone through only once: give a DataLoader or a list, not an iterator")
+        raise InputError("the test data can be iterated only once: use a DataLoader or a list, not an iterator")
 
 
 def _check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
-    """Raise InputError unless an optimizer has the parameters of a model, and all that are trained."""
+    """Raise InputError unless an optimizer has all trainable parameters of a model, and no others."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
         raise InputError("the model has lazy layers without weights: run a batch through it in build_node")
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    foreign = len(held - names.keys())
+    optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    foreign = len(optimized - names.keys())
     if foreign:
         raise InputError(
-            f"{foreign} of the optimizer's {len(held)} parameters are not those of the model: make the optimizer from "
-            "the parameters of the very model that the node has"
+            f"{foreign} of the optimizer's {len(optimized)} parameters do not belong to the model: build the optimizer "
+            "from the parameters of the node's own model"
         )
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    missing = [names[id(p)] for p in model.parameters() if p.requires_grad and id(p) not in held]
+    missing = [names[id(p)] for p in model.parameters() if p.requires_grad and id(p) not in optimized]
     if missing:
         raise InputError(
             f"the optimizer lacks {len(missing)} of the model's {len(trained)} trainable parameters, such as "
-            f"{missing[0]!r}: give it all, and set requires_grad=False on those that stay as they are"
+            f"{missing[0]!r}: pass all of them, and set requires_grad=False on those to be frozen"
         )
 
 
@@ -97,26 +97,26 @@ def _private_batches(node: Node) -> Iterator[object]:
 
 
 def _batch(batch: object, kind: str) -> tuple[Tensor, Tensor]:
-    """Return inputs and labels of a batch; raises InputError if it is something else."""
+    """Return inputs and labels of a batch; raises InputError if it is anything else."""
     if batch is None:
         raise InputError(f"the {kind} data are empty")
     if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
         parts = [type(part).__name__ for part in batch] if isinstance(batch, list | tuple) else []
         found = f"({', '.join(parts)})" if parts else type(batch).__name__
-        raise InputError(f"a batch of the {kind} data is {found}, it must be two tensors: (inputs, labels)")
+        raise InputError(f"a batch of the {kind} data is {found}, but must be two tensors: (inputs, labels)")
     inputs, labels = batch
     if len(inputs) == 0:
         raise InputError(f"the first batch of the {kind} data is empty")
     if labels.shape != inputs.shape[:1]:
         raise InputError(
-            f"the {kind} labels are of shape {_shape(labels)} for inputs of shape {_shape(inputs)}, they must be of "
-            f"shape [{len(inputs)}]: the number of a class for each sample"
+            f"the {kind} labels are of shape {_shape(labels)} for inputs of shape {_shape(inputs)}, but must be of "
+            f"shape [{len(inputs)}]: one class index per sample"
         )
     return inputs, labels
 
 
 def _all_labels(private: object, first: Tensor) -> Tensor:
-    """Return the private labels that are in memory, or those of the first batch."""
+    """Return all private labels if they are in memory, else those of the first batch."""
     if isinstance(private, ShuffledBatches):
         return private.labels
     if isinstance(private, LoaderBatches) and private.loader.collate_fn is default_collate:
@@ -134,32 +134,32 @@ def _labels_in_memory(dataset: object, otherwise: Tensor) -> Tensor:
 
 
 def _check_labels(labels: Tensor, classes: int, kind: str) -> None:
-    if labels.dtype not in (torch.int64, torch.uint8):  # what cross_entropy takes for numbers of classes
-        raise InputError(f"the {kind} labels are of dtype {_dtype(labels)}, they must be int64: numbers of classes")
+    if labels.dtype not in (torch.int64, torch.uint8):  # the dtypes of class indices in cross_entropy
+        raise InputError(f"the {kind} labels are of dtype {_dtype(labels)}, but must be int64: class indices")
     low, high = (int(bound) for bound in labels.aminmax())
     if low < 0 or high >= classes:
         odd = low if low < 0 else high
-        raise InputError(f"the {kind} labels hold {odd}: with classes = {classes} they must be 0 to {classes - 1}")
+        raise InputError(f"the {kind} labels contain {odd}: with classes = {classes} they must be 0 to {classes - 1}")
 
 
 def _check_finite(inputs: Tensor, kind: str) -> None:
-    # A sum is several times faster, and finite where all is, but for values that no model could work with either.
+    # A sum is several times faster; it is finite if all values are, except for values too large for any model.
     if inputs.is_floating_point() and not inputs.sum().isfinite() and not inputs.isfinite().all():
-        raise InputError(f"the {kind} inputs hold NaN or Inf")
+        raise InputError(f"the {kind} inputs contain NaN or Inf")
 
 
 def _check_outputs(node: Node, inputs: dict[str, Tensor]) -> None:
-    """Raise InputError if the model does not make one row of finite logits of each row of any inputs."""
+    """Raise InputError unless the model returns one row of finite logits for each row of inputs."""
     samples = {kind: rows[:PROBED_ROWS] for kind, rows in inputs.items() if len(rows)}
     shapes = {kind: (rows.shape[1:], rows.dtype) for kind, rows in samples.items()}
     if shapes.get("reference", shapes["private"]) != shapes["private"]:
         raise InputError(
             f"reference rows are of shape {_shape(inputs['reference'][0])} and dtype {_dtype(inputs['reference'])}, "
-            f"private ones of {_shape(inputs['private'][0])} and {_dtype(inputs['private'])}: the model takes both in "
+            f"private ones of {_shape(inputs['private'][0])} and {_dtype(inputs['private'])}: both must fit into "
             "one batch"
         )
     if len(set(shapes.values())) == 1:
-        samples = {"private": torch.cat(list(samples.values()))}  # one pass for all: there may be thousands of nodes
+        samples = {"private": torch.cat(list(samples.values()))}  # one pass for all, as there may be thousands of nodes
     with _evaluating(node.model):
         for kind, rows in samples.items():
             _check_logits(node, rows, kind)
@@ -183,7 +183,7 @@ def _check_logits(node: Node, rows: Tensor, kind: str) -> None:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for a block, and each of its modules back into its own."""
+    """Put a model into evaluation mode for a block, then restore the mode of each of its modules."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""A node: a model, its private data, the reference set, and how it is taken from what the user has."""
+"""A node: a model, its private data and the reference set, with adapters for DataLoaders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class PrivateData(Protocol):
-    """A node's own training samples, as batches by step, so that any step can be repeated."""
+    """A node's own training samples, as batches by step, so that every step is reproducible."""
 
     def batches(self, first_step: int, num_steps: int) -> Iterator[Batch]:
         """Yield `num_steps` batches of inputs [batch, ...] and labels [batch]."""
@@ -31,16 +31,16 @@ class PrivateData(Protocol):
 
 @dataclass
 class Node:
-    """What a device trains and on what.
+    """What a device trains, and on which data.
 
     Parameters
     ----------
     model : nn.Module
         Returns logits [batch, classes].
     optimizer : Optimizer
-        Over the model's parameters.
+        Of the model's parameters.
     private : PrivateData or DataLoader
-        Labelled samples that never leave the node.
+        Labeled samples that never leave the node.
     reference : Tensor or DataLoader
         The public reference set, inputs [rows, ...] in the same order on every node; a loader's labels are ignored.
     test : iterable of (inputs, labels), or DataLoader
@@ -50,7 +50,7 @@ class Node:
     name : str
         The model's name in the handshake.
     fingerprint : str
-        SHA-256 of the reference set where it is known already; computed in the handshake otherwise.
+        SHA-256 of the reference set, if already known; otherwise computed in the handshake.
     """
 
     model: nn.Module
@@ -72,7 +72,7 @@ class Node:
 
 @dataclass(frozen=True)
 class ShuffledBatches:
-    """Tensors in batches; each pass over them is shuffled by (seed, vertex, pass) and drops an incomplete batch.
+    """Tensors in batches; each pass is shuffled by (seed, vertex, pass) and drops an incomplete last batch.
 
     Parameters
     ----------
@@ -107,8 +107,8 @@ class ShuffledBatches:
         return len(self.labels)
 
 
-# For the few nodes that take a step a turn. A larger cache is of no use to thousands of nodes, and scatters its small
-# tensors over the memory in which each node's large ones come and go.
+# For a few nodes that alternate step by step. A larger cache does not help thousands of nodes, and its small tensors
+# fragment the memory.
 @lru_cache(maxsize=64)
 def _shuffled(seed: int, vertex: int, data_pass: int, samples: int) -> Tensor:
     generator = torch.Generator().manual_seed(derive(seed, "private batches", vertex, data_pass))
@@ -117,22 +117,24 @@ def _shuffled(seed: int, vertex: int, data_pass: int, samples: int) -> Tensor:
 
 @dataclass(frozen=True)
 class LoaderBatches:
-    """A user's DataLoader, begun anew for each message so that a node keeps no iterator between messages.
+    """A user's DataLoader, restarted for each message so that a node keeps no iterator between messages.
 
-    A loader that goes through its data in order goes on where the message before left off; one that shuffles draws
-    anew, from torch's global generator, which training seeds.
+    A sequential loader continues where the previous message stopped; one that shuffles draws a new order from torch's
+    global generator, which training seeds.
     """
 
     loader: DataLoader
 
     def __post_init__(self) -> None:
         if self.loader.generator is not None:
-            raise InputError("the private loader has a generator of its own: leave it out, the run's seed drives it")
+            raise InputError(
+                "the private loader has a generator of its own: remove it, the run's seed determines the order"
+            )
         if not hasattr(self.loader.dataset, "__len__"):
             raise InputError("the private loader's data set has no length: steps are counted in passes over it")
 
     def batches(self, first_step: int, num_steps: int) -> Iterator[Batch]:
-        """Yield the loader's next `num_steps` batches, going round as often as needed."""
+        """Yield the loader's next `num_steps` batches, restarting it as often as needed."""
         left = num_steps
         skipped = first_step % max(len(self.loader), 1) if isinstance(self.loader.sampler, SequentialSampler) else 0
         while left > 0:
@@ -143,7 +145,7 @@ class LoaderBatches:
                 if left == 0:
                     return
             if left == before:
-                raise InputError("the private loader gives no batch (empty, or drop_last with few samples)")
+                raise InputError("the private loader yields no batches (empty, or drop_last with few samples)")
             skipped = 0
 
     def __len__(self) -> int:
@@ -156,17 +158,19 @@ def inputs_of(loader: DataLoader) -> Tensor:
     Raises
     ------
     InputError
-        If the loader shuffles, as nodes could not tell which row a prediction is about, or its batches are not tensors.
+        If the loader shuffles, so that rows would differ between nodes, or its batches are not tensors.
     """
     if isinstance(loader.sampler, RandomSampler):
-        raise InputError("the reference loader shuffles: give it shuffle=False, rows must have one order on all nodes")
+        raise InputError(
+            "the reference loader shuffles: use shuffle=False, as rows must have the same order on all nodes"
+        )
     batches = [batch[0] if isinstance(batch, list | tuple) else batch for batch in loader]
     if not batches:
-        raise InputError("the reference loader gives no batch")
+        raise InputError("the reference loader yields no batches")
     if not all(isinstance(inputs, Tensor) for inputs in batches):
         raise InputError(
-            f"a batch of the reference loader is of type {type(batches[0]).__name__}, it must be a tensor of inputs, "
-            "or a list that begins with one"
+            f"a batch of the reference loader is of type {type(batches[0]).__name__}, but must be a tensor of inputs "
+            "or a list that starts with one"
         )
     shapes = list(dict.fromkeys(tuple(inputs.shape[1:]) for inputs in batches))
     if len(shapes) > 1:

@@ -1,4 +1,4 @@
-"""A node's states on disk, so that a run can go on after its server, or its machine, was stopped."""
+"""A node's states on disk, so that a run can be resumed after its server or machine was stopped."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from flower_kd.clients import state
 from flower_kd.clients.node import Node
 from flower_kd.errors import InputError
 
-# The server's last round may be the one before a node's last: it was stopped while others were at work.
+# The server may have been stopped before it finished a node's last round.
 KEPT_ROUNDS = 2
 SUFFIX = ".safetensors"
 
 
 class NodeFiles:
-    """The states of one node after its last rounds.
+    """The saved states of one node after its last rounds.
 
     Parameters
     ----------
     folder : Path
-        Of this node alone; made when it is needed.
+        Used by this node only; created when needed.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def save(self, node: Node, server_round: int) -> None:
-        """Keep a node as it is after a round; raises OSError if that fails."""
+        """Save a node's state after a round; raises OSError if this fails."""
         self._folder.mkdir(parents=True, exist_ok=True)
         folders.replace_file(self._path(server_round), save(state.to_tensors(node)))
         for earlier in self._rounds()[:-KEPT_ROUNDS]:
             self._path(earlier).unlink(missing_ok=True)
 
     def load(self, node: Node, server_round: int) -> int:
-        """Take a node back to where it was after a round, or the last one before it in which it took part.
+        """Restore a node to its state after a round, or after the last earlier round in which it took part.
 
         Returns
         -------
         int
-            That round; 0 if there is none, and the node is left as it is.
+            That round; 0 if there is none and the node is unchanged.
 
         Raises
         ------
@@ -60,7 +60,7 @@ class NodeFiles:
         return kept[-1]
 
     def _rounds(self) -> list[int]:
-        """Return the rounds whose states are kept, in their order."""
+        """Return the rounds with saved states, in order."""
         names = (
             path.name.removeprefix("round-").removesuffix(SUFFIX) for path in self._folder.glob(f"round-*{SUFFIX}")
         )

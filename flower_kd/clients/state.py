@@ -1,4 +1,4 @@
-"""Where a node's model and optimizer live between two messages."""
+"""Storage of a node's model and optimizer between two messages."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ GREETING = "flower-kd.greeting"
 
 
 class LiveState(RecordDict):
-    """A context's state that holds the node itself: for engines that run every node in one process."""
+    """A context's state with the node itself, for engines that run every node in one process."""
 
     node: Node | None = None
 
 
 def fresh(context: Context, build_node: NodeFactory) -> Node:
-    """Return a node as it is before the first step, and forget what an earlier run left in the context."""
+    """Return a node in its initial state, discarding what an earlier run left in the context."""
     for key in (MODEL, OPTIMIZER):
         context.state.pop(key, None)
     if isinstance(context.state, LiveState):
@@ -36,13 +36,13 @@ def fresh(context: Context, build_node: NodeFactory) -> Node:
     return node
 
 
-def greeted(context: Context, greeting: Greeting) -> None:
-    """Remember what the server said in the handshake; its round is the last one that is over here."""
+def remember_greeting(context: Context, greeting: Greeting) -> None:
+    """Store the server's greeting; its round is the last one finished on this node."""
     context.state[GREETING] = greeting.to_record()
 
 
 def greeting(context: Context, server_round: int | None = None) -> Greeting:
-    """Return what the server said in the handshake, once a round is over if one is given."""
+    """Return the stored greeting, after updating its round if one is given."""
     record = context.state.get(GREETING)
     if not isinstance(record, ConfigRecord):
         return Greeting()
@@ -51,13 +51,13 @@ def greeting(context: Context, server_round: int | None = None) -> Greeting:
     return Greeting.from_record(record)
 
 
-def remembered(context: Context) -> bool:
-    """Return whether the context holds a node as an earlier message left it."""
+def has_node(context: Context) -> bool:
+    """Return whether the context contains a node from an earlier message."""
     return MODEL in context.state or (isinstance(context.state, LiveState) and context.state.node is not None)
 
 
 def load(context: Context, build_node: NodeFactory) -> Node:
-    """Return the node as the last message left it, or a fresh one where there was none."""
+    """Return the node as the last message left it, or a fresh one if there was none."""
     if isinstance(context.state, LiveState) and context.state.node is not None:
         return context.state.node
     if MODEL not in context.state:
@@ -73,7 +73,7 @@ def load(context: Context, build_node: NodeFactory) -> Node:
 
 
 def save(context: Context, node: Node) -> None:
-    """Keep the node for the next message."""
+    """Store the node for the next message."""
     if isinstance(context.state, LiveState):
         context.state.node = node
         return
@@ -82,13 +82,13 @@ def save(context: Context, node: Node) -> None:
 
 
 @contextmanager
-def kept_on_error(context: Context, node: Node) -> Iterator[None]:
-    """Take a live node back to where it was if the block fails, as an engine does that keeps records."""
+def restored_on_error(context: Context, node: Node) -> Iterator[None]:
+    """Restore a live node if the block fails, as on engines that store nodes as records."""
     if not isinstance(context.state, LiveState):
         yield
         return
     parameters, buffers = list(node.model.parameters()), list(node.model.buffers())
-    # One tensor of all parameters: this is done for each message.
+    # A single tensor of all parameters is faster, and this is done for each message.
     weights = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
     statistics = [buffer.clone() for buffer in buffers]
     memory = deepcopy(node.optimizer.state_dict()) if node.optimizer.state else None
@@ -109,14 +109,14 @@ def kept_on_error(context: Context, node: Node) -> Iterator[None]:
 
 
 def to_tensors(node: Node) -> dict[str, torch.Tensor]:
-    """Return a node's model and optimizer as tensors of their own, by name."""
+    """Return copies of a node's model and optimizer tensors, by name."""
     tensors = {f"model.{name}": value for name, value in node.model.state_dict().items()}
     tensors |= {f"optimizer.{name}": value for name, value in _optimizer_tensors(node.optimizer).items()}
     return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
 
 
 def from_tensors(node: Node, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Take a node's model and optimizer from what `to_tensors` returned."""
+    """Restore a node's model and optimizer from the result of `to_tensors`."""
     parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "optimizer": {}}
     for key, value in tensors.items():
         part, _, name = key.partition(".")
@@ -130,7 +130,7 @@ def _optimizer_record(optimizer: torch.optim.Optimizer) -> ArrayRecord:
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Flatten what the optimizer remembers per parameter; its settings come from the node factory."""
+    """Flatten the optimizer's state per parameter; its settings come from the node factory."""
     return {
         f"{index}.{name}": torch.as_tensor(value)
         for index, memory in optimizer.state_dict()["state"].items()

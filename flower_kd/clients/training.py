@@ -1,4 +1,4 @@
-"""Local work on one node: SGD on private labels and on a teacher, predictions, evaluation."""
+"""Local work on one node: SGD on private labels and a teacher, prediction, evaluation."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from flower_kd.pooling import Teacher
 from flower_kd.protocol import Order
 from flower_kd.seeding import derive, seed_torch, torch_seeded
 
-PREDICT_BATCH = 128  # larger ones leave the caches: half the speed for LeNet5
+PREDICT_BATCH = 128  # larger batches do not fit the CPU caches: half the speed for LeNet5
 
-# Reference inputs [rows, ...] and the logarithms of the teacher's soft labels on them, if there is a teacher.
-Lesson = tuple[Tensor, Tensor | None]
+# Reference inputs [rows, ...] and the log-probabilities of the teacher on them, if there is a teacher.
+DistillationBatch = tuple[Tensor, Tensor | None]
 
 
 def train(
@@ -32,8 +32,8 @@ def train(
     """Take the order's SGD steps on `label_weight * CE + kd_weight * dissimilarity` (slides; report, equation 5).
 
     Private and reference rows share one forward pass, unless the model has batch normalization: each then has its own
-    pass and batch statistics, and logits that leave the node are those of evaluation mode, in which no row depends on
-    the private rows beside it. Where nothing is distilled, reference rows take no part in training at all.
+    pass and batch statistics, and logits that leave the node are computed in evaluation mode, in which no row depends
+    on private rows of the batch. Without distillation, reference rows take no part in training at all.
 
     Parameters
     ----------
@@ -42,9 +42,9 @@ def train(
     order : Order
         Steps, factors, temperature, dissimilarity.
     teacher : Teacher or None
-        Without one only labels count.
+        Without one, only labels are used.
     rows : ndarray
-        Reference rows the teacher speaks of, [rows]; those of the reply too if the order is `joint`.
+        Reference rows of the teacher, [rows]; also those of the reply if the order is `joint`.
     vertex : int
         The node's place in the graph, for its random streams.
 
@@ -53,8 +53,8 @@ def train(
     dict
         Mean losses over the steps, number of private samples, seconds.
     Tensor or None
-        Logits [rows, classes] of the last step's forward pass where the order is `joint`: the gradient step on weights
-        and the consensus then start from one point, as in the original algorithm (Bistritz et al., algorithm 1).
+        Logits [rows, classes] of the last step's forward pass if the order is `joint`: weights and consensus are
+        then updated from the same point, as in the original algorithm (Bistritz et al., algorithm 1).
 
     Raises
     ------
@@ -66,39 +66,39 @@ def train(
     if not node.model.training:  # switching walks through all modules
         node.model.train()
     label_weight = order.label_weight if teacher is not None else 1.0
-    lessons: Iterable[Lesson | None] = repeat(None)
-    together = order.kd_weight > 0 and not _has_batch_statistics(node.model)
+    kd_batches: Iterable[DistillationBatch | None] = repeat(None)
+    joint_pass = order.kd_weight > 0 and not _has_batch_statistics(node.model)
     if teacher is not None and order.kd_weight > 0:
-        lessons = _distillation_batches(node, order, teacher, rows, vertex)
-    elif order.joint and together:
-        lessons = repeat((_reference(node, rows), None))
+        kd_batches = _distillation_batches(node, order, teacher, rows, vertex)
+    elif order.joint and joint_pass:
+        kd_batches = repeat((_reference(node, rows), None))
     measure = dissimilarity.get(order.dissimilarity, reduction="none")
     label_losses, kd_losses = [], []
     predictions: Tensor | None = None
     with torch_seeded(derive(order.seed, "private loader", vertex, order.first_step), device):
         batches = node.private.batches(order.first_step, order.num_steps)  # type: ignore[union-attr]
-        for done, ((inputs, labels), lesson) in enumerate(zip(batches, lessons, strict=False)):
-            if order.joint and not together and done == order.num_steps - 1:
+        for done, ((inputs, labels), kd_batch) in enumerate(zip(batches, kd_batches, strict=False)):
+            if order.joint and not joint_pass and done == order.num_steps - 1:
                 predictions = predict(node.model, _reference(node, rows))
                 node.model.train()
-            # Each step anew: noise depends neither on how many steps a message asks for, nor on reference rows.
+            # Seeded for each step, so that noise depends neither on the steps per message nor on reference rows.
             seed_torch(derive(order.seed, "training noise", vertex, order.first_step + done), device)
             inputs, labels = inputs.to(device), labels.to(device)
-            if lesson is not None and together:  # half the kernel launches
-                own, shared = node.model(torch.cat([inputs, lesson[0]])).tensor_split([len(labels)])
+            if kd_batch is not None and joint_pass:  # half the kernel launches
+                own, shared = node.model(torch.cat([inputs, kd_batch[0]])).tensor_split([len(labels)])
                 predictions = shared.detach()
             else:
                 own = node.model(inputs)
-                shared = node.model(lesson[0]) if lesson is not None else own[:0]
+                shared = node.model(kd_batch[0]) if kd_batch is not None else own[:0]
             label_loss = F.cross_entropy(own, labels)
             loss = label_loss if label_weight == 1 else label_weight * label_loss
-            if lesson is not None and lesson[1] is not None and teacher is not None:
-                kd_loss = _kd_loss(measure, shared, lesson[1], teacher.weights, order)
+            if kd_batch is not None and kd_batch[1] is not None and teacher is not None:
+                kd_loss = _kd_loss(measure, shared, kd_batch[1], teacher.weights, order)
                 loss = loss + order.kd_weight * kd_loss
                 kd_losses.append(kd_loss.detach())
             loss.backward()
             node.optimizer.step()
-            node.optimizer.zero_grad()  # now, not before the next step: between messages no gradient takes memory
+            node.optimizer.zero_grad()  # now, so that gradients take no memory between messages
             label_losses.append(label_loss.detach())
     metrics = {"train-loss": _mean(label_losses), "kd-loss": _mean(kd_losses)}
     for name, value in metrics.items():
@@ -140,8 +140,8 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
 
 def _distillation_batches(
     node: Node, order: Order, teacher: Teacher, rows: np.ndarray, vertex: int
-) -> Iterator[Lesson]:
-    """Yield reference inputs and the logarithms of the teacher's soft labels, a batch a step."""
+) -> Iterator[DistillationBatch]:
+    """Yield reference inputs and the logarithms of the teacher's soft labels, one batch per step."""
     log_q = teacher.soft_labels.to(device_of(node.model)).log()
     size = order.reference_batch or len(rows)
     if size >= len(rows) or order.joint:
@@ -158,7 +158,7 @@ def _reference(node: Node, rows: np.ndarray) -> Tensor:
 
 
 def _kd_loss(measure: nn.Module, logits: Tensor, log_q: Tensor, weights: Tensor | None, order: Order) -> Tensor:
-    """Return the distillation term: a mean or sum over rows, summed over teachers that stay apart."""
+    """Return the distillation term: a mean or sum over rows, summed over separate teachers."""
     per_row = measure(dissimilarity.soften(logits, order.temperature), log_q)  # [rows] or [teachers, rows]
     if per_row.ndim == 2:
         per_row = per_row.sum(0) if weights is None else weights.to(per_row.device) @ per_row

@@ -1,4 +1,4 @@
-"""Private sets, the reference set and the test set, disjoint and from the seed alone."""
+"""Private sets, the reference set and the test set: disjoint, and determined by the seed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Samples = tuple[Tensor, Tensor]
 
 
 class FederatedData:
-    """A data set as the nodes of a network see it; images are decoded once a process, when they are asked for.
+    """A data set as the nodes of a network see it; images are decoded lazily, once per process.
 
     Parameters
     ----------
@@ -31,8 +31,8 @@ class FederatedData:
     Raises
     ------
     InputError
-        If the data set cannot be read, or does not fit the split: a reference set or a network too large, an
-        unknown partition, or settings of the partition that leave a node without a sample.
+        If the data set cannot be read, or cannot be split: the reference set or the network is too large, the
+        partition is unknown, or its settings leave a node without samples.
     """
 
     def __init__(self, spec: DataSpec) -> None:
@@ -43,7 +43,7 @@ class FederatedData:
         if spec.reference_size + spec.num_partitions > samples:
             raise InputError(
                 f"dataset {spec.dataset!r} has {samples} training samples, too few for reference-size = "
-                f"{spec.reference_size} and {spec.num_partitions} nodes with a sample each"
+                f"{spec.reference_size} and {spec.num_partitions} nodes with at least one sample each"
             )
         order = np.random.default_rng(derive(spec.seed, "reference set")).permutation(samples)
         self._reference_rows, self._private_rows = order[: spec.reference_size], order[spec.reference_size :]
@@ -58,14 +58,14 @@ class FederatedData:
 
     @cached_property
     def reference(self) -> Tensor:
-        """Inputs of the reference set, [rows, channels, height, width]; its labels are nobody's business."""
+        """Inputs of the reference set, [rows, channels, height, width]; its labels are not used."""
         return self._normalize(self._unnormalized_reference)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the reference set as it was decoded, and of the settings by which inputs follow from it.
+        """SHA-256 of the decoded reference set and of the settings that turn it into inputs.
 
-        Inputs themselves differ in their last bits between the CPUs that resized and normalized them.
+        Not of the inputs: their last bits depend on the CPU that resized and normalized them.
         """
         return self._read_reference[1]
 
@@ -87,7 +87,7 @@ class FederatedData:
         return self._private[vertex]
 
     def private_rows(self, vertex: int) -> np.ndarray:
-        """Return which training rows a node holds, [samples]; raises as `private` does."""
+        """Return the training rows of a node, [samples]; raises the same errors as `private`."""
         if not 0 <= vertex < self.spec.num_partitions:
             raise InputError(f"partition-id = {vertex} is outside 0 to {self.spec.num_partitions - 1}")
         rows = self._partition[vertex]
@@ -120,7 +120,7 @@ class FederatedData:
         empty = next((vertex for vertex, part in enumerate(parts) if len(part) == 0), None)
         if empty is not None:
             raise InputError(
-                f"partition {spec.partition!r} gives node {empty} no sample: {len(labels)} are too few for "
+                f"partition {spec.partition!r} gives node {empty} no samples: {len(labels)} are too few for "
                 f"{spec.num_partitions} nodes"
             )
         return [part.with_format("numpy")["row"][:] for part in parts]
@@ -131,14 +131,14 @@ class FederatedData:
 
     @cached_property
     def _read_reference(self) -> tuple[Tensor, str]:
-        """The reference set's images in [0, 1], and the fingerprint: both in one go, decoded pixels are not kept."""
+        """The reference set's images in [0, 1], and the fingerprint, in one pass: decoded pixels are not kept."""
         known = known_normalization(self.spec.dataset)
         digest = hashlib.sha256(f"image-size {self.spec.image_size}, normalization {known}".encode())
         pixels = self._source.train.decode(self._reference_rows)
         for each in pixels:
             digest.update(f"{each.shape} {each.dtype}".encode())
             digest.update(np.ascontiguousarray(each).tobytes())
-        if not pixels:  # then the shape of any image will do
+        if not pixels:  # use the shape of any image
             return self._source.train.images(self._source.train.decode(np.array([0])))[:0], digest.hexdigest()
         return self._source.train.images(pixels), digest.hexdigest()
 
@@ -152,12 +152,12 @@ class FederatedData:
 
 @lru_cache(maxsize=4)
 def load(spec: DataSpec) -> FederatedData:
-    """Return the data of a spec; the nodes of one process share one copy. Raises as FederatedData does."""
+    """Return the data of a spec, shared by the nodes of a process; raises the same errors as FederatedData."""
     return FederatedData(spec)
 
 
 def fingerprint(reference: Tensor) -> str:
-    """Return the SHA-256 of a reference set [rows, ...], in hexadecimal: shape, dtype and every byte count."""
+    """Return the SHA-256 of a reference set [rows, ...], in hexadecimal: including shape and dtype."""
     digest = hashlib.sha256(f"{tuple(reference.shape)} {reference.dtype}".encode())
     digest.update(reference.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()

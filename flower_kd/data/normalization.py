@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-# Of the training images in [0, 1], a value a channel.
+# Of the training images in [0, 1], one value per channel.
 STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "digits": ((0.3053,), (0.3760,)),
     "mnist": ((0.1307,), (0.3081,)),
@@ -22,7 +22,7 @@ STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 @dataclass(frozen=True)
 class Normalization:
-    """Subtracts a mean and divides by a standard deviation, a channel each."""
+    """Subtracts a mean and divides by a standard deviation, per channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -38,22 +38,22 @@ def normalization(dataset: str, reference: Tensor) -> Normalization:
     Parameters
     ----------
     dataset : str
-        A name or folder; its last part counts ("ylecun/mnist").
+        A name or folder; only its last part is used ("ylecun/mnist").
     reference : Tensor
-        Reference images in [0, 1], [rows, channels, height, width]; without any, pixels are moved to [-1, 1].
+        Reference images in [0, 1], [rows, channels, height, width]; if empty, pixels are scaled to [-1, 1].
     """
     channels, known = reference.shape[1], known_normalization(dataset)
     if known is not None and len(known.mean) == channels:
         return known
     if len(reference) == 0:
         return Normalization((0.5,) * channels, (0.5,) * channels)
-    # In float64, where the order of the sum no longer shows in the float32 that is left.
+    # In float64, so that the order of summation does not affect the float32 result.
     pixels = reference.to(torch.float64).transpose(0, 1).reshape(channels, -1)
     std = pixels.std(dim=1, unbiased=False).clamp_min(1e-3)
     return Normalization(tuple(pixels.mean(dim=1).tolist()), tuple(std.tolist()))
 
 
 def known_normalization(dataset: str) -> Normalization | None:
-    """Return the statistics that go with a data set's name or folder, if any; see `normalization`."""
+    """Return the statistics for a data set's name or folder, if known; see `normalization`."""
     name = re.sub(r"[^a-z0-9]", "", dataset.rstrip("/").rsplit("/", 1)[-1].lower())
     return Normalization(*STATISTICS[name]) if name in STATISTICS else None

@@ -1,4 +1,4 @@
-"""Partitions by name: how private data are spread over nodes."""
+"""Partitions by name: how private data are split over nodes."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def partition_names() -> list[str]:
 
 
 def partition_options(name: str) -> tuple[str, ...]:
-    """Return the names of the options that a partition takes; raises InputError if there is no such partition."""
+    """Return the names of the options that a partition takes; raises InputError if the partition is unknown."""
     parameters = inspect.signature(PARTITIONS.get(name)).parameters.values()
     return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
 
 
 def partitioner_of(spec: DataSpec, seed: int) -> Partitioner:
-    """Return the partitioner of a spec, with those of its settings that the partition takes.
+    """Return the partitioner of a spec, with the settings that the partition takes.
 
     Raises
     ------
     InputError
-        If there is no such partition, or an option is out of range.
+        If the partition is unknown, or an option is out of range.
     """
     options = {name: getattr(spec, name) for name in partition_options(spec.partition)}
     return PARTITIONS.get(spec.partition)(spec.num_partitions, seed, **options)
@@ -49,7 +49,7 @@ def partitioner_of(spec: DataSpec, seed: int) -> Partitioner:
 
 @PARTITIONS.register("iid")
 def iid(num_partitions: int, seed: int) -> Partitioner:
-    """Spread samples evenly, whatever their label."""
+    """Split samples evenly, regardless of their labels."""
     return IidPartitioner(num_partitions)
 
 
@@ -63,7 +63,7 @@ def skew(num_partitions: int, seed: int, *, gamma: float = 0.0, labels_per_node:
 def dirichlet(num_partitions: int, seed: int, *, dirichlet_alpha: float = 0.5) -> Partitioner:
     """Draw each label's shares from a Dirichlet distribution."""
     if not (math.isfinite(dirichlet_alpha) and dirichlet_alpha > 0):
-        raise InputError(f"dirichlet-alpha = {dirichlet_alpha} must be above 0")
+        raise InputError(f"dirichlet-alpha = {dirichlet_alpha} must be above 0 and finite")
     return DirichletPartitioner(num_partitions, LABEL, dirichlet_alpha, min_partition_size=1, seed=seed)
 
 

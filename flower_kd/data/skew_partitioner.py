@@ -12,13 +12,13 @@ from flower_kd.errors import InputError
 
 
 class SkewPartitioner(Partitioner):
-    """Partitioner that sends a label more often to the partitions for which it is primary.
+    """Partitioner that assigns samples more often to partitions for which their label is primary.
 
     Each partition has primary labels; the others are secondary. A sample goes to one partition at random, with a
     probability `1 + gamma` times higher for each partition that has the sample's label as a primary one. `gamma = 0`
     is independent and identical; the slides on information dissimilarity use 15 for CIFAR-10 and 10 for SUN397.
-    Labels are dealt to partitions in turns after a shuffle, so that each label is primary for some partition and
-    none is primary for many more than another.
+    Shuffled labels are dealt to partitions in turns, so that each label is primary for some partition, and all for
+    about equally many.
 
     Implementation based on Decentralized Learning with Multi-Headed Distillation (Zhmoginov et al., CVPR 2023).
 
@@ -31,14 +31,14 @@ class SkewPartitioner(Partitioner):
     gamma : float
         Skewness, not negative.
     num_primary_labels : int
-        Primary labels a partition; 0 for as many as it takes to deal each label once, and at least one.
+        Primary labels per partition; 0 for as many as needed to deal each label once, at least one.
     seed : int
         Seed of the dealing and of the assignment.
 
     Raises
     ------
     InputError
-        If an argument is out of range, or does not fit the data set once it is there.
+        If an argument is out of range, or does not fit the data set.
 
     Examples
     --------
@@ -100,7 +100,9 @@ class SkewPartitioner(Partitioner):
         if self._rows is None:
             if self._partition_by not in self.dataset.column_names:
                 found = ", ".join(self.dataset.column_names)
-                raise InputError(f"partition_by = {self._partition_by!r} is no column of the data set, it has: {found}")
+                raise InputError(
+                    f"partition_by = {self._partition_by!r} is not a column of the data set (columns: {found})"
+                )
             column = self.dataset.with_format("numpy")[self._partition_by][:]
             labels, codes = np.unique(column, return_inverse=True)
             rng = np.random.default_rng(self._seed)
@@ -132,7 +134,7 @@ class SkewPartitioner(Partitioner):
         order = rng.permutation(num_labels)
         primary = np.zeros((self._num_partitions, num_labels), dtype=bool)
         partitions = np.arange(hands) % self._num_partitions
-        # Each full turn starts one label later, or a partition could be dealt the same label twice.
+        # Each full turn starts one label later, so that no partition is dealt the same label twice.
         turn = np.arange(hands) // math.lcm(self._num_partitions, num_labels)
         primary[partitions, order[(np.arange(hands) + turn) % num_labels]] = True
         return primary

@@ -1,4 +1,4 @@
-"""Where images and labels come from: scikit-learn's digits, a folder, or the hub."""
+"""Sources of images and labels: scikit-learn's digits, a folder, or the hub."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ Pixels = np.ndarray
 
 
 class Split(Protocol):
-    """Labelled images of which only those that are asked for are decoded."""
+    """Labeled images, decoded only when requested."""
 
     @property
     def labels(self) -> np.ndarray:
         """Labels of all rows, [rows]."""
 
     def decode(self, rows: np.ndarray) -> list[Pixels]:
-        """Return the pixels of some rows, before anything is resized or turned into floats."""
+        """Return the pixels of some rows, before resizing and conversion to floats."""
 
     def images(self, pixels: list[Pixels]) -> Tensor:
         """Return decoded pixels of at least one row as images [rows, channels, height, width] in [0, 1], float32."""
@@ -55,7 +55,7 @@ class Source:
 
 @dataclass(frozen=True)
 class DigitsSplit:
-    """Digits of scikit-learn, which are in memory.
+    """Digits of scikit-learn, in memory.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class DigitsSplit:
     labels : ndarray
         [rows].
     image_size : int
-        Side in pixels; 0 for as it is.
+        Side in pixels; 0 to keep the size.
     """
 
     pixels: np.ndarray
@@ -82,7 +82,7 @@ class DigitsSplit:
 
 @dataclass(frozen=True)
 class TableSplit:
-    """Images in a table of Hugging Face `datasets`, decoded by PIL when they are asked for."""
+    """Images in a table of Hugging Face `datasets`, decoded by PIL on request."""
 
     dataset: str
     table: Dataset
@@ -98,7 +98,7 @@ class TableSplit:
         InputError
             If an image cannot be decoded, or has values outside the range of its kind.
         """
-        # One channel if the data set is gray, whatever an odd image in it is.
+        # The first image decides whether the data set is gray.
         gray = _is_gray(next(self._pictures([0])))
         return [self._pixels(picture, gray) for picture in self._pictures(rows)]
 
@@ -108,7 +108,7 @@ class TableSplit:
         Raises
         ------
         InputError
-            If images differ in size and no size was asked for.
+            If images differ in size and `image_size` is 0.
         """
         images = [_resized(_channels_first(each), self.image_size) for each in pixels]
         sizes = sorted({tuple(image.shape[1:]) for image in images})
@@ -153,7 +153,7 @@ def load_source(dataset: str, image_size: int, seed: int) -> Source:
     dataset : str
         "digits", a folder that `datasets.load_dataset` reads, or a name on the hub.
     image_size : int
-        Side in pixels; 0 for as it is.
+        Side in pixels; 0 to keep the size.
     seed : int
         Seed of the test split, where the data set has none.
 
@@ -168,7 +168,9 @@ def load_source(dataset: str, image_size: int, seed: int) -> Source:
 def _digits(image_size: int, seed: int) -> Source:
     data = load_digits()
     pixels = data.images.astype(np.uint8)
-    train, test = (DigitsSplit(pixels[rows], data.target[rows], image_size) for rows in _carve(len(pixels), seed))
+    train, test = (
+        DigitsSplit(pixels[rows], data.target[rows], image_size) for rows in _train_test_rows(len(pixels), seed)
+    )
     return Source(train, test, num_classes=10)
 
 
@@ -178,10 +180,10 @@ def _table(dataset: str, image_size: int, seed: int) -> Source:
     if "train" in tables and "test" in tables:
         test = tables["test"]
     else:
-        kept, held = _carve(len(train), seed)
-        if len(held) == 0:
+        kept, held_out = _train_test_rows(len(train), seed)
+        if len(held_out) == 0:
             raise InputError(f"dataset {dataset!r} has {len(train)} samples, too few to hold out a test set")
-        train, test = train.select(kept), train.select(held)
+        train, test = train.select(kept), train.select(held_out)
     splits = [_split(dataset, table, image_size) for table in (train, test)]
     feature = train.features[LABEL_COLUMN]
     if isinstance(feature, ClassLabel):
@@ -201,9 +203,9 @@ def _split(dataset: str, table: Dataset, image_size: int) -> TableSplit:
         raise InputError(f"dataset {dataset!r}: column 'label' must hold whole numbers from 0 on")
     try:
         table = table.cast_column(column, Image())
-    except (TypeError, NotImplementedError):  # what pyarrow raises for a cast that it does not have
+    except (TypeError, NotImplementedError):  # raised by pyarrow for unsupported casts
         kind = table.features[column]
-        raise InputError(f"dataset {dataset!r}: column {column!r} must hold images, it holds {kind}") from None
+        raise InputError(f"dataset {dataset!r}: column {column!r} must hold images, but contains {kind}") from None
     return TableSplit(dataset, table, column, labels.astype(np.int64), image_size)
 
 
@@ -213,12 +215,16 @@ def _load(dataset: str) -> DatasetDict:
     path = Path(dataset).expanduser()
     local = path.exists() or dataset.startswith((".", "/", "~"))
     if local and not path.is_dir():
-        raise InputError(f"dataset {dataset!r}: there is no such folder")
+        raise InputError(f"dataset {dataset!r}: the folder does not exist")
     try:
         with _bars(download=not local):
             splits = load_dataset(str(path) if local else dataset)
-    except Exception as error:  # datasets raises many kinds, some of its own and some of its readers
-        where = "cannot be read as a data set" if local else "is neither 'digits', a folder here, nor to be had by name"
+    except Exception as error:  # datasets and its readers raise many kinds
+        where = (
+            "cannot be read as a data set"
+            if local
+            else "is not 'digits', not a folder, and cannot be loaded from the hub"
+        )
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"dataset {dataset!r} {where}: {reason}") from None
     if not splits or any(len(table) == 0 for table in splits.values()):
@@ -228,7 +234,7 @@ def _load(dataset: str) -> DatasetDict:
 
 @contextmanager
 def _bars(*, download: bool) -> Iterator[None]:
-    """Show progress bars in a block for a download only, and there only once, however many processes there are."""
+    """Show progress bars in a block only for a download, and only in the main process."""
     hidden = are_progress_bars_disabled()
     if not download or multiprocessing.parent_process() is not None:
         disable_progress_bars()
@@ -239,11 +245,11 @@ def _bars(*, download: bool) -> Iterator[None]:
             enable_progress_bars()
 
 
-def _carve(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows that train and those that test."""
+def _train_test_rows(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the training rows and the test rows."""
     order = np.random.default_rng(derive(seed, "test split")).permutation(samples)
-    held = round(samples * TEST_SHARE)
-    return np.sort(order[held:]), np.sort(order[:held])
+    held_out = round(samples * TEST_SHARE)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
 def _is_gray(picture: PIL.Image.Image) -> bool:
@@ -251,7 +257,7 @@ def _is_gray(picture: PIL.Image.Image) -> bool:
 
 
 def _channels_first(pixels: Pixels) -> Tensor:
-    """Return [channels, height, width]: bytes as they are, which resize fast, and all else as floats in [0, 1]."""
+    """Return [channels, height, width]: bytes unchanged, as they resize fast, and all else as floats in [0, 1]."""
     values = np.atleast_3d(pixels)
     if values.dtype == np.uint16:
         values = values.astype(np.float32) / (2**16 - 1)

@@ -1,4 +1,4 @@
-"""Which data set is partitioned how."""
+"""The specification of a data set and its split."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flower_kd.errors import InputError
 
 @dataclass(frozen=True)
 class DataSpec:
-    """All that the split into private sets, reference set and test set follows from.
+    """Everything that determines the split into private sets, reference set and test set.
 
     Parameters
     ----------
@@ -26,18 +26,18 @@ class DataSpec:
     dirichlet_alpha : float
         Concentration of partition "dirichlet", above 0.
     labels_per_node : int
-        Labels a node in partition "pathological", primary labels in "skew"; 0 for the partition's own default.
+        Labels per node in partition "pathological", primary labels in "skew"; 0 for the partition's own default.
     samples_per_node : int
-        At most so many private samples a node, drawn from its partition; 0 for all.
+        Maximum number of private samples per node, drawn from its partition; 0 for all.
     reference_size : int
         Rows of the reference set.
     image_size : int
-        Side in pixels to which images are resized; 0 for as they are.
+        Side in pixels to which images are resized; 0 to keep their size.
 
     Raises
     ------
     InputError
-        If a number is below its least value.
+        If a number is below its minimum.
     """
 
     dataset: str = "digits"

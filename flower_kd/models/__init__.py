@@ -1,4 +1,4 @@
-"""Models by name or from the user's own factory, with weights that follow from a seed."""
+"""Models by name or from the user's own factory, with initial weights determined by a seed."""
 
 from flower_kd.models import dense, lenet, resnet  # noqa: F401  (they register their models)
 from flower_kd.models.assignment import assign, parse

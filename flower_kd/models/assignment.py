@@ -12,7 +12,7 @@ def parse(spec: str) -> list[tuple[str, int | None]]:
     Raises
     ------
     InputError
-        If a name is neither known nor "module:factory", a count is no positive whole number, or only some names have
+        If a name is neither known nor "module:factory", a count is not a positive integer, or only some names have
         one.
     """
     parts: list[tuple[str, int | None]] = []
@@ -23,7 +23,7 @@ def parse(spec: str) -> list[tuple[str, int | None]]:
             raise InputError(f"model = {spec!r}: {count!r} after '*' must be a whole number above 0")
         parts.append((name, int(count) if star else None))
     if len({count is None for _, count in parts}) > 1:
-        raise InputError(f"model = {spec!r}: every name needs a count (name*count), or none")
+        raise InputError(f"model = {spec!r}: either every name needs a count (name*count), or none may have one")
     return parts
 
 

@@ -1,4 +1,4 @@
-"""A network with one hidden layer: the smallest model that is worth a distillation."""
+"""A network with one hidden layer: the smallest model for distillation."""
 
 from __future__ import annotations
 

@@ -15,18 +15,18 @@ from flower_kd.seeding import torch_seeded
 
 
 def build(name: str, num_classes: int, shape: tuple[int, int, int], seed: int = 0, weights_file: str = "") -> nn.Module:
-    """Return a model on the CPU whose initial weights follow from the seed alone.
+    """Return a model on the CPU whose initial weights depend only on the seed.
 
     Parameters
     ----------
     name : str
-        A registered name, or "module:factory" for the user's own, which is called with `num_classes` and `shape`.
+        A registered name, or "module:factory" for the user's own, called with `num_classes` and `shape`.
     num_classes : int
         Width of the logits.
     shape : tuple of int
         Channels, height and width of an image.
     seed : int
-        Seed of the initial weights; torch's global generators are left as they were.
+        Seed of the initial weights; torch's global generators are left unchanged.
     weights_file : str
         A local file for `load_weights`; none if empty.
 
@@ -54,7 +54,7 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int], seed: int = 
 
 
 def num_parameters(model: nn.Module) -> int:
-    """Return how many numbers a model has as parameters; the statistics of its normalization layers do not count."""
+    """Return a model's number of parameters, without the running statistics of normalization layers."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -65,5 +65,5 @@ def _import_factory(name: str) -> ModelFactory:
     except Exception as error:  # importing runs the user's code
         raise InputError(f"model {name!r} cannot be imported: {describe(error)}") from error
     if not callable(factory):
-        raise InputError(f"model {name!r} is of type {type(factory).__name__}, which cannot be called")
+        raise InputError(f"model {name!r} is of type {type(factory).__name__}, which is not callable")
     return factory

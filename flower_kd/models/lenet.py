@@ -30,7 +30,7 @@ class LeNet5(nn.Module):
     def __init__(self, *, num_classes: int, shape: tuple[int, int, int]) -> None:
         super().__init__()
         channels, height, width = shape
-        # Padding alone would leave 8 x 8 digits to a few of the 5 x 5 features, and learning slow.
+        # With padding alone, 8 x 8 digits would reach only a few of the 5 x 5 features and be learned slowly.
         self.scale = max(SIDE // max(height, width), 1)
         missing_rows, missing_columns = max(SIDE - height * self.scale, 0), max(SIDE - width * self.scale, 0)
         left, top = missing_columns // 2, missing_rows // 2

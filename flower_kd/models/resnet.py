@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from flower_kd.models.registry import MODELS
 
 WIDTHS = (16, 32, 64)
-SMALL_IMAGE = 64  # below this side, resnet18's own stem would leave almost nothing of the image
+SMALL_IMAGE = 64  # below this side, resnet18's own stem would shrink the image to almost nothing
 
 
 class Block(nn.Module):
@@ -42,7 +42,7 @@ def cifar_resnet(blocks: int, *, num_classes: int, shape: tuple[int, int, int]) 
     Parameters
     ----------
     blocks : int
-        Blocks in each of the three stages; with none, a convolution and a linear classifier are left.
+        Blocks in each of the three stages; with 0, only a convolution and a linear classifier.
     num_classes : int
         Width of the logits.
     shape : tuple of int
@@ -70,7 +70,7 @@ MODELS.register("resnet14")(partial(cifar_resnet, 2))
 def resnet18(*, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
     """Return torchvision's ResNet-18.
 
-    Images with a side below 64 get the usual CIFAR stem (3 x 3, stride 1, no pooling), into which weights of the 7 x 7
+    Images with a side below 64 get the usual CIFAR stem (3 x 3, stride 1, no pooling), so that weights of the 7 x 7
     stem do not fit.
 
     Parameters

@@ -28,7 +28,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises
     ------
     InputError
-        If the file cannot be read, or is of another model.
+        If the file cannot be read, or belongs to another model.
     """
     weights = _read(path)
     own = model.state_dict()
@@ -38,9 +38,16 @@ def load_weights(model: nn.Module, path: Path) -> None:
     unfit = [name for name in (*missing, *unexpected) if name not in head]
     if unfit:
         more = f" and {len(unfit) - 3} more" if len(unfit) > 3 else ""
-        raise InputError(f"weights-file {str(path)!r} is of another model: {', '.join(unfit[:3])}{more} do not fit")
+        raise InputError(
+            f"weights-file {str(path)!r} belongs to another model: {', '.join(unfit[:3])}{more} do not fit"
+        )
     if head:
-        log(INFO, "%s has another number of classes: %s keep their initial weights", path.name, ", ".join(sorted(head)))
+        log(
+            INFO,
+            "%s has a different number of classes: %s keep their initial weights",
+            path.name,
+            ", ".join(sorted(head)),
+        )
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
@@ -53,15 +60,15 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             weights = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"weights-file {str(path)!r} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # both libraries let through whatever a broken file brings about
+    except Exception as error:  # both libraries raise many kinds for a broken file
         raise InputError(
-            f"weights-file {str(path)!r} cannot be read: it is neither a .safetensors file nor one that torch.save "
-            "made of a state_dict()"
+            f"weights-file {str(path)!r} cannot be read: it is neither a .safetensors file nor a state_dict() "
+            "written by torch.save"
         ) from error
     if not (isinstance(weights, Mapping) and all(isinstance(tensor, Tensor) for tensor in weights.values())):
-        raise InputError(f"weights-file {str(path)!r} must hold tensors by name, as a model's state_dict() does")
+        raise InputError(f"weights-file {str(path)!r} must contain tensors by name, as a model's state_dict() does")
     if not weights:
-        raise InputError(f"weights-file {str(path)!r} holds no tensor")
+        raise InputError(f"weights-file {str(path)!r} contains no tensors")
     return weights
 
 

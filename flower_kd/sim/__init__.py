@@ -1,4 +1,4 @@
-"""The in-process engine and what researchers do with it."""
+"""The in-process engine, and experiments with it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["InProcessGrid", "Summary", "run", "run_apps"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the engine when it is asked for: `flower-kd --help` needs no torch."""
+    """Import the engine on first access: `flower-kd --help` should not wait for torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module("flower_kd.sim.engine"), name)

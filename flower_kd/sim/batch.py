@@ -1,4 +1,4 @@
-"""Many runs, one after another or several at a time; what is finished is kept."""
+"""Many runs, one after another or several at a time; finished runs are kept."""
 
 from __future__ import annotations
 
@@ -17,50 +17,51 @@ from flower_kd.sim import progress, seeds
 from flower_kd.sim.job import Job, Outcome, attempt, problem, state
 from flower_kd.sim.logs import warnings_to
 from flower_kd.sim.progress import Display
-from flower_kd.sim.signals import held
+from flower_kd.sim.signals import deferred_signals
 
-# Where results go is said once for all runs, and a seed is one of several.
+# These apply to the whole batch, so they are options of the command and not keys of a run.
 NOT_IN_CONFIG = {"output-dir": "--output-dir", "overwrite": "--overwrite", "resume": "--resume"}
 
 
 def jobs(runs: Mapping[str, Mapping[str, Any]], seed_text: str, num_nodes: int, folder: Path) -> list[Job]:
-    """Return a job a run a seed.
+    """Return one job per run and seed.
 
     Parameters
     ----------
     runs : mapping
-        Run configs by label; without `baseline`, nodes are not trained alone as well.
+        Run configs by label; without a `baseline` key, no baseline is trained.
     seed_text : str
         See `seeds.parse`.
     num_nodes : int
         Number of nodes.
     folder : Path
-        That of the batch.
+        The folder of the batch.
 
     Raises
     ------
     InputError
-        If the seeds are none, or a config says what only the command line does.
+        If the seeds are invalid, or a config has a key that only the command line may set.
     """
-    found = []
+    jobs = []
     for label, config in runs.items():
         for key, option in NOT_IN_CONFIG.items():
             if key in config:
-                raise InputError(f"{key} = {config[key]!r} is no key of one run among several: use {option}")
+                raise InputError(f"{key} = {config[key]!r} cannot be set in a run of a batch: use {option}")
         if config.get("num-nodes", 0) not in (0, num_nodes):
-            raise InputError(f"num-nodes = {config['num-nodes']!r} and --num-nodes {num_nodes} differ")
+            raise InputError(f"num-nodes = {config['num-nodes']!r} and --num-nodes {num_nodes} are different")
         first = config.get("seed", RunConfig.seed)
         if type(first) is not int:
             raise InputError(f"seed = {first!r} must be a whole number")
         for seed in seeds.parse(seed_text, first):
-            name = folders.name_of(f"{label}-seed{seed}")
+            name = folders.file_name_of(f"{label}-seed{seed}")
             of_batch = {"baseline": "none", **config, "seed": seed, "resume": True}
-            found.append(Job(label, of_batch, num_nodes, folder / folders.RUNS / name))
-    return found
+            jobs.append(Job(label, of_batch, num_nodes, folder / folders.RUNS / name))
+
+    return jobs
 
 
 def problems(jobs: Sequence[Job]) -> dict[str, list[str]]:
-    """Return what keeps jobs from running, and the labels that it keeps."""
+    """Return the reasons why jobs cannot run, each with the labels of those jobs."""
     found: dict[str, list[str]] = {}
     for job in jobs:
         words = problem(job)
@@ -71,29 +72,29 @@ def problems(jobs: Sequence[Job]) -> dict[str, list[str]]:
 
 @contextmanager
 def claimed(folder: Path, jobs: Sequence[Job], kind: str, *, overwrite: bool, resume: bool) -> Iterator[None]:
-    """Make a folder that of a batch, and keep other processes from writing in it until the end of the block.
+    """Claim a folder for a batch, and keep other processes from writing to it until the end of the block.
 
     Parameters
     ----------
     folder : Path
-        That of the batch.
+        The folder of the batch.
     jobs : sequence of Job
-        What the batch is.
+        The jobs of the batch.
     kind : {"comparison", "sweep"}
-        What it is called.
+        What kind of batch it is.
     overwrite : bool
-        Whether earlier results are replaced.
+        Whether to replace earlier results.
     resume : bool
-        Whether runs that are there and are none of these jobs may stay or, where their folder is needed, be replaced.
+        Whether other runs in the folder may stay or, where a job needs their place, be replaced.
 
     Raises
     ------
     InputError
-        If nothing can be written there, other results or files that are not ours are there, or another process writes
-        there. Nothing is changed then.
+        If the folder cannot be written to, contains other results or files that flower-kd did not write, or is in use
+        by another process. Nothing is changed in that case.
     """
     folders.check_writable(folder)
-    folders.check_ours(folder)
+    folders.check_foreign_files(folder)
     with folders.locked(folder):
         marker = folders.read_marker(folder)
         if marker is not None and not overwrite:
@@ -104,7 +105,7 @@ def claimed(folder: Path, jobs: Sequence[Job], kind: str, *, overwrite: bool, re
 
 
 def _keep_runs(folder: Path, jobs: Sequence[Job], marker: Marker, kind: str, *, resume: bool) -> None:
-    """Refuse a folder whose runs are of another batch; with `resume`, remove those that are in the way instead."""
+    """Refuse a folder with runs of another batch; with `resume`, remove only those in a place that a job needs."""
     if marker.kind != kind:
         raise folders.refusal(folder, f"a {marker.kind}")
     by_folder = {job.folder: job for job in jobs}
@@ -114,7 +115,7 @@ def _keep_runs(folder: Path, jobs: Sequence[Job], marker: Marker, kind: str, *, 
         raise folders.refusal(folder, f"other runs, such as {others[0].name!r}")
     replaced = [run for run in others if run in by_folder]
     if replaced:
-        folders.remove_index(folder)  # which tells of them
+        folders.remove_index(folder)  # it lists them
     for run in replaced:
         folders.clear(run)
 
@@ -125,24 +126,24 @@ def run_all(
     processes: int = 1,
     workers: int = 1,
     tensorboard: bool = False,
-    ended: Callable[[Outcome], None] = lambda outcome: None,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
-    """Run jobs, but for those that are finished in their folder, and show how far they are.
+    """Run the jobs that are not finished yet, and show their progress.
 
-    Ctrl-C and SIGTERM end all of them: finished folders stay, and runs that are stopped leave their history.
+    Ctrl-C and SIGTERM stop all of them: finished runs are kept, and interrupted ones keep their history.
 
     Parameters
     ----------
     jobs : sequence of Job
-        What to run; their folders differ.
+        What to run, each in a folder of its own.
     processes : int
-        How many run at a time; with 1, in this process.
+        How many jobs run at the same time; with 1, in this process.
     workers : int
-        Processes over which the nodes of one run are spread.
+        Number of processes over which the nodes of one run are spread.
     tensorboard : bool
         Whether each run writes scalars for TensorBoard.
-    ended : callable
-        Called in this process with each Outcome as it comes; Ctrl-C waits until it returns.
+    on_outcome : callable
+        Called in this process with each Outcome when its job ends; Ctrl-C waits until it returns.
 
     Returns
     -------
@@ -151,41 +152,41 @@ def run_all(
     """
     outcomes: dict[Path, Outcome] = {}
 
-    def take(outcome: Outcome) -> None:
-        with held():
+    def record(outcome: Outcome) -> None:
+        with deferred_signals():
             outcomes[outcome.job.folder] = outcome
-            ended(outcome)
+            on_outcome(outcome)
 
-    def take_finished(job: Job) -> bool:
+    def record_if_finished(job: Job) -> bool:
         done = state(job) == "finished"
         if done:
-            take(Outcome(job, results.read(job.folder).summary))
+            record(Outcome(job, results.read(job.folder).summary))
         return done
 
-    todo = [job for job in jobs if not take_finished(job)]
+    todo = [job for job in jobs if not record_if_finished(job)]
     if not todo:
         return [outcomes[job.folder] for job in jobs]
     options: dict[str, Any] = {"workers": workers, "tensorboard": tensorboard}
     with progress.display(len(jobs), len(jobs) - len(todo)) as display:
         try:
             if processes > 1:
-                worker_processes.run(todo, processes, **options, display=display, ended=take)
+                worker_processes.run(todo, processes, **options, display=display, on_outcome=record)
             else:
-                _one_by_one(todo, **options, display=display, ended=take)
+                _one_by_one(todo, **options, display=display, on_outcome=record)
         except KeyboardInterrupt:
             for job in todo:
                 if job.folder not in outcomes:
-                    take_finished(job)  # between its last file and its report
+                    record_if_finished(job)  # it may have ended without having reported it yet
             raise
     return [outcomes[job.folder] for job in jobs]
 
 
 def _one_by_one(
-    jobs: Sequence[Job], *, workers: int, tensorboard: bool, display: Display, ended: Callable[[Outcome], None]
+    jobs: Sequence[Job], *, workers: int, tensorboard: bool, display: Display, on_outcome: Callable[[Outcome], None]
 ) -> None:
     for job in jobs:
         display.begin(job.name)
-        with warnings_to(partial(display.said, job.name), known=(unused.WARNING,)):
-            outcome = attempt(job, partial(display.moved, job.name), workers=workers, tensorboard=tensorboard)
+        with warnings_to(partial(display.warn, job.name), known=(unused.WARNING,)):
+            outcome = attempt(job, partial(display.update, job.name), workers=workers, tensorboard=tensorboard)
         display.end(job.name)
-        ended(outcome)
+        on_outcome(outcome)

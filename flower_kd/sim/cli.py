@@ -1,6 +1,6 @@
 """The command line: `flower-kd`.
 
-Commands import what they need when they are called: torch takes seconds, which `--help` should not.
+Commands import what they need when they are called: importing torch takes seconds, which `--help` should not wait for.
 """
 
 from __future__ import annotations
@@ -34,36 +34,36 @@ DEFAULT_STRATEGIES = "silo,fedavg,d-sgd,d-dist,neighbor-kd"
 
 
 class _Commands(TyperGroup):
-    """Ends a command that meets a user's mistake with one sentence."""
+    """Ends a command with one sentence where the user made a mistake."""
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
-        """Read what stands before the command."""
+        """Parse the options before the command."""
         with _usage_in_one_sentence():
             return super().make_context(*args, **options)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that was asked for; raises InputError if there is none of that name."""
+        """Return the requested command; raises InputError if there is no command of that name."""
         if args and args[0] not in self.commands:
             raise InputError(unknown("command", args[0], list(self.commands)))
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was asked for; SIGTERM and a closed terminal end it as Ctrl-C does."""
+        """Run the requested command; SIGTERM and a closed terminal end it as Ctrl-C does."""
         try:
             with as_interruption(), _usage_in_one_sentence():
                 return super().invoke(ctx)
         except InputError as error:
-            _say(str(error))
+            _print_error(str(error))
             raise typer.Exit(MISTAKE) from None
         except KeyboardInterrupt:
-            _say("interrupted")
+            _print_error("interrupted")
             raise typer.Exit(INTERRUPTED) from None
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-            _write_nowhere()  # the terminal was closed while a bar moved
+            _discard_output()  # the terminal was closed while a progress bar was drawn
             raise typer.Exit(INTERRUPTED) from None
 
 
@@ -73,10 +73,10 @@ def _usage_in_one_sentence() -> Iterator[None]:
     try:
         yield
     except click.UsageError as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # which is no error
+        if type(error).__name__ == "NoArgsIsHelpError":  # this is not an error
             raise
-        seen = f" (see {error.ctx.command_path} --help)" if error.ctx is not None else ""
-        _say(f"{error.format_message().rstrip('.')}{seen}")
+        hint = f" (see {error.ctx.command_path} --help)" if error.ctx is not None else ""
+        _print_error(f"{error.format_message().rstrip('.')}{hint}")
         raise typer.Exit(MISTAKE) from None
 
 
@@ -90,17 +90,17 @@ Nodes = Annotated[
     int | None,
     typer.Option("--num-nodes", min=1, help=f"Number of nodes (default: num-nodes of the config, or {DEFAULT_NODES})."),
 ]
-Workers = Annotated[int, typer.Option(min=1, help="Processes over which the nodes of one run are spread.")]
-Jobs = Annotated[int, typer.Option(min=1, help="Runs at a time, each in a process of its own.")]
-Seeds = Annotated[str, typer.Option(help="How many seeds, from that of the config on, or a list such as 0,4,7.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results that are in the folder.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Keep what is finished and fits, run the rest.")]
+Workers = Annotated[int, typer.Option(min=1, help="Number of processes over which the nodes of one run are spread.")]
+Jobs = Annotated[int, typer.Option(min=1, help="How many runs to execute at the same time, each in its own process.")]
+Seeds = Annotated[str, typer.Option(help="How many seeds, from that of the config on, or a list: 0,4,7.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Keep finished runs that belong to this batch.")]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Also write scalars for TensorBoard.")]
 
 
 @app.callback(invoke_without_command=True)
 def main(
-    show_version: Annotated[bool, typer.Option("--version", help="Show the version and end.", is_eager=True)] = False,
+    show_version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
 ) -> None:
     """Federated and decentralized knowledge distillation, in process: runs, comparisons, sweeps."""
     if show_version:
@@ -116,11 +116,11 @@ def run(
     workers: Workers = 1,
     overwrite: Overwrite = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run; show one that is finished.")
+        bool, typer.Option("--resume", help="Continue an interrupted run; show the results of a finished one.")
     ] = False,
     tensorboard: Tensorboard = False,
 ) -> None:
-    """Run what `flwr run` runs, without Flower's engine."""
+    """Run the same apps as `flwr run`, without Flower's engine."""
     _prepare(workers)
     from flower_kd import run_folder, run_table
     from flower_kd.config import RunConfig
@@ -135,23 +135,23 @@ def run(
     if output_dir is not None:
         settings["output-dir"] = str(output_dir)
     if resume and not settings.get("output-dir"):
-        raise InputError("--resume needs the folder of the run: --output-dir")
+        raise InputError("--resume needs --output-dir, the folder of the run to continue")
     settings |= {key: True for key, asked in (("overwrite", overwrite), ("resume", resume)) if asked}
     folder = run_folder.path_of(RunConfig.parse(settings))
-    this = job.Job("run", settings, nodes, folder)
+    this_run = job.Job("run", settings, nodes, folder)
     with (
-        _interruptible(lambda: _left_by_run(folder)),
+        _interruptible(lambda: _kept_of_run(folder)),
         progress.display() as display,
-        warnings_to(lambda line: display.said(this.name, line)),
+        warnings_to(lambda line: display.warn(this_run.name, line)),
     ):
-        display.begin(this.name)
+        display.begin(this_run.name)
         summary = job.execute(
-            this, lambda moment: display.moved(this.name, moment), workers=workers, tensorboard=tensorboard
+            this_run, lambda event: display.update(this_run.name, event), workers=workers, tensorboard=tensorboard
         )
-        display.end(this.name)
+        display.end(this_run.name)
     console = _console()
     console.print(run_table.table(summary))
-    _say_where(console, folder)
+    _print_location(console, folder)
 
 
 @app.command()
@@ -159,10 +159,8 @@ def compare(
     experiment: Annotated[
         Path | None, typer.Argument(help="A TOML file with [common] and [runs.NAME] tables.", show_default=False)
     ] = None,
-    strategies: Annotated[
-        str, typer.Option(help=f"Which ones, with commas between them (default: {DEFAULT_STRATEGIES}).")
-    ] = "",
-    only: Annotated[str, typer.Option(help="Which runs of the experiment, with commas between them.")] = "",
+    strategies: Annotated[str, typer.Option(help=f"Comma-separated strategies (default: {DEFAULT_STRATEGIES}).")] = "",
+    only: Annotated[str, typer.Option(help="Comma-separated runs of the experiment.")] = "",
     seeds: Seeds = "1",
     config: Config = None,
     num_nodes: Nodes = None,
@@ -173,7 +171,7 @@ def compare(
     resume: Resume = False,
     tensorboard: Tensorboard = False,
 ) -> None:
-    """Run strategies, or the runs of an experiment file, on the same data and seeds. Given again, it goes on."""
+    """Run strategies, or the runs of an experiment file, on the same data and seeds. Repeat the command to continue."""
     _prepare(max(jobs, workers))
     from flower_kd.sim import experiment as experiments
     from flower_kd.sim import run_config
@@ -184,9 +182,9 @@ def compare(
         _check_tensorboard()
     settings = run_config.parse(config)
     if experiment is None and only:
-        raise InputError(f"--only {only!r} picks runs of an experiment file, and none is given")
+        raise InputError(f"--only {only!r} selects runs of an experiment file, but no file is given")
     if experiment is not None and strategies:
-        raise InputError(f"--strategies {strategies!r} and the experiment {str(experiment)!r} exclude each other")
+        raise InputError(f"--strategies {strategies!r} and the experiment {str(experiment)!r} cannot be used together")
     runs = (
         experiments.of_strategies(strategies or DEFAULT_STRATEGIES, settings)
         if experiment is None
@@ -196,7 +194,7 @@ def compare(
     _warn(comparison.warning)
     console = _console()
     try:
-        with _interruptible(lambda: _left_by_batch(comparison.folder, comparison.outcomes, len(comparison.jobs))):
+        with _interruptible(lambda: _kept_of_batch(comparison.folder, comparison.outcomes, len(comparison.jobs))):
             comparison.run(processes=jobs, workers=workers, tensorboard=tensorboard, overwrite=overwrite, resume=resume)
     finally:
         if comparison.outcomes:
@@ -206,7 +204,7 @@ def compare(
 
 @app.command()
 def sweep(
-    grid: Annotated[list[str] | None, typer.Option(help="key=value,value,... (once for each key).")] = None,
+    grid: Annotated[list[str] | None, typer.Option(help="key=value,value,... (repeat for each key).")] = None,
     seeds: Seeds = "1",
     config: Config = None,
     num_nodes: Nodes = None,
@@ -216,7 +214,7 @@ def sweep(
     overwrite: Overwrite = False,
     resume: Resume = False,
 ) -> None:
-    """Run every combination of the values of some keys. Given again, it goes on."""
+    """Run every combination of the values of some keys. Repeat the command to continue."""
     _prepare(max(jobs, workers))
     from flower_kd.sim import grid as grids
     from flower_kd.sim import run_config
@@ -229,7 +227,7 @@ def sweep(
     _warn(swept.warning)
     console = _console()
     try:
-        with _interruptible(lambda: _left_by_batch(swept.folder, swept.outcomes, len(swept.jobs))):
+        with _interruptible(lambda: _kept_of_batch(swept.folder, swept.outcomes, len(swept.jobs))):
             swept.run(processes=jobs, workers=workers, overwrite=overwrite, resume=resume)
     finally:
         if len(swept.failed) < len(swept.outcomes):
@@ -239,7 +237,7 @@ def sweep(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="What run, compare or sweep left.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Results folder of run, compare or sweep.", show_default=False)],
 ) -> None:
     """Make one web page of a run, a comparison or a sweep."""
     from flower_kd.sim import report as reports
@@ -250,12 +248,12 @@ def report(
 @app.command()
 def topology(
     name: Annotated[
-        str | None, typer.Argument(help="A topology or a file (default: that of the config).", show_default=False)
+        str | None, typer.Argument(help="A topology or a graph file (default: the config's).", show_default=False)
     ] = None,
     config: Config = None,
     num_nodes: Nodes = None,
     picture: Annotated[
-        Path | None, typer.Option(help="Where it is drawn (default: results/topology/NAME-NODES.png).")
+        Path | None, typer.Option(help="Where to draw it (default: results/topology/NAME-NODES.png).")
     ] = None,
 ) -> None:
     """Draw a communication graph; show degree, diameter, spectral gap, and the bytes of a round."""
@@ -271,7 +269,7 @@ def topology(
     shown = Path(parsed.topology).stem
     path = (picture or Path("results/topology") / f"{shown}-{nodes}.png").expanduser().absolute()
     if path.is_dir():
-        raise InputError(f"--picture {str(picture)!r} is a directory, it must be a file to draw into")
+        raise InputError(f"--picture {str(picture)!r} is a directory, but must be a file")
     folders.check_writable(path.parent)
     card = topology_card.card(parsed, nodes)
     console = _console()
@@ -283,7 +281,7 @@ def topology(
 @app.command()
 def bench(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Which figures to measure (once for each).")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Which figures to measure (repeat for each).")] = None,
 ) -> None:
     """Measure how fast this machine runs."""
     from flower_kd.sim import bench as benches
@@ -292,43 +290,43 @@ def bench(
 
 
 def _prepare(processes: int) -> None:
-    """Begin to make ready what processes need, if there will be any."""
+    """Start preparing the worker processes in the background, if there will be any."""
     if processes > 1:
         from flower_kd.sim import preload
 
         preload.context()
 
 
-def _say(sentence: str) -> None:
+def _print_error(sentence: str) -> None:
     try:
         typer.echo(f"flower-kd: {' '.join(sentence.split())}", err=True)
-    except OSError:  # nobody is there to read it
-        _write_nowhere()
+    except OSError:  # the terminal is closed
+        _discard_output()
 
 
-def _write_nowhere() -> None:
-    """Drop what is still to be written to a terminal that is closed: Python would fail on it at its end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+def _discard_output() -> None:
+    """Discard all further output to a closed terminal: Python would fail to flush it at exit."""
+    sink = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
-            os.dup2(nowhere, stream.fileno())
+            os.dup2(sink, stream.fileno())
 
 
 def _warn(line: str) -> None:
-    """Say what is to be known before runs begin, if there is anything."""
+    """Print a warning before the runs begin, if there is one."""
     if line:
-        _say(line)
+        _print_error(line)
 
 
 def _console() -> Console:
-    """Return the screen; a file or a pipe is as wide as tables need."""
+    """Return the console; a file or a pipe is as wide as the tables need."""
     console = Console()
     return console if console.is_terminal else Console(width=PIPE_WIDTH)
 
 
 def _not_both(overwrite: bool, resume: bool) -> None:
     if overwrite and resume:
-        raise InputError("--overwrite and --resume exclude each other")
+        raise InputError("--overwrite and --resume cannot be used together")
 
 
 def _check_tensorboard() -> None:
@@ -338,10 +336,10 @@ def _check_tensorboard() -> None:
 
 
 def _num_nodes(option: int | None, settings: dict[str, Any]) -> int:
-    """Return the number of nodes of the command line, the config, or the default."""
+    """Return the number of nodes from the command line, the config, or the default."""
     in_config = settings.get("num-nodes") or None
     if option is not None and in_config not in (None, option):
-        raise InputError(f"num-nodes = {in_config!r} and --num-nodes {option} differ")
+        raise InputError(f"num-nodes = {in_config!r} and --num-nodes {option} are different")
     nodes = option or in_config or DEFAULT_NODES
     if not isinstance(nodes, int) or nodes < 1:
         raise InputError(f"num-nodes = {nodes!r} must be a whole number, at least 1")
@@ -349,38 +347,38 @@ def _num_nodes(option: int | None, settings: dict[str, Any]) -> int:
 
 
 @contextmanager
-def _interruptible(left: Callable[[], str]) -> Iterator[None]:
-    """End on Ctrl-C with a line that says what is left."""
+def _interruptible(describe_kept: Callable[[], str]) -> Iterator[None]:
+    """On Ctrl-C, end with a line that says what has been kept."""
     try:
         yield
     except KeyboardInterrupt:
-        _say(f"interrupted; {left()}")
+        _print_error(f"interrupted; {describe_kept()}")
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _left_by_run(folder: Path) -> str:
+def _kept_of_run(folder: Path) -> str:
     if not any(folder.glob("history*.csv")):
-        return "no round was done"
-    return f"the history so far is in {folder}, the same command with --resume goes on from there"
+        return "no round was finished"
+    return f"the history so far is in {folder}; to continue, repeat the command with --resume"
 
 
-def _left_by_batch(folder: Path, outcomes: list[Outcome], jobs: int) -> str:
+def _kept_of_batch(folder: Path, outcomes: list[Outcome], jobs: int) -> str:
     finished = sum(outcome.summary is not None for outcome in outcomes)
-    return f"{finished} of {jobs} runs are finished in {folder}, the same command goes on from there"
+    return f"{finished} of {jobs} runs are finished in {folder}; to continue, repeat the command"
 
 
 def _end_batch(console: Console, folder: Path, failed: list[Outcome]) -> None:
-    """Say where results are and what failed."""
+    """Print where the results are and what failed."""
     by_error: dict[str, list[str]] = {}
     for outcome in failed:
         by_error.setdefault(outcome.error, []).append(outcome.job.name)
     for error, names in by_error.items():
-        _say(f"{', '.join(names)} failed: {error}")
-    _say_where(console, folder)
+        _print_error(f"{', '.join(names)} failed: {error}")
+    _print_location(console, folder)
     if failed:
         raise typer.Exit(FAILED)
 
 
-def _say_where(console: Console, folder: Path) -> None:
-    lines = f"results: {folder}\na page of them: flower-kd report {shlex.quote(str(folder))}"
+def _print_location(console: Console, folder: Path) -> None:
+    lines = f"results: {folder}\nto make a web page of them: flower-kd report {shlex.quote(str(folder))}"
     console.print(lines, markup=False, highlight=False, soft_wrap=True)

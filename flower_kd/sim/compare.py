@@ -21,7 +21,7 @@ from flower_kd.errors import InputError
 from flower_kd.sim import batch
 from flower_kd.sim.job import Outcome
 from flower_kd.sim.seeds import interval
-from flower_kd.sim.signals import held
+from flower_kd.sim.signals import deferred_signals
 from flower_kd.unused import warning
 
 PICTURE_SECONDS = 5.0
@@ -29,7 +29,7 @@ SENT = ("per_message", "messages_per_edge", "per_edge", "per_node")
 
 
 class Comparison:
-    """A comparison and its folder, which after each run holds all that is done.
+    """A comparison and its folder, which is up to date after each run.
 
     Parameters
     ----------
@@ -40,21 +40,21 @@ class Comparison:
     num_nodes : int
         Number of nodes.
     folder : Path
-        Where results go.
+        Results folder.
 
     Raises
     ------
     InputError
-        If no run can be made of it.
+        If none of the runs can be executed.
     """
 
     def __init__(self, runs: Mapping[str, Mapping[str, Any]], seed_text: str, num_nodes: int, folder: Path) -> None:
         self.folder = folder
         self.jobs = batch.jobs(runs, seed_text, num_nodes, folder)
         self._outcomes: dict[Path, Outcome] = {}
-        self._pictured = -PICTURE_SECONDS
+        self._drawn_at = -PICTURE_SECONDS
         found = batch.problems(self.jobs)
-        # A run that cannot be is a row that says so, as long as there is something to compare.
+        # A run that cannot be executed becomes a row with its error, as long as any other can.
         failing = {label for labels in found.values() for label in labels}
         if failing == set(runs):
             raise InputError("; ".join(found))
@@ -62,12 +62,12 @@ class Comparison:
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """What ended so far, in the order of the jobs."""
+        """The outcomes so far, in the order of the jobs."""
         return [self._outcomes[job.folder] for job in self.jobs if job.folder in self._outcomes]
 
     @property
     def failed(self) -> list[Outcome]:
-        """Those that have no summary."""
+        """The outcomes of runs that failed."""
         return [outcome for outcome in self.outcomes if outcome.summary is None]
 
     def run(
@@ -90,17 +90,17 @@ class Comparison:
             self._write()
             try:
                 batch.run_all(
-                    self.jobs, processes=processes, workers=workers, tensorboard=tensorboard, ended=self._take
+                    self.jobs, processes=processes, workers=workers, tensorboard=tensorboard, on_outcome=self._record
                 )
             finally:
-                with held():
+                with deferred_signals():
                     self._write()
                     self._draw()
 
-    def _take(self, outcome: Outcome) -> None:
+    def _record(self, outcome: Outcome) -> None:
         self._outcomes[outcome.job.folder] = outcome
         self._write()
-        if time.monotonic() - self._pictured > PICTURE_SECONDS:
+        if time.monotonic() - self._drawn_at > PICTURE_SECONDS:
             self._draw()
 
     def _write(self) -> None:
@@ -116,7 +116,7 @@ class Comparison:
         parts = {
             "failed.json": json.dumps(failed, indent=2),
             "comparison.csv": table(self.outcomes).to_csv(index=False, lineterminator="\n"),
-            "comparison.json": json.dumps(finished, indent=2, allow_nan=False),  # last: where it is, all is
+            "comparison.json": json.dumps(finished, indent=2, allow_nan=False),  # last: if it exists, so do the others
         }
         folders.write(self.folder, {name: text.encode() for name, text in parts.items()})
 
@@ -131,11 +131,11 @@ class Comparison:
         if histories:
             picture = pictures.png(pictures.comparison(histories, finals))
             folders.write(self.folder, {"comparison.png": picture})
-        self._pictured = time.monotonic()
+        self._drawn_at = time.monotonic()
 
 
 def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
-    """Return what comparison.csv holds: a row a label, means over its seeds.
+    """Return the rows of comparison.csv: one per label, with means over its seeds.
 
     Columns: `run`; `seeds`, how many finished; `accuracy`, mean over nodes and seeds, with `accuracy-low` and
     `accuracy-high` and the `interval` that they are; `spread`, standard deviation over nodes; `kb-per-message` (10^3
@@ -168,8 +168,8 @@ def _row(label: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "messages-per-edge": sent["messages_per_edge"],
         "mb-per-edge": sent["per_edge"] / 1e6,
         "mb-per-node": sent["per_node"] / 1e6,
-        "d-sgd-times-same-frequency": _mean([s.times_less("d_sgd_same_frequency_per_edge") for s in summaries]),
-        "d-sgd-times-every-step": _mean([s.times_less("d_sgd_per_edge") for s in summaries]),
+        "d-sgd-times-same-frequency": _mean([s.d_sgd_ratio("d_sgd_same_frequency_per_edge") for s in summaries]),
+        "d-sgd-times-every-step": _mean([s.d_sgd_ratio("d_sgd_per_edge") for s in summaries]),
         "initial-weights": summaries[0].initial_weights if summaries else "",
         "seconds": _mean([summary.seconds["total"] for summary in summaries]),
         "exchanges-due": due,
@@ -180,7 +180,7 @@ def _row(label: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def screen(comparison: Comparison) -> Group:
-    """Return the tables for the screen: how accurate the runs are, and what their nodes send."""
+    """Return the tables for the terminal: the accuracy of the runs, and what their nodes send."""
     rows = table(comparison.outcomes)
     sending = rows[rows["messages-per-edge"] > 0]
     return Group(_accuracies(rows), *([] if sending.empty else [_sent(sending)]))
@@ -189,11 +189,12 @@ def screen(comparison: Comparison) -> Group:
 def _accuracies(rows: pd.DataFrame) -> Table:
     kinds = ", ".join(dict.fromkeys(kind for kind in rows["interval"] if kind != "no value"))
     shown = Table(
-        title=f"means over nodes and seeds; interval: {kinds}" if kinds else None, caption=_beginnings(rows) or None
+        title=f"means over nodes and seeds; interval: {kinds}" if kinds else None,
+        caption=_initial_weights(rows) or None,
     )
     incomplete = (rows["exchanges-missed"] > 0) | (rows["diverged"] > 0)
-    for column in ("run", "accuracy", "interval", "spread", "seconds", *(["not complete"] if incomplete.any() else [])):
-        left = column in ("run", "not complete")
+    for column in ("run", "accuracy", "interval", "spread", "seconds", *(["incomplete"] if incomplete.any() else [])):
+        left = column in ("run", "incomplete")
         shown.add_column(column, justify="left" if left else "right", overflow="fold")
     for _, row in rows.iterrows():
         if row["seeds"] == 0:
@@ -210,8 +211,8 @@ def _accuracies(rows: pd.DataFrame) -> Table:
     return shown
 
 
-def _beginnings(rows: pd.DataFrame) -> str:
-    """Return which runs began with common weights, where not all runs of a table began alike."""
+def _initial_weights(rows: pd.DataFrame) -> str:
+    """Return which runs began with common weights; empty if all runs of the table began in the same way."""
     runs = {how: rows.loc[rows["initial-weights"] == how, "run"] for how in ("common", "separate")}
     if any(len(labels) == 0 for labels in runs.values()):
         return ""
@@ -219,8 +220,15 @@ def _beginnings(rows: pd.DataFrame) -> str:
 
 
 def _sent(rows: pd.DataFrame) -> Table:
-    shown = Table(title="sent by a node; D-SGD: how many times as much over an edge")
-    for column in ("run", "over an edge", "in all", "over all its edges", "D-SGD as often", "D-SGD every step"):
+    shown = Table(title="sent by a node; D-SGD: how many times as many bytes over an edge")
+    for column in (
+        "run",
+        "over an edge",
+        "in total",
+        "over all its edges",
+        "D-SGD, same frequency",
+        "D-SGD every step",
+    ):
         shown.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
     for _, row in rows.iterrows():
         shown.add_row(

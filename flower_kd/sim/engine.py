@@ -32,24 +32,24 @@ RUN_ID = 1
 
 
 class Listener(Protocol):
-    """Hears what nodes report while a run goes on, for progress bars and logs."""
+    """Receives what nodes report during a run, for progress bars and logs."""
 
-    def begin(self, stage: str) -> None:
-        """Note that a stage begins with its handshake: that of the nodes alone ("alone"), or the strategy's."""
+    def on_stage(self, stage: str) -> None:
+        """Called when the handshake of a stage begins: "alone" for the silo baseline, else the strategy's name."""
 
-    def heard(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
-        """Take the metrics of one exchange by vertex; `kind` is "train" or "evaluate"."""
+    def on_exchange(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
+        """Called after an exchange with its metrics by vertex; `kind` is "train" or "evaluate"."""
 
 
 class LocalGrid(StreamingGrid):
-    """What grids share whose nodes are on this machine; a subclass says how messages are answered.
+    """Base of grids whose nodes are on this machine; a subclass defines how messages are answered.
 
     Parameters
     ----------
     num_nodes : int
         Number of nodes; their ids are as random as Flower's.
     listener : Listener, optional
-        Hears what the nodes report.
+        Receives what the nodes report.
     """
 
     def __init__(self, num_nodes: int, listener: Listener | None = None) -> None:
@@ -58,7 +58,7 @@ class LocalGrid(StreamingGrid):
         self._replies: dict[str, Message] = {}
         self._sent = 0
         self._threads = torch.get_num_threads()
-        # Flower's Message asks its runtime who sends it; here nobody else has said so.
+        # Flower's Message reads its sender from the runtime, which nobody else sets up here.
         TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = RUN_ID, RUN_ID, SUPERLINK_NODE_ID
 
     @abstractmethod
@@ -66,7 +66,7 @@ class LocalGrid(StreamingGrid):
         """Yield each message with its reply, in order."""
 
     def close(self) -> None:
-        """End what the grid started, and give torch's thread count back, which nodes set for their float sums."""
+        """Stop what the grid started, and restore torch's thread count, which nodes may have changed."""
         torch.set_num_threads(self._threads)
 
     def get_node_ids(self) -> list[int]:
@@ -74,12 +74,12 @@ class LocalGrid(StreamingGrid):
         return list(self._vertex_of)
 
     def stream(self, messages: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
-        """Have each message answered, and yield it with its reply; then tell the listener."""
+        """Yield each message with its reply, then notify the listener."""
         answered = self.answer(self._numbered(messages))
-        yield from answered if self.listener is None else self._overheard(answered, self.listener)
+        yield from answered if self.listener is None else self._observed(answered, self.listener)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Have each message answered, and return the messages' ids."""
+        """Answer each message, and return the ids of the messages."""
         ids = []
         for message, reply in self.stream(messages):
             ids.append(message.metadata.message_id)
@@ -87,7 +87,7 @@ class LocalGrid(StreamingGrid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return the replies to messages that were pushed, each once."""
+        """Return the replies to pushed messages, each reply once."""
         return [self._replies.pop(message_id) for message_id in message_ids if message_id in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
@@ -119,23 +119,23 @@ class LocalGrid(StreamingGrid):
             message.metadata.__dict__["_message_id"] = str(self._sent)
             yield message
 
-    def _overheard(
+    def _observed(
         self, answered: Iterator[tuple[Message, Message]], listener: Listener
     ) -> Iterator[tuple[Message, Message]]:
-        heard: dict[int, dict[str, float]] = {}
+        reported: dict[int, dict[str, float]] = {}
         kind, server_round = "", 0
         for message, reply in answered:
             if not kind:
                 kind = message.metadata.message_type
                 server_round = _server_round(message)
                 if kind == JOIN:
-                    listener.begin(str(_config(message).get("stage", "")))
+                    listener.on_stage(str(_config(message).get("stage", "")))
             metrics = reply.content.get(METRICS) if reply.has_content() else None
             if isinstance(metrics, MetricRecord):
-                heard[self._vertex_of[message.metadata.dst_node_id]] = dict(metrics)  # type: ignore[arg-type]
+                reported[self._vertex_of[message.metadata.dst_node_id]] = dict(metrics)  # type: ignore[arg-type]
             yield message, reply
         if kind in (MessageType.TRAIN, MessageType.EVALUATE):
-            listener.heard(server_round, kind, heard)
+            listener.on_exchange(server_round, kind, reported)
 
 
 def _server_round(message: Message) -> int:
@@ -153,11 +153,11 @@ class InProcessGrid(LocalGrid):
     Parameters
     ----------
     client_app : ClientApp
-        Called once a message.
+        Called once per message.
     num_nodes, listener
         As in LocalGrid.
     run_config : mapping
-        What every node's context holds.
+        The run config in every node's context.
     """
 
     def __init__(
@@ -219,23 +219,23 @@ def run_apps(
     num_nodes : int
         Number of nodes.
     run_config : mapping
-        What the server's and every node's context holds.
+        The run config in the server's and every node's context.
     workers : int
-        Processes over which the nodes are spread; with 1 all are in this process.
+        Number of processes over which the nodes are spread; with 1, all are in this process.
     listener : Listener, optional
-        Hears what the nodes report.
+        Receives what the nodes report.
 
     Raises
     ------
     InputError
-        If there are workers and the client app has no name by which they can find it.
+        If there are several workers and the client app is not given by name.
     """
     from flower_kd.sim.workers import WorkerGrid
 
     grid: LocalGrid
     if workers > 1:
         if isinstance(client_app, ClientApp):
-            raise InputError(f"workers = {workers}: give the client app as a text 'module:attribute'")
+            raise InputError(f"workers = {workers}: the client app must be given as a string, 'module:attribute'")
         grid = WorkerGrid(client_app, num_nodes, run_config, workers, listener)
     else:
         app = resolve_name(client_app) if isinstance(client_app, str) else client_app
@@ -256,26 +256,26 @@ def run(
     workers: int = 1,
     listener: Listener | None = None,
 ) -> Summary:
-    """Run what `flwr run . -c "..."` runs, on this machine without Flower's engine.
+    """Run the same apps as `flwr run . -c "..."`, on this machine and without Flower's engine.
 
     Parameters
     ----------
     run_config : mapping
-        Kebab-case keys; those that are missing have their defaults.
+        Kebab-case keys; missing ones have their defaults.
     num_nodes : int
         Number of nodes.
     output_dir : path, optional
-        Where the results folder goes; overrides `output-dir`.
+        Results folder; overrides `output-dir`.
     workers : int
-        Processes over which the nodes are spread; the figures are the same for any number. Where it is above 1, a
-        script calls this under `if __name__ == "__main__":`, as everywhere in multiprocessing.
+        Number of processes over which the nodes are spread; it does not change the figures. If it is above 1, a script
+        must call this under `if __name__ == "__main__":`, as always with multiprocessing.
     listener : Listener, optional
-        Hears what the nodes report.
+        Receives what the nodes report.
 
     Raises
     ------
     InputError
-        For every mistake in the config, the data or the graph, in one sentence.
+        If the config, the data or the graph is invalid; all mistakes in one sentence.
     """
     from flower_kd import server_app
 

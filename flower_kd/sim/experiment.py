@@ -1,4 +1,4 @@
-"""Which runs a comparison is made of: strategies by name, or the tables of an experiment file."""
+"""The runs of a comparison: strategies by name, or the tables of an experiment file."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ Runs = dict[str, dict[str, Any]]
 
 
 def of_strategies(text: str, config: Mapping[str, Any]) -> Runs:
-    """Return one run config a strategy.
+    """Return one run config per strategy.
 
     Parameters
     ----------
     text : str
-        Names of strategies with commas between them.
+        Comma-separated names of strategies.
     config : mapping
         The other keys of all runs.
 
     Raises
     ------
     InputError
-        If a name is none or comes twice, or the config names a strategy itself.
+        If a name is unknown or repeated, or the config has the key `strategy`.
     """
     if "strategy" in config:
-        raise InputError(f"strategy = {config['strategy']!r} is no key of all runs: use --strategies")
+        raise InputError(
+            f"strategy = {config['strategy']!r} cannot be set for all runs of a comparison: use --strategies"
+        )
     return {name: {**config, "strategy": name} for name in _names(text, strategies.names(), "strategy", "--strategies")}
 
 
@@ -46,27 +48,29 @@ def read(path: Path, config: Mapping[str, Any], only: str = "") -> Runs:
     config : mapping
         Keys that override the file's.
     only : str
-        Labels with commas between them; all if it is empty.
+        Comma-separated labels; empty for all.
 
     Raises
     ------
     InputError
-        If the file cannot be read or holds something else, or a label is none of the file's or comes twice.
+        If the file cannot be read or has another structure, or a label is unknown or repeated.
     """
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise InputError(f"experiment {str(path)!r} cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise InputError(f"experiment {str(path)!r} is no TOML file: {' '.join(str(error).split())}") from None
-    odd = next((name for name in tables if name not in ("common", "runs")), None)
-    if odd is not None:
-        raise InputError(f"experiment {str(path)!r} has {odd!r} at its top: allowed are [common] and [runs.LABEL]")
+        raise InputError(f"experiment {str(path)!r} is not a valid TOML file: {' '.join(str(error).split())}") from None
+    unexpected = next((name for name in tables if name not in ("common", "runs")), None)
+    if unexpected is not None:
+        raise InputError(
+            f"experiment {str(path)!r} has an unknown top-level key {unexpected!r} (allowed: [common], [runs.LABEL])"
+        )
     common, runs = tables.get("common", {}), tables.get("runs", {})
     if not isinstance(runs, dict) or not all(isinstance(table, dict) for table in (common, *runs.values())):
         raise InputError(f"experiment {str(path)!r}: [common] and each [runs.LABEL] must be a table")
     if not runs:
-        raise InputError(f"experiment {str(path)!r} has no run: each needs a table [runs.LABEL]")
+        raise InputError(f"experiment {str(path)!r} has no runs: each run needs a table [runs.LABEL]")
     labels = _names(only, list(runs), "run", "--only") if only else list(runs)
     try:
         return {label: {**flatten_dict(common), **flatten_dict(runs[label]), **config} for label in labels}

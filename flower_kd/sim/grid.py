@@ -14,8 +14,13 @@ from flower_kd.registry import unknown
 
 Grid = dict[str, list[Any]]
 
-# These are said once for all runs, by options of their own.
-_NO_AXES = {"output-dir": "--output-dir", "overwrite": "--overwrite", "seed": "--seeds", "num-nodes": "--num-nodes"}
+# These are options of the command.
+_NOT_SWEEPABLE = {
+    "output-dir": "--output-dir",
+    "overwrite": "--overwrite",
+    "seed": "--seeds",
+    "num-nodes": "--num-nodes",
+}
 
 
 def parse(texts: Sequence[str]) -> Grid:
@@ -24,24 +29,23 @@ def parse(texts: Sequence[str]) -> Grid:
     Parameters
     ----------
     texts : sequence of str
-        Each `key=value,value,...`; a value that holds a comma stands in single quotes.
+        Each `key=value,value,...`; put a value that contains a comma in single quotes.
 
     Raises
     ------
     InputError
-        If a text is not of that form, a key is none of the run config's or comes twice, or a value is of another type
-        or comes twice.
+        If a text does not have that form, a key is unknown or repeated, or a value has the wrong type or is repeated.
     """
     types = {spec.name.replace("_", "-"): type(spec.default) for spec in fields(RunConfig)}
-    allowed = [key for key in types if key not in _NO_AXES]
+    allowed = [key for key in types if key not in _NOT_SWEEPABLE]
     grid: Grid = {}
     for text in texts:
         key, equals, listed = text.partition("=")
         key = key.strip()
         if not equals:
-            raise InputError(f"--grid {text!r} must be key=value,value,... such as temperature=1,10")
-        if key in _NO_AXES:
-            raise InputError(f"--grid {text!r}: {key} is no axis of a sweep, use {_NO_AXES[key]}")
+            raise InputError(f"--grid {text!r} must have the form key=value,value,... such as temperature=1,10")
+        if key in _NOT_SWEEPABLE:
+            raise InputError(f"--grid {text!r}: {key} cannot be swept, use {_NOT_SWEEPABLE[key]}")
         if key not in allowed:
             raise InputError(f"--grid {text!r}: {unknown('key', key, allowed)}")
         if key in grid:
@@ -57,20 +61,20 @@ def parse(texts: Sequence[str]) -> Grid:
 
 
 def combinations(grid: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
-    """Return every choice of a value a key, by a label such as "dissimilarity=kl,temperature=10"."""
+    """Return every combination of one value per key, by a label such as "dissimilarity=kl,temperature=10"."""
     choices = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     return {",".join(f"{key}={_escaped(value)}" for key, value in choice.items()): choice for choice in choices}
 
 
 def as_text(value: Any) -> str:
-    """Return a value as one writes it."""
+    """Return a value as the user would type it."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def _escaped(value: Any) -> str:
-    # A label must be the label of one choice only: commas are between its values.
+    # Labels must be unique: commas separate the values in them.
     return as_text(value).replace("%", "%25").replace(",", "%2C")
 
 
@@ -84,5 +88,5 @@ def _typed(key: str, text: str, kind: type) -> Any:
             return kind(text)
         except ValueError:
             pass
-    words = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}[kind]
+    words = {str: "a string", bool: "true or false", int: "a whole number", float: "a number"}[kind]
     raise InputError(f"--grid {key}: {text[:40]!r} must be {words}")

@@ -1,4 +1,4 @@
-"""One run of a batch: what it is, whether it is done already, and how it ends."""
+"""One run of a batch: its config, whether it is finished already, and its outcome."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from flower_kd.results import Summary
 from flower_kd.run_folder import State
 from flower_kd.sim import engine
 from flower_kd.sim.engine import Listener
-from flower_kd.sim.progress import Moment, RoundCounter
+from flower_kd.sim.progress import ProgressEvent, RoundCounter
 from flower_kd.sim.tensorboard import TensorBoard, summary_writer
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be done.
+    """A run to be executed.
 
     Parameters
     ----------
     label : str
-        What it is a run of; runs that differ in the seed alone have the same.
+        The name of its config; runs that differ only in the seed share it.
     config : dict
         Its run config, by kebab-case keys.
     num_nodes : int
         Number of nodes.
     folder : Path
-        Its results folder; the last part is its name.
+        Its results folder, whose last component is its name.
     """
 
     label: str
@@ -43,7 +43,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What it is called on the screen."""
+        """Its name in the terminal."""
         return self.folder.name
 
     @property
@@ -54,7 +54,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: with a summary, or an error in one sentence."""
+    """How a job ended: with a summary, or with an error in one sentence."""
 
     job: Job
     summary: Summary | None
@@ -67,19 +67,19 @@ class Listeners:
 
     all: Sequence[Listener]
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         """Pass it on."""
         for listener in self.all:
-            listener.begin(stage)
+            listener.on_stage(stage)
 
-    def heard(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
+    def on_exchange(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
         """Pass it on."""
         for listener in self.all:
-            listener.heard(server_round, kind, metrics)
+            listener.on_exchange(server_round, kind, metrics)
 
 
 def problem(job: Job) -> str:
-    """Return why a job cannot run, as far as that is known without its data; empty if it can."""
+    """Return why a job cannot run, as far as this can be known without its data; empty if it can."""
     try:
         server_app.plan(RunConfig.parse(job.config), job.num_nodes)
     except InputError as error:
@@ -88,24 +88,24 @@ def problem(job: Job) -> str:
 
 
 def state(job: Job) -> State:
-    """Return what the job's folder holds: nothing, the job's run, finished or not, or something else."""
+    """Return whether the job's folder contains nothing, the job's run (finished or not), or something else."""
     if folders.read_marker(job.folder) is None:
-        return "none"  # without a look at the data
+        return "none"  # without reading the data
     try:
         return run_folder.state(job.folder, identity(RunConfig.parse(job.config), job.num_nodes))
     except InputError:
         return "other"
 
 
-def execute(job: Job, tell: Callable[[Moment], None], *, workers: int, tensorboard: bool) -> Summary:
+def execute(job: Job, on_progress: Callable[[ProgressEvent], None], *, workers: int, tensorboard: bool) -> Summary:
     """Run a job in this process.
 
     Parameters
     ----------
     job : Job
         What to run.
-    tell : callable
-        Told after each exchange how far the run is.
+    on_progress : callable
+        Called with a ProgressEvent after each exchange.
     workers : int
         Processes over which its nodes are spread.
     tensorboard : bool
@@ -114,20 +114,20 @@ def execute(job: Job, tell: Callable[[Moment], None], *, workers: int, tensorboa
     Raises
     ------
     InputError
-        For every mistake in the config, the data or the graph.
+        If the config, the data or the graph is invalid.
     """
     config = RunConfig.parse(job.config)
-    listeners: list[Listener] = [RoundCounter(config, tell)]
+    listeners: list[Listener] = [RoundCounter(config, on_progress)]
     with ExitStack() as stack:
         if tensorboard:
             listeners.append(stack.enter_context(closing(TensorBoard(job.folder, summary_writer()))))
         return engine.run(job.config, job.num_nodes, job.folder, workers=workers, listener=Listeners(listeners))
 
 
-def attempt(job: Job, tell: Callable[[Moment], None], *, workers: int, tensorboard: bool) -> Outcome:
-    """Run a job in this process and return how it ended: one that fails must not stop the others."""
+def attempt(job: Job, on_progress: Callable[[ProgressEvent], None], *, workers: int, tensorboard: bool) -> Outcome:
+    """Run a job in this process and return how it ended: a failing job must not stop the others."""
     try:
-        return Outcome(job, execute(job, tell, workers=workers, tensorboard=tensorboard))
+        return Outcome(job, execute(job, on_progress, workers=workers, tensorboard=tensorboard))
     except InputError as error:
         return Outcome(job, None, " ".join(str(error).split()))
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What Flower logs and Python warns of, as lines for whoever shows a run."""
+"""Flower's log and Python's warnings, as lines for the display of a run."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Sink = Callable[[str], None]
 
 
 class _ToSink(logging.Handler):
-    """Hands warnings on, and drops what a progress bar says better."""
+    """Passes warnings on, and drops what the display shows anyway."""
 
     def __init__(self, sink: Sink, known: tuple[str, ...]) -> None:
         super().__init__(logging.WARNING)
         self._sink = sink
-        # A refused run: whoever started it shows the same sentence.
+        # The error of a refused run is shown by its caller.
         self._known = ("flower-kd: ", *known)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand a record's text to the sink."""
+        """Pass a record's text to the sink."""
         text = record.getMessage().strip()
         if not text.startswith(self._known):
             self._sink(text)
@@ -29,7 +29,7 @@ class _ToSink(logging.Handler):
 
 @contextmanager
 def warnings_to(sink: Sink, known: tuple[str, ...] = ()) -> Iterator[None]:
-    """Hand warnings to a sink, but for those that begin with what is `known`; silence the rest of Flower's log."""
+    """Pass warnings to a sink, except those that start with a `known` prefix; silence the rest of Flower's log."""
     handler = _ToSink(sink, known)
     loggers = [FLOWER_LOGGER, logging.getLogger("py.warnings")]
     before = [(logger.handlers, logger.propagate) for logger in loggers]

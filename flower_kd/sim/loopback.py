@@ -1,4 +1,4 @@
-"""Flower's own processes on this machine's loopback interface, which end with the block that began them."""
+"""Flower's own processes on this machine's loopback interface, stopped at the end of the block that started them."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ START_SECONDS = 60.0
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that nobody uses now."""
+    """Return a port of the loopback interface that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """Return an environment with a Flower folder of its own and this interpreter's commands first."""
+    """Return an environment with its own Flower folder and this interpreter's commands first in PATH."""
     home.mkdir(parents=True, exist_ok=True)
     return os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # what an app needs is here already
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # all dependencies are installed here
         **more,
     }
 
 
 @contextmanager
 def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command, and end it with all it started."""
+    """Run a command until the end of the block; then stop it with all its child processes."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=env, stdout=output, stderr=output, start_new_session=True)
     try:
         yield process
     finally:
-        for how in (signal.SIGTERM, signal.SIGKILL):
+        for number in (signal.SIGTERM, signal.SIGKILL):
             try:
-                os.killpg(process.pid, how)
+                os.killpg(process.pid, number)
                 process.wait(timeout=10)
             except ProcessLookupError:
                 break
@@ -59,7 +59,7 @@ def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[subp
 
 @contextmanager
 def superlink(env: dict[str, str], port: int, log: Path, *options: str) -> Iterator[None]:
-    """Run a SuperLink until the end of the block, which begins when it answers; raises InputError if it never does."""
+    """Run a SuperLink until the end of the block; raises InputError if it does not start."""
     command = ["flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(port), *options]
     with running(command, env, log) as process:
         deadline = time.monotonic() + START_SECONDS
@@ -81,7 +81,7 @@ def simulation(folder: Path) -> Iterator[dict[str, str]]:
     Parameters
     ----------
     folder : Path
-        Flower's files and the log go there.
+        Folder of Flower's files and the log.
     """
     port = free_port()
     env = environment(
@@ -104,4 +104,4 @@ def flwr_run(app: Path, env: dict[str, str], *options: str, timeout: float = 240
 def end_of(text: str) -> str:
     """Return the last words of what a command printed, on one line."""
     words = [word for word in text.split() if any(letter.isalnum() for letter in word)]
-    return " ".join(words[-40:]) or "it printed nothing"
+    return " ".join(words[-40:]) or "no output"

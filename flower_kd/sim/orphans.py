@@ -1,6 +1,6 @@
-"""Processes that end when the one that started them is gone, however it went: kill -9 lets it say nothing.
+"""Processes that exit when their parent is gone, even if it was killed and could not stop them.
 
-The server of new processes imports this first, and so ends with its parent even in the middle of its other imports.
+The fork server imports this first, so that it exits with its parent even during its other imports.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import signal
 import threading
 from contextlib import suppress
 
-# In the environment of a server: the process that started it, and the folder of the socket on which it is asked.
+# In the environment of the fork server: its parent's process id, and the folder of its socket.
 PARENT = "FLOWER_KD_PARENT"
 SOCKETS = "FLOWER_KD_SOCKETS"
 _PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent() -> None:
-    """End this worker, whatever it is doing, as soon as the process that asked for it is gone."""
+    """Exit this worker, whatever it is doing, as soon as its parent process is gone."""
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
@@ -35,10 +35,10 @@ def _end_server_with_parent() -> None:
     folder = os.environ[SOCKETS]
 
     def end(*_: object) -> None:
-        shutil.rmtree(folder, ignore_errors=True)  # which a parent that is killed leaves behind
+        shutil.rmtree(folder, ignore_errors=True)  # a killed parent leaves it behind
         os._exit(1)
 
-    # A thread that watches would be forked, too. Where there is no prctl (macOS), the server ends after its imports.
+    # No watching thread: forking a process with threads is unsafe. Without prctl (macOS), only imports end early.
     signal.signal(signal.SIGUSR2, end)
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGUSR2), 0, 0, 0)

@@ -1,4 +1,4 @@
-"""Runs in processes of their own, so many at a time."""
+"""Runs in worker processes, several at the same time."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from flower_kd import unused
 from flower_kd.sim import orphans, preload
 from flower_kd.sim.job import Job, Outcome, attempt
 from flower_kd.sim.logs import warnings_to
-from flower_kd.sim.progress import Display, Moment
-from flower_kd.sim.signals import held
+from flower_kd.sim.progress import Display, ProgressEvent
+from flower_kd.sim.signals import deferred_signals
 
 POLL_SECONDS = 0.2
-TELL_SECONDS = 0.5
-# An interrupted run writes its history before it ends, and a process that starts has its imports to finish.
+REPORT_SECONDS = 0.5
+# An interrupted run writes its history before it ends, and a new process has to finish its imports.
 GRACE_SECONDS = 20.0
 
-# What a worker sends while it runs a job: the job's name, and a moment of it or a warning.
-Message = tuple[str, Moment | str]
+# What a worker sends while it runs a job: the job's name, with a progress event or a warning.
+Message = tuple[str, ProgressEvent | str]
 
 
 def run(
@@ -37,11 +37,11 @@ def run(
     workers: int,
     tensorboard: bool,
     display: Display,
-    ended: Callable[[Outcome], None],
+    on_outcome: Callable[[Outcome], None],
 ) -> None:
-    """Run jobs in worker processes, each job whole in one; see `batch.run_all`.
+    """Run jobs in worker processes, each job in one of them; see `batch.run_all`.
 
-    Each process is a pool of its own: one that is killed takes its job with it and no other.
+    Each process is its own pool, so that a killed process fails only its own job.
     """
     context = preload.context()
     messages: Queue[Message] = context.Queue()
@@ -57,25 +57,25 @@ def run(
                 running[future] = pool, job
                 display.begin(job.name)
             done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-            for name, message in _arrived(messages):
+            for name, message in _pending_messages(messages):
                 if isinstance(message, str):
-                    display.said(name, message)
+                    display.warn(name, message)
                 elif name in {job.name for _, job in running.values()}:
-                    display.moved(name, message)
+                    display.update(name, message)
             for future in done:
                 pool, job = running.pop(future)
                 try:
                     outcome = future.result()
                 except BrokenProcessPool:
-                    outcome = Outcome(job, None, "the process that ran it was killed")
+                    outcome = Outcome(job, None, "its process was killed")
                     pools.remove(pool)
                     pool = _pool(context, messages)
                     pools.append(pool)
                 idle.append(pool)
                 display.end(job.name)
-                ended(outcome)
+                on_outcome(outcome)
     except BaseException:
-        with held():
+        with deferred_signals():
             _stop(pools, set(multiprocessing.active_children()) - others)
         raise
     for pool in pools:
@@ -87,7 +87,7 @@ def _pool(context: ForkServerContext, messages: Queue[Message]) -> ProcessPoolEx
 
 
 def _stop(pools: Iterable[ProcessPoolExecutor], processes: Iterable[BaseProcess]) -> None:
-    """End workers: their jobs are interrupted and leave what they have so far."""
+    """Stop workers: their jobs are interrupted and keep their history."""
     for pool in pools:
         pool.shutdown(wait=False, cancel_futures=True)
     for process in processes:
@@ -100,7 +100,7 @@ def _stop(pools: Iterable[ProcessPoolExecutor], processes: Iterable[BaseProcess]
             process.join()
 
 
-def _arrived(messages: Queue[Message]) -> Iterator[Message]:
+def _pending_messages(messages: Queue[Message]) -> Iterator[Message]:
     while True:
         try:
             yield messages.get_nowait()
@@ -112,17 +112,17 @@ def _arrived(messages: Queue[Message]) -> Iterator[Message]:
 
 
 class _Interruption:
-    """What SIGTERM does: it ends the job that runs, and those that would come.
+    """Handler of SIGTERM: interrupts the running job and those that follow.
 
-    A worker that is ended while it imports or waits would leave semaphores behind, and a traceback.
+    A worker that was terminated during imports or while waiting would leave semaphores behind and print a traceback.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self.working = False
 
     def __call__(self, *_: object) -> None:
-        self.asked = True
+        self.requested = True
         if self.working:
             raise KeyboardInterrupt
 
@@ -134,28 +134,28 @@ _messages: Queue[Message]
 def _initialize(messages: Queue[Message]) -> None:
     global _messages
     _messages = messages
-    messages.cancel_join_thread()  # whoever reads may be gone
+    messages.cancel_join_thread()  # the reader may be gone
     orphans.end_with_parent()
     signal.signal(signal.SIGTERM, _interruption)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _work(job: Job, workers: int, tensorboard: bool) -> Outcome:
-    told = -TELL_SECONDS
+    reported = -REPORT_SECONDS
 
-    def tell(moment: Moment) -> None:
-        nonlocal told
-        if time.monotonic() - told >= TELL_SECONDS:
-            told = time.monotonic()
-            _messages.put((job.name, moment))
+    def report(event: ProgressEvent) -> None:
+        nonlocal reported
+        if time.monotonic() - reported >= REPORT_SECONDS:
+            reported = time.monotonic()
+            _messages.put((job.name, event))
 
     try:
         _interruption.working = True
-        if not _interruption.asked:
+        if not _interruption.requested:
             with warnings_to(lambda line: _messages.put((job.name, line)), known=(unused.WARNING,)):
-                return attempt(job, tell, workers=workers, tensorboard=tensorboard)
+                return attempt(job, report, workers=workers, tensorboard=tensorboard)
     except KeyboardInterrupt:
-        pass  # the main process asks for no outcome then, and anybody else may kill a worker
+        pass  # the main process does not wait for this outcome
     finally:
         _interruption.working = False
     return Outcome(job, None, "it was interrupted")

@@ -21,7 +21,7 @@ from flower_kd.sim.seeds import interval
 
 REPORT_FILE = "report.html"
 
-# Where results went says nothing about them, and a page that is passed on needs no local paths.
+# These keys do not affect results, and a page that is shared should not contain local paths.
 _NOT_OF_THE_RUN = ("output-dir", "overwrite")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SENT = ("bytes-per-message", "messages-per-edge", "bytes-per-edge", "bytes-per-node")
@@ -33,28 +33,28 @@ _MEANS = "Means are over the seeds that finished; the spread is over nodes."
 
 
 def write(folder: Path) -> Path:
-    """Write report.html into a folder of results and return its path.
+    """Write report.html into a results folder and return its path.
 
     Parameters
     ----------
     folder : Path
-        That of a finished run, a comparison or a sweep.
+        The folder of a finished run, a comparison or a sweep.
 
     Raises
     ------
     InputError
-        If the folder holds none of them or a damaged one, or cannot be written.
+        If the folder contains none of these, or is damaged, or cannot be written to.
     """
     kinds = {"comparison.json": _comparison, "sweep.json": _sweep, "sweep.csv": _sweep, "summary.json": _run}
     if not folder.is_dir():
-        raise InputError(f"there is no folder {str(folder)!r}")
+        raise InputError(f"{str(folder)!r} is not a folder")
     build = next((build for name, build in kinds.items() if (folder / name).exists()), None)
     if build is None:
         raise InputError(
-            f"{str(folder)!r} holds nothing to report: no summary.json (of a finished run), comparison.json (of a "
-            "comparison) or sweep.json (of a sweep)"
+            f"{str(folder)!r} contains nothing to report: no summary.json (finished run), comparison.json (comparison) "
+            "or sweep.json (sweep)"
         )
-    # A file's name may hold bytes that are no text.
+    # A file name may contain bytes that are not valid text.
     folders.write(folder, {REPORT_FILE: build(folder).encode(errors="xmlcharrefreplace")})
     return folder / REPORT_FILE
 
@@ -90,21 +90,21 @@ def _headline(row: Mapping[str, float], summary: Summary) -> Iterator[tuple[str,
     yield "accuracy", _percent(row["accuracy"], " %"), f"mean over nodes; spread {_percent(row['accuracy-std'])} points"
     if not np.isnan(row["alone"]):
         gain = _points(row["accuracy"] - row["alone"])
-        yield "the same nodes alone", _percent(row["alone"], " %"), f"{gain} points with their neighbors"
+        yield "the same nodes alone", _percent(row["alone"], " %"), f"{gain} points by learning from neighbors"
     if row["bytes-per-edge"]:
         messages = f"{_short(row['messages-per-edge'])} messages of {_short(row['bytes-per-message'] / 1e3)} kB"
         yield "bytes per edge", f"{_megabytes(row['bytes-per-edge'])} MB", f"{messages}, in one direction"
         yield "bytes per node", f"{_megabytes(row['bytes-per-node'])} MB", _LINKED
         as_often, every_step = (_times(row[name]) for name in _D_SGD)
-        message = f"{_short(summary.bytes['d_sgd_per_message'] / 1e3)} kB a message"
+        message = f"{_short(summary.bytes['d_sgd_per_message'] / 1e3)} kB per message"
         yield (
             "D-SGD sends per edge",
             f"{as_often} as much",
-            f"at the same frequency; {every_step} in every step; {message}",
+            f"at the same frequency; {every_step} when sent in every step; {message}",
         )
     else:
-        yield "bytes per edge", "0 MB", "nothing is sent to others"
-    yield "time a round", f"{_short(row['seconds'] / summary.rounds)} s", f"{_short(row['seconds'])} s in all"
+        yield "bytes per edge", "0 MB", "nothing is sent to other nodes"
+    yield "time per round", f"{_short(row['seconds'] / summary.rounds)} s", f"{_short(row['seconds'])} s in total"
 
 
 def _nodes(summary: Summary) -> pd.DataFrame:
@@ -131,8 +131,8 @@ def _node_columns(nodes: pd.DataFrame) -> Iterator[Column]:
 
 
 def _rounds(history: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a round: means over nodes of what they reported, and the spread of their accuracy."""
-    columns = history.columns.union(["test-accuracy"])  # which is not there if no node could ever be evaluated
+    """Return one row per round: means over nodes of their metrics, and the spread of their accuracy."""
+    columns = history.columns.union(["test-accuracy"])  # missing if no node was ever evaluated
     by_round = history.reindex(columns=columns).groupby("round")
     return by_round.mean().assign(spread=by_round["test-accuracy"].std(ddof=0))
 
@@ -170,7 +170,7 @@ def _comparison(folder: Path) -> str:
     alt = "Charts of test accuracy by round and by bytes for each label, as in the tables"
     return page(
         f"Comparison: {', '.join(rows['run'].sort_index())}",
-        "A label's runs differ in nothing but their seed",
+        "Runs with the same label differ only in their seed",
         [
             figures(_overview(rows, lambda row: row["run"])),
             section("Results", *_results(rows, ["run"])),
@@ -183,7 +183,7 @@ def _comparison(folder: Path) -> str:
 
 
 def _compared(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the figures of each run of a comparison.json."""
+    """Return the figures of each run in a comparison.json."""
     runs = []
     for entry in entries:
         fields = dict(entry)
@@ -207,14 +207,14 @@ def _run_columns(runs: pd.DataFrame) -> Iterator[Column]:
 
 
 def _shortfall_columns(rows: pd.DataFrame) -> Iterator[Column]:
-    """Yield in how many exchanges nodes took no part, and how many diverged, where there are any."""
+    """Yield columns for missed exchanges and diverged nodes, if there are any."""
     for name, title in (("exchanges-missed", "exchanges missed"), ("diverged", "nodes diverged")):
         if name in rows and rows[name].gt(0).any():
             yield Column(title, rows[name], _short)
 
 
 def _configs(labels: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield what the configs of several runs have in common, and in what they differ."""
+    """Yield sections for what the configs of several runs have in common and where they differ."""
     if not configs:
         return
     texts = pd.DataFrame([{key: _toml(value) for key, value in config.items()} for config in configs])
@@ -225,7 +225,7 @@ def _configs(labels: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> Ite
         columns = [Column("label", by_label.index), *(Column(key, by_label[key]) for key in varied)]
         yield section("Config: where the runs differ", table("Where the runs differ", columns))
     shared = {key: value for key, value in configs[0].items() if key not in varied}
-    yield section("Config: what all runs share", _config(shared))
+    yield section("Config: common to all runs", _config(shared))
 
 
 # -- a sweep -----------------------------------------------------------------------------------------------------------
@@ -251,13 +251,13 @@ def _sweep(folder: Path) -> str:
             _picture(folder / "sweep.png", "Heat maps of mean test accuracy by setting, as in the table of settings"),
             *_failures(runs, list(grid)),
             section("Grid", table("Grid", columns)),
-            section("Config: what all runs share", _config(common)),
+            section("Config: common to all runs", _config(common)),
         ],
     )
 
 
 def _swept(path: Path, keys: Sequence[str]) -> pd.DataFrame:
-    """Return the runs of a sweep.csv; texts such as "none" or nothing at all are values like others."""
+    """Return the runs of a sweep.csv; strings such as "none", and empty ones, are ordinary values."""
     if not keys:
         raise ValueError("the grid of sweep.json is empty")
     figures_of = ["accuracy", "accuracy-std", "bytes-per-edge", "bytes-per-node", "seconds", "exchanges-missed"]
@@ -265,11 +265,11 @@ def _swept(path: Path, keys: Sequence[str]) -> pd.DataFrame:
     return runs[[*keys, "seed", *figures_of, "error"]].astype(dict.fromkeys(figures_of, float))
 
 
-# -- what comparisons and sweeps share: runs that finished or failed, by setting and seed ------------------------------
+# -- shared by comparisons and sweeps: finished and failed runs, by setting and seed -----------------------------------
 
 
 def _over_seeds(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Return a row a setting, the most accurate first: means over the seeds that finished."""
+    """Return one row per setting, the most accurate first: means over the finished seeds."""
     means = [name for name in _FIGURES if name in runs]
     rows = []
     for setting, of_setting in runs.groupby(list(keys), sort=False, dropna=False):
@@ -300,15 +300,15 @@ def _results(rows: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:
     columns.append(Column("spread, points", rows["accuracy-std"], _percent, best="lowest"))
     remarks = [f"Over seeds: {'; '.join(rows['kind'].unique())}.", _MEANS, _BARS]
     if "bytes-per-message" in rows:
-        columns.append(Column("kB a message", rows["bytes-per-message"] / 1e3, _short))
-        columns.append(Column("messages an edge", rows["messages-per-edge"], _short))
+        columns.append(Column("kB per message", rows["bytes-per-message"] / 1e3, _short))
+        columns.append(Column("messages per edge", rows["messages-per-edge"], _short))
     columns.append(Column("MB per edge", rows["bytes-per-edge"], _megabytes, best="lowest"))
     columns.append(Column("MB per node", rows["bytes-per-node"], _megabytes, best="lowest"))
     remarks.append(f"Per node: {_LINKED}.")
     if set(_D_SGD) <= set(rows):
         columns += [Column(f"D-SGD {name.replace('-', ' ')}, times", rows[name], _short) for name in _D_SGD]
         remarks.append(
-            "D-SGD: how many times as much its weights would be over an edge, sent as often as here and in every step."
+            "D-SGD: how many times as much its weights would take per edge, at the same frequency and in every step."
         )
     columns += _shortfall_columns(rows)
     columns.append(Column("seconds", rows["seconds"], _short))
@@ -323,27 +323,27 @@ def _failures(runs: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:
     failed = runs[runs["error"] != ""]
     if not failed.empty:
         columns = [Column("label" if key == "run" else key, failed[key], _plain) for key in (*keys, "seed", "error")]
-        yield section("What failed", table("What failed", columns))
+        yield section("Failed runs", table("Failed runs", columns))
 
 
-# -- pieces of all pages -----------------------------------------------------------------------------------------------
+# -- parts of all pages ------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[Path]:
-    """Say in one sentence what is wrong with a file whose content is looked at."""
+    """Report errors while reading a file in one sentence."""
     try:
         yield path
     except FileNotFoundError:
-        raise InputError(f"there is no {str(path)!r}, which the report needs") from None
+        raise InputError(f"the report needs {str(path)!r}, which does not exist") from None
     except KeyError as error:
-        raise InputError(f"{str(path)!r} is damaged: it holds no {' '.join(str(error).split())}") from None
+        raise InputError(f"{str(path)!r} is damaged: it lacks {' '.join(str(error).split())}") from None
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{str(path)!r} is damaged: {' '.join(str(error).split())}") from None
 
 
 def _figures(summary: Summary) -> dict[str, float]:
-    """Return the figures of a run, by the names they have in sweep.csv where they are there too; NaN for none."""
+    """Return the figures of a run, named as in sweep.csv where it has them; NaN if missing."""
     alone = summary.baseline or {"mean": None}
     values = {
         "accuracy": summary.accuracy["mean"],
@@ -353,8 +353,8 @@ def _figures(summary: Summary) -> dict[str, float]:
         "messages-per-edge": summary.bytes["messages_per_edge"],
         "bytes-per-edge": summary.bytes["per_edge"],
         "bytes-per-node": summary.bytes["per_node"],
-        "same-frequency": summary.times_less("d_sgd_same_frequency_per_edge"),
-        "every-step": summary.times_less("d_sgd_per_edge"),
+        "same-frequency": summary.d_sgd_ratio("d_sgd_same_frequency_per_edge"),
+        "every-step": summary.d_sgd_ratio("d_sgd_per_edge"),
         "seconds": summary.seconds["total"],
         "exchanges-missed": shortfalls.missed(summary)[0],
         "diverged": len(summary.diverged),
@@ -363,27 +363,27 @@ def _figures(summary: Summary) -> dict[str, float]:
 
 
 def _picture(path: Path, alt: str) -> str:
-    """Return a picture of the folder, or nothing if it is not there."""
+    """Return a picture in the folder, or nothing if it does not exist."""
     if not path.exists():
         return ""
     with _reading(path):
         content = path.read_bytes()
         if not content.startswith(_PNG_SIGNATURE):
-            raise ValueError("it is no PNG picture")
+            raise ValueError("it is not a PNG picture")
     return picture(content, alt)
 
 
 def _config(values: Mapping[str, Any]) -> str:
-    """Return a config's keys: those that were changed, with their defaults, before the others."""
+    """Return a config's keys: first the changed ones with their defaults, then the others."""
     defaults = RunConfig().to_dict()
-    told = {key: value for key, value in values.items() if key not in _NOT_OF_THE_RUN}
-    changed = [key for key, value in told.items() if key not in defaults or value != defaults[key]]
-    rest = {key: _toml(value) for key, value in told.items() if key not in changed}
+    run_values = {key: value for key, value in values.items() if key not in _NOT_OF_THE_RUN}
+    changed = [key for key, value in run_values.items() if key not in defaults or value != defaults[key]]
+    rest = {key: _toml(value) for key, value in run_values.items() if key not in changed}
     if not changed:
         return note("All keys have their defaults:") + key_list(rest)
     columns = [
         Column("changed key", changed),
-        Column("value", [_toml(told[key]) for key in changed]),
+        Column("value", [_toml(run_values[key]) for key in changed]),
         Column("default", [_toml(defaults[key]) if key in defaults else None for key in changed]),
     ]
     return table("Changed keys", columns) + note("All other keys have their defaults:") + key_list(rest)
@@ -418,5 +418,5 @@ def _megabytes(count: float) -> str:
 
 
 def _short(value: float) -> str:
-    """Return a number with three figures, or all those before the point."""
+    """Return a number with three significant digits, or all its integer digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else np.format_float_positional(value, 3, fractional=False, trim="-")

@@ -1,4 +1,4 @@
-"""Pieces of a report's HTML page: all escaped, nothing loaded from anywhere."""
+"""Building blocks of a report's HTML page: all text escaped, no external resources."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MISSING = "-"
 LONG_TEXT = 40
 Order = Literal["ascending", "descending"] | None
 
-# The policy keeps the page what it is meant to be, whatever text a user's label holds.
+# The policy blocks external resources, whatever text a user's label contains.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 _STYLE = """
@@ -92,15 +92,15 @@ class Column:
     title : str
         Its header, with the unit.
     values : sequence
-        A value a row: numbers, texts, or (low, high) pairs of numbers; None or NaN where there is none.
+        One value per row: numbers, strings, or (low, high) pairs of numbers; None or NaN if missing.
     show : callable
-        From a value to its text.
+        Returns the text of a value.
     best : "highest", "lowest" or None
-        Which value is in bold.
+        Which value is set in bold.
     bar : bool
-        Whether a bar behind each value shows where it lies between the column's lowest and highest.
+        Whether a bar behind each value shows its position between the column's lowest and highest.
     order : "ascending", "descending" or None
-        How the rows come sorted by this column, if they do.
+        How the rows are sorted by this column, if they are.
     """
 
     title: str
@@ -112,7 +112,7 @@ class Column:
 
 
 def page(title: str, lead: str, body: Iterable[str]) -> str:
-    """Return a whole page; `title` and `lead` are plain texts, `body` is made of this module's pieces."""
+    """Return a whole page; `title` and `lead` are plain text, `body` consists of this module's building blocks."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -135,12 +135,12 @@ def page(title: str, lead: str, body: Iterable[str]) -> str:
 
 
 def section(title: str, *parts: str) -> str:
-    """Return pieces under a heading."""
+    """Return a section with a heading."""
     return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>\n"
 
 
 def note(text: str) -> str:
-    """Return a remark, or nothing of an empty one."""
+    """Return a remark, or nothing if it is empty."""
     return f'<p class="note">{escape(text)}</p>' if text else ""
 
 
@@ -155,18 +155,18 @@ def figures(entries: Iterable[tuple[str, str, str]]) -> str:
 
 
 def picture(png: bytes, alt: str) -> str:
-    """Return a PNG picture, inside the page."""
+    """Return a PNG picture, embedded in the page."""
     return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{escape(alt)}">'
 
 
 def key_list(values: Mapping[str, str]) -> str:
-    """Return keys and values in as many columns as fit."""
+    """Return keys and values as a list in columns."""
     entries = (f"<li><code>{escape(key)} = {escape(value)}</code></li>" for key, value in values.items())
     return f'<ul class="keys">{"".join(entries)}</ul>'
 
 
 def table(caption: str, columns: Sequence[Column]) -> str:
-    """Return a table that a click on a header sorts; its first column names the rows."""
+    """Return a table that can be sorted by its headers; its first column names the rows."""
     head = "".join(_header(column) for column in columns)
     rows = zip(*(_cells(column, names_rows=column is columns[0]) for column in columns), strict=True)
     body = "\n".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
@@ -211,7 +211,7 @@ def _is_numeric(column: Column) -> bool:
 
 
 def _key(value: Any) -> float | str | None:
-    """Return what a value is sorted by; None for one that is missing."""
+    """Return the sort key of a value; None if it is missing."""
     if isinstance(value, tuple):
         return _key(value[0])
     if isinstance(value, Real) and not isinstance(value, bool):
@@ -220,6 +220,6 @@ def _key(value: Any) -> float | str | None:
 
 
 def _share(value: float, among: Sequence[float]) -> float:
-    """Return how far a bar goes: to the end for the highest value, and visible for the lowest."""
+    """Return the length of a bar: full for the highest value, and still visible for the lowest."""
     low, high = min(among), max(among)
     return 1.0 if low == high else 0.1 + 0.9 * (value - low) / (high - low)

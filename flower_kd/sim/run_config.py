@@ -1,4 +1,4 @@
-"""The run config of a command line: what `flwr run -c` takes."""
+"""The run config of a command line, in the format of `flwr run -c`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from flwr.common.config import parse_config_args
 
 from flower_kd.errors import InputError
 
-# As in Flower's parser, which passes over what does not match.
+# As in Flower's parser, which ignores what does not match.
 _PAIR = re.compile(r"(\S+?)=(\'[^\']*\'|\"[^\"]*\"|\S+)")
 
 
 def parse(texts: Sequence[str] | None) -> dict[str, Any]:
-    """Return the run config of the texts after each `-c`.
+    """Return the run config from the values of `-c`.
 
     Parameters
     ----------
     texts : sequence of str
-        `key=value` pairs with spaces between them, or the path of one TOML file.
+        `key=value` pairs separated by spaces, or the path of one TOML file.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def parse(texts: Sequence[str] | None) -> dict[str, Any]:
         return parse_config_args(list(texts or []))
     except click.ClickException:
         raise InputError(
-            f"-c {shown!r} cannot be read: key=value pairs, each key once and texts in quotes, are such as "
+            f"-c {shown!r} cannot be read: write key=value pairs, each key once and strings in quotes, such as "
             "\"strategy='d-dist' alpha=0.5\""
         ) from None
     except OSError as error:

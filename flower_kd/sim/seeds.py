@@ -1,4 +1,4 @@
-"""A run with several seeds: which ones, and what is said of their figures."""
+"""Runs with several seeds: parsing of seeds, and confidence intervals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.stats import t
 
 from flower_kd.errors import InputError
 
-ENOUGH_FOR_ERRORS = 3
+MIN_SEEDS_FOR_INTERVAL = 3
 CONFIDENCE = 0.95
 
 
@@ -20,14 +20,14 @@ def parse(text: str, first: int) -> list[int]:
     Parameters
     ----------
     text : str
-        A number of seeds, counted from the first, or a list with commas.
+        A number of seeds, counted from the first, or a comma-separated list.
     first : int
         The seed of the config.
 
     Raises
     ------
     InputError
-        If it is neither, or a seed stands in the list twice.
+        If it is neither, or a seed is repeated.
     """
     parts = [part.strip() for part in text.removesuffix(",").split(",")]
     if not all(part.isascii() and part.isdigit() for part in parts):
@@ -45,14 +45,14 @@ def parse(text: str, first: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds and how sure it is.
+    """A mean over seeds with its interval.
 
     Parameters
     ----------
     mean, low, high : float
-        Of the figure itself; NaN where no seed has it.
+        Mean and bounds of the figure; NaN if no seed has it.
     kind : str
-        What low and high are.
+        Meaning of low and high.
     """
 
     mean: float
@@ -67,9 +67,9 @@ def interval(values: Sequence[float]) -> Interval:
     if len(known) == 0:
         return Interval(np.nan, np.nan, np.nan, "no value")
     mean = float(known.mean())
-    if len(known) < ENOUGH_FOR_ERRORS:
+    if len(known) < MIN_SEEDS_FOR_INTERVAL:
         kind = "one seed" if len(known) == 1 else "lowest to highest"
         return Interval(mean, float(known.min()), float(known.max()), kind)
-    # Not 1.96 standard errors: of three seeds it takes 4.3 of them to be right 95 times of 100.
+    # Not 1.96 standard errors: for three seeds, a 95 % interval needs 4.3 of them.
     error = float(t.ppf(CONFIDENCE + (1 - CONFIDENCE) / 2, len(known) - 1) * known.std(ddof=1)) / len(known) ** 0.5
     return Interval(mean, mean - error, mean + error, f"{CONFIDENCE:.0%} confidence")

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a terminal that is closed, as one end of a command; and moments at which they have to wait."""
+"""Handling of Ctrl-C, SIGTERM and a closed terminal: turned into an interruption, or deferred."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def as_interruption() -> Iterator[None]:
-    """Have each of these signals raise KeyboardInterrupt in a block, but for those that are ignored (nohup)."""
-    before = {number: signal.getsignal(number) for number in ENDS}
-    heard = [number for number, handler in before.items() if handler != signal.SIG_IGN]
-    for number in heard:
+    """Have each of these signals raise KeyboardInterrupt in a block, except ignored ones (nohup)."""
+    before = {number: signal.getsignal(number) for number in END_SIGNALS}
+    handled = [number for number, handler in before.items() if handler != signal.SIG_IGN]
+    for number in handled:
         signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        for number in heard:
+        for number in handled:
             signal.signal(number, before[number])
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """Let these signals wait until a block is over.
+def deferred_signals() -> Iterator[None]:
+    """Defer these signals until the end of a block.
 
-    In the main thread, which is the one that Python has heed signals, whichever thread they are sent to.
+    Only in the main thread, where Python runs signal handlers, whichever thread the signal is sent to.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     arrived: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: arrived.append(number)) for number in ENDS}
+    before = {number: signal.signal(number, lambda number, _: arrived.append(number)) for number in END_SIGNALS}
     try:
         yield
     finally:
@@ -45,10 +45,10 @@ def held() -> Iterator[None]:
 
 
 @contextmanager
-def unheard_by_children() -> Iterator[None]:
-    """Have processes that are started in a block begin with these signals blocked."""
-    with held():
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+def blocked_in_children() -> Iterator[None]:
+    """Let processes that are started in a block begin with these signals blocked."""
+    with deferred_signals():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
         try:
             yield
         finally:

@@ -21,7 +21,7 @@ from flower_kd.sim import batch
 from flower_kd.sim.grid import as_text, combinations
 from flower_kd.sim.job import Outcome
 from flower_kd.sim.seeds import interval
-from flower_kd.sim.signals import held
+from flower_kd.sim.signals import deferred_signals
 from flower_kd.unused import check_grid, warning
 
 WRITE_SECONDS = 5.0
@@ -43,7 +43,7 @@ class Sweep:
     num_nodes : int
         Number of nodes.
     folder : Path
-        Where results go.
+        Results folder.
 
     Raises
     ------
@@ -84,12 +84,12 @@ class Sweep:
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """What ended so far, in the order of the jobs."""
+        """The outcomes so far, in the order of the jobs."""
         return [self._outcomes[job.folder] for job in self.jobs if job.folder in self._outcomes]
 
     @property
     def failed(self) -> list[Outcome]:
-        """Those that have no summary."""
+        """The outcomes of runs that failed."""
         return [outcome for outcome in self.outcomes if outcome.summary is None]
 
     def run(self, *, processes: int = 1, workers: int = 1, overwrite: bool = False, resume: bool = False) -> None:
@@ -98,22 +98,22 @@ class Sweep:
         Raises
         ------
         InputError
-            If the folder holds something else, or cannot be written.
+            If the folder contains other results, or cannot be written to.
         """
         with batch.claimed(self.folder, self.jobs, "sweep", overwrite=overwrite, resume=resume):
             self._write()
             try:
-                batch.run_all(self.jobs, processes=processes, workers=workers, ended=self._take)
+                batch.run_all(self.jobs, processes=processes, workers=workers, on_outcome=self._record)
             finally:
-                with held():
+                with deferred_signals():
                     self._write()
 
     def table(self) -> pd.DataFrame:
-        """Return what sweep.csv holds: a row a run that ended.
+        """Return the rows of sweep.csv: one per run that ended.
 
         Columns: the grid's keys; `seed`; `accuracy` and `accuracy-std` over nodes, in [0, 1]; `bytes-per-edge`, what a
-        node sends over one edge; `bytes-per-node`, over all its edges; `seconds`; `exchanges-missed`, by all nodes
-        together; `error`, empty if the run finished; `folder`.
+        node sends over one edge; `bytes-per-node`, over all its edges; `seconds`; `exchanges-missed`, summed over
+        nodes; `error`, empty if the run finished; `folder`.
         """
         columns = [*self.grid, "seed", *FIGURES, "exchanges-missed", "error", "folder"]
         return pd.DataFrame([self._row(outcome) for outcome in self.outcomes], columns=columns)
@@ -140,13 +140,13 @@ class Sweep:
         }
 
     def best(self) -> Table:
-        """Return the best settings for the screen."""
+        """Return a table of the best settings for the terminal."""
         accuracies: dict[str, list[float]] = {}
         for outcome in self.outcomes:
             if outcome.summary is not None and outcome.summary.accuracy["mean"] is not None:
                 accuracies.setdefault(outcome.job.label, []).append(outcome.summary.accuracy["mean"])
         intervals = {label: interval(values) for label, values in accuracies.items()}
-        shown = Table(title=f"the best of {len(intervals)} settings")
+        shown = Table(title=f"best of {len(intervals)} settings")
         for column in (*self.grid, "accuracy", "interval"):
             shown.add_column(column, justify="right")
         for label in sorted(intervals, key=lambda label: -intervals[label].mean)[:BEST]:
@@ -156,7 +156,7 @@ class Sweep:
             shown.add_row(*values, f"{found.mean:.3f}", words)
         return shown
 
-    def _take(self, outcome: Outcome) -> None:
+    def _record(self, outcome: Outcome) -> None:
         self._outcomes[outcome.job.folder] = outcome
         if time.monotonic() - self._written > WRITE_SECONDS:
             self._write()
@@ -170,6 +170,6 @@ class Sweep:
         }
         if table["accuracy"].notna().any():
             parts["sweep.png"] = pictures.png(pictures.heat_maps(table, list(self.grid)))
-        parts["sweep.json"] = json.dumps(self._about, indent=2).encode()  # last: where it is, all is
+        parts["sweep.json"] = json.dumps(self._about, indent=2).encode()  # last: if it exists, so do the others
         folders.write(self.folder, parts)
         self._written = time.monotonic()

@@ -20,20 +20,20 @@ def summary_writer() -> Callable[[str], Any]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise InputError(
-            '--tensorboard needs a package that is not here: pip install "flower-kd[tensorboard]"'
+            '--tensorboard needs a package that is not installed: pip install "flower-kd[tensorboard]"'
         ) from None
     return SummaryWriter
 
 
 class TensorBoard:
-    """A listener that writes the mean and each node's accuracy and losses by round, to be closed at the end of a run.
+    """A listener that writes accuracy and losses by round, per node and as means; close it at the end of a run.
 
     Parameters
     ----------
     folder : Path
-        The results folder; the scalars go to `tensorboard` in it, those of the nodes alone to `tensorboard/alone`.
+        The results folder; the scalars go to `tensorboard` in it, those of the silo baseline to `tensorboard/alone`.
     make_writer : callable (str) -> SummaryWriter
-        Makes the writer of a folder.
+        Creates the writer for a folder.
     """
 
     def __init__(self, folder: Path, make_writer: Callable[[str], Any]) -> None:
@@ -43,13 +43,13 @@ class TensorBoard:
         self._round = 0
         self._last: dict[int, dict[str, float]] = {}
 
-    def begin(self, stage: str) -> None:
-        """Go on to another stage: the nodes alone, or the strategy."""
+    def on_stage(self, stage: str) -> None:
+        """Switch to another stage: the silo baseline, or the strategy."""
         self.close()
-        self._place = self._folder / ALONE if stage == ALONE else self._folder
+        self._stage_folder = self._folder / ALONE if stage == ALONE else self._folder
 
-    def heard(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
-        """Keep a round's metrics, the last exchange's of those that come several times, until it is over."""
+    def on_exchange(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
+        """Collect a round's metrics until its end; of repeated ones, the last exchange counts."""
         if server_round != self._round:
             self._write()
             self._round = server_round
@@ -59,7 +59,7 @@ class TensorBoard:
             self._last.setdefault(vertex, {}).update(named)
 
     def close(self) -> None:
-        """Write what is left and close the files."""
+        """Write the remaining metrics and close the files."""
         self._write()
         if self._writer is not None:
             self._writer.close()
@@ -68,8 +68,8 @@ class TensorBoard:
     def _write(self) -> None:
         if not self._last:
             return
-        # Made no earlier, so that a run that is refused leaves no file.
-        self._writer = self._writer or self._make_writer(str(self._place))
+        # Created late, so that a refused run leaves no file.
+        self._writer = self._writer or self._make_writer(str(self._stage_folder))
         by_name: dict[str, list[float]] = {}
         for vertex, values in sorted(self._last.items()):
             for name, value in values.items():

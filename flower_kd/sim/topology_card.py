@@ -1,4 +1,4 @@
-"""What a communication graph costs: how far and how fast news travels on it, and the bytes that distillation sends."""
+"""The properties of a communication graph: diameter, mixing speed, and the bytes that an exchange sends over it."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class TopologyCard:
     Parameters
     ----------
     graph : networkx graph
-        The graph of a config.
+        The graph.
     description : Description
         Degrees, diameter, spectral gap.
     rows, classes, wire : int, int, str
-        Logits of an exchange, and how they travel.
+        Shape of the logits in an exchange, and their wire format.
     model : str
-        Whose weights would travel instead.
+        The model whose weights would be sent instead.
     exchanges : int
-        In a round.
+        Exchanges per round.
     logits_bytes, weights_bytes : float
-        Of the serialized message of an exchange; of weights the mean over nodes, whose models may differ.
+        Of one serialized message; for weights the mean over nodes, whose models may differ.
     """
 
     graph: nx.Graph
@@ -48,10 +48,10 @@ class TopologyCard:
 
 
 def card(config: RunConfig, num_nodes: int) -> TopologyCard:
-    """Return the card of a config's graph; raises InputError if the config fits no graph or data of that size."""
+    """Return the card of a config's graph; raises InputError if the config does not fit the number of nodes."""
     graph = config.graph(num_nodes)
     description = topology.describe(graph)
-    # One node's share is enough to know shape and classes, however many nodes there are.
+    # One partition is enough to know shape and classes, however many nodes there are.
     corpus = data.load(replace(config, partition="iid").data_spec(1))
     rows = config.exchange_rows or config.reference_size
     logits = wire.encode(np.zeros((rows, corpus.num_classes), np.float32), config.wire)
@@ -71,7 +71,7 @@ def card(config: RunConfig, num_nodes: int) -> TopologyCard:
 
 
 def table(card: TopologyCard, name: str) -> Table:
-    """Return the card as it is shown on the screen."""
+    """Return the card as a table for the terminal."""
     found, nodes, edges = card.description, card.graph.number_of_nodes(), card.graph.number_of_edges()
     directed = card.graph.is_directed()
     shown = Table(title=Text(f"{name} of {nodes} nodes", style="table.title"), show_header=False)
@@ -81,14 +81,14 @@ def table(card: TopologyCard, name: str) -> Table:
     gap = "unknown" if isnan(found.spectral_gap) else f"{found.spectral_gap:.4g}"
     shown.add_row("spectral gap", gap)
     shown.add_section()
-    each = "an exchange" if card.exchanges > 1 else "a round"
+    each = "per exchange" if card.exchanges > 1 else "per round"
     shown.add_row(f"logits over an edge, {each}", f"{_bytes(card.logits_bytes)}: {_logits(card)}")
     shown.add_row(f"weights over an edge, {each}", Text(f"{_bytes(card.weights_bytes)}: {card.model}"))
     shown.add_row("weights over logits", f"{card.weights_bytes / card.logits_bytes:,.2f}")
     a_round = card.exchanges * edges * (1 if directed else 2)
     exchanges = f"{card.exchanges} exchange{'s' if card.exchanges > 1 else ''}"
-    shown.add_row(f"logits over all edges, a round of {exchanges}", _bytes(card.logits_bytes * a_round))
-    shown.add_row(f"weights over all edges, a round of {exchanges}", _bytes(card.weights_bytes * a_round))
+    shown.add_row(f"logits over all edges, per round of {exchanges}", _bytes(card.logits_bytes * a_round))
+    shown.add_row(f"weights over all edges, per round of {exchanges}", _bytes(card.weights_bytes * a_round))
     return shown
 
 
@@ -98,7 +98,7 @@ def _weights_bytes(name: str, corpus: data.FederatedData) -> int:
 
 
 def _reply_bytes(name: str, record: ArrayRecord) -> int:
-    """Return the size of a node's reply to a train message, which carries its metrics too."""
+    """Return the size of a node's reply to a train message, including its metrics."""
     metrics = MetricRecord({"train-loss": 0.0, "kd-loss": 0.0, "num-examples": 100, "seconds": 0.0})
     return wire.content_bytes(RecordDict({METRICS: metrics, name: record}))
 

@@ -1,4 +1,4 @@
-"""Nodes spread over processes of this machine: the second core without a second engine."""
+"""A grid whose nodes are spread over worker processes, to use several cores."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ MESSAGES_AHEAD = 64
 
 
 class WorkerGrid(LocalGrid):
-    """A Grid whose nodes live in worker processes; which node is where changes no figure.
+    """A Grid whose nodes live in worker processes; their placement does not change the figures.
 
-    Threads would do for torch, but a node's training starts torch's global generators from its own seed.
+    Not threads: each node's training seeds torch's global generators, which threads share.
 
     Parameters
     ----------
@@ -45,39 +45,39 @@ class WorkerGrid(LocalGrid):
         listener: Listener | None = None,
     ) -> None:
         super().__init__(num_nodes, listener)
-        torch.set_num_threads(1)  # a server's threads would wait for cores that the workers have
+        torch.set_num_threads(1)  # more threads would compete with the workers for cores
         processes = preload.context()
         self._pipes: list[Connection] = []
         self._processes = []
         for index in range(min(workers, num_nodes)):
-            ours, theirs = processes.Pipe()
+            own_end, worker_end = processes.Pipe()
             worker = processes.Process(
                 target=_work,
-                args=(theirs, client_app, num_nodes, dict(run_config)),
+                args=(worker_end, client_app, num_nodes, dict(run_config)),
                 name=f"flower-kd worker {index}",
                 daemon=True,
             )
             worker.start()
-            theirs.close()  # or the end of the worker would not be seen
-            self._pipes.append(ours)
+            worker_end.close()  # otherwise the end of the worker would not be noticed
+            self._pipes.append(own_end)
             self._processes.append(worker)
         for index in range(len(self._pipes)):
-            problem = self._receive(index)  # imports take seconds, which are not the run's
+            problem = self._receive(index)  # so that import time does not count as the run's
             if problem:
                 self.close()
                 raise InputError(f"client app {client_app!r} cannot be imported: {problem}")
 
     def answer(self, messages: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
-        """Yield each message with its reply, as workers answer.
+        """Yield each message with its reply, in the order of replies.
 
-        A worker gets its next message before its reply is looked at, and never two at a time: with both sides writing,
-        large messages would fill the pipe in both directions for ever.
+        A worker gets its next message before its reply is processed, but never two at a time: if both sides wrote large
+        messages to a full pipe, they would deadlock.
         """
         messages = iter(messages)
         queues: list[deque[Message]] = [deque() for _ in self._pipes]
         busy: dict[int, Message] = {}
 
-        def hand_out(index: int) -> None:
+        def dispatch(index: int) -> None:
             if queues[index]:
                 busy[index] = queues[index].popleft()
                 self._send(index, busy[index])
@@ -88,17 +88,17 @@ class WorkerGrid(LocalGrid):
                 index = self._worker(message)
                 queues[index].append(message)
                 if index not in busy:
-                    hand_out(index)
+                    dispatch(index)
             if not busy:
                 return
             ready = wait([self._pipes[index] for index in busy])
             for index in [index for index in busy if self._pipes[index] in ready]:
                 message, reply = busy.pop(index), self._receive(index)
-                hand_out(index)
+                dispatch(index)
                 yield message, reply
 
     def close(self) -> None:
-        """End the workers; see LocalGrid.close."""
+        """Stop the workers; see LocalGrid.close."""
         super().close()
         for pipe in self._pipes:
             pipe.close()
@@ -109,7 +109,7 @@ class WorkerGrid(LocalGrid):
                 worker.join()
 
     def _worker(self, message: Message) -> int:
-        """Return which worker has a message's node; networks that take turns by vertex are spread evenly too."""
+        """Return the worker of a message's node; models assigned to vertices in turns are spread evenly too."""
         vertex, workers = self._vertex_of[message.metadata.dst_node_id], len(self._pipes)
         return (vertex + vertex // workers) % workers
 
@@ -131,13 +131,13 @@ class WorkerGrid(LocalGrid):
         code = worker.exitcode
         how = f"exit code {code}" if code is None or code >= 0 else f"signal {signal.Signals(-code).name}"
         why = ": out of memory?" if code == -signal.SIGKILL else ""
-        return InputError(f"{worker.name} ended with {how}, and all its nodes with it{why}")
+        return InputError(f"{worker.name} ended with {how}and took all its nodes with it{why}")
 
 
 def _work(pipe: Connection, client_app: str, num_nodes: int, run_config: dict[str, Any]) -> None:
-    """Say why there is no app, or nothing; then answer messages until the other end of the pipe is closed."""
+    """Send an import error or an empty string; then answer messages until the other end of the pipe is closed."""
     orphans.end_with_parent()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # which `close` may send
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # `close` may send it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         try:

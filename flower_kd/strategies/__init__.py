@@ -1,4 +1,4 @@
-"""One strategy a file; `base` holds what all that stay among neighbors share."""
+"""One strategy per file; `base` is the common base of those on a graph."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def names() -> list[str]:
 
 
 def build(name: str, graph: nx.Graph, settings: Mapping[str, Any]) -> Any:
-    """Return a strategy on a graph, with those of the settings that it knows.
+    """Return a strategy on a graph, with those settings that it takes.
 
     Raises
     ------
     InputError
-        If no strategy has that name, or a setting is out of range.
+        If the strategy is unknown, or a setting is out of range.
     """
     cls = STRATEGIES.get(name)
     return cls(graph, **{key: settings[key] for key in settings_of(cls) if key in settings})  # type: ignore[call-arg]

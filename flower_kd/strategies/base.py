@@ -1,4 +1,4 @@
-"""What all strategies on a graph share: rounds, exchanges, messages, absent nodes, metrics."""
+"""Base of all strategies on a graph: rounds, exchanges, messages, absent nodes, metrics."""
 
 from __future__ import annotations
 
@@ -26,22 +26,23 @@ from flower_kd.strategies.resumable import Resumable
 
 
 class GraphStrategy(NamedArguments, Resumable, Strategy):
-    """Base of strategies in which each node hears of its neighbors only.
+    """Base of strategies in which each node receives from its neighbors only.
 
     A round is `local_steps` SGD steps on each node, in exchanges of `exchange_every` steps. In an exchange each node
-    gets one message (what its neighbors sent in the exchange before, mixed for it) and answers with one. A subclass
-    says what goes down to a vertex (`payload`), what to ask for (`reply`), and what to do with the answers (`absorb`).
+    gets one message (with what its neighbors sent in the previous exchange, mixed for it) and replies with one. A
+    subclass defines what is sent to a vertex (`payload`), what to request (`reply`), and what to do with the replies
+    (`absorb`).
 
     Parameters
     ----------
     graph : networkx graph
         Vertices 0, 1, ...; see `flower_kd.topology.build`.
     order : Order
-        What each node shall do; the strategy fills in round, step and exchange.
+        What each node should do; the strategy fills in round, step and exchange.
     local_steps : int
-        SGD steps a round.
+        SGD steps per round.
     exchange_every : int
-        SGD steps an exchange; divides `local_steps`. 0 stands for `local_steps`.
+        SGD steps per exchange; must divide `local_steps`. 0 stands for `local_steps`.
     evaluate_every : int
         Rounds between two evaluations; the last round is always evaluated.
 
@@ -78,31 +79,31 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         self._num_rounds = 0
         self._network: Network | None = None
         self._weights_at_start = ArrayRecord()
-        self._initial: dict[int, ArrayRecord] = {}  # of nodes that have not got them yet
+        self._initial: dict[int, ArrayRecord] = {}  # of nodes that have not received them yet
 
     @classmethod
     def ignored(cls, settings: Mapping[str, Any]) -> dict[str, str]:
-        """Return which settings have no effect beside the others, each with the condition, such as "clamp = false"."""
+        """Return the settings without effect given the others, each with the condition, such as "clamp = false"."""
         return {}
 
-    # -- what a strategy is -------------------------------------------------------------------------------------------
+    # -- to be overridden ----------------------------------------------------------------------------------------------
 
     def begin(self, hellos: dict[int, Hello]) -> None:
         """Prepare for a run with the nodes that joined; called once after the handshake."""
 
     def payload(self, vertex: int) -> dict[str, ArrayRecord]:
-        """Return the records that go down to a vertex in the next train message."""
+        """Return the records for a vertex in the next train message."""
         return {}
 
     def absorb(self, replies: Iterable[tuple[int, RecordDict]]) -> dict[int, str]:
-        """Take in one exchange's replies, each with its vertex; return why a vertex's reply cannot be used.
+        """Process one exchange's replies, each with its vertex; return why a vertex's reply is unusable.
 
-        Replies come as nodes answer, so that no more of them are in memory than need be.
+        Replies arrive one by one, so that few of them are in memory at a time.
         """
         return {}
 
-    def came_back(self, vertex: int, hello: Hello) -> None:
-        """Prepare for a node that is here again under a new id; `hello.fresh` says whether it lost its weights."""
+    def node_returned(self, vertex: int, hello: Hello) -> None:
+        """Called when a node returns under a new id; `hello.fresh` says whether it lost its weights."""
         if hello.fresh and self._weights_at_start:
             self._initial[vertex] = self._weights_at_start
 
@@ -125,7 +126,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         grid : Grid
             Flower's grid, or a Network around it.
         initial_arrays : ArrayRecord, optional
-            Weights with which every node begins; without any, each begins with its own.
+            Initial weights of every node; if omitted, each starts from its own.
         num_rounds : int
             Number of rounds.
         timeout : float
@@ -143,7 +144,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         Raises
         ------
         InputError
-            If nodes do not fit together (see Network.join).
+            If the nodes do not match (see Network.join).
         """
         if evaluate_fn is not None:
             raise InputError(f"{type(self).__name__} takes no evaluate_fn: every node has a model of its own")
@@ -151,7 +152,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         network = grid if isinstance(grid, Network) else self.network(grid)
         exchanges = self.local_steps // self.exchange_every
         self._network, self._num_rounds, self._exchange = network, num_rounds, self.last_round * exchanges
-        network.on_return = self.came_back
+        network.on_return = self.node_returned
         hellos = network.join()
         self._weights_at_start = wire.canonical(initial_arrays) if initial_arrays else ArrayRecord()
         begins = initial_arrays and not self.last_round
@@ -171,12 +172,12 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             if tested is not None:
                 result.evaluate_metrics_clientapp[server_round] = tested
                 log(INFO, "[ROUND %d/%d] accuracy %.4f", server_round, num_rounds, tested["accuracy"])
-            self._round_is_over(server_round)
+            self._finish_round(server_round)
         log(INFO, "%s finished in %.1f s", type(self).__name__, time.monotonic() - started)
         return result
 
     def network(self, grid: Grid) -> Network:
-        """Return the grid with this strategy's graph and needs."""
+        """Return the grid as a Network for this strategy's graph."""
         names = nx.get_node_attributes(self.graph, "name")
         return Network(
             grid,
@@ -190,7 +191,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Yield one message a node: its order, and what its neighbors have for it."""
+        """Yield one message per node, with its order and what its neighbors sent."""
         network = self._joined(grid)
         step = self._exchange * self.exchange_every
         keep = self._is_last_exchange(self._exchange)
@@ -199,18 +200,18 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         record.update(config)
         for vertex, node in enumerate(network.get_node_ids()):
             own = record if network.hellos[vertex].vertex == vertex else ConfigRecord({**record, "vertex": vertex})
-            content = RecordDict({CONFIG: own, **self._down(vertex)})
+            content = RecordDict({CONFIG: own, **self._records_for(vertex)})
             yield Message(content, dst_node_id=node, message_type=MessageType.TRAIN)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Hand the replies to `absorb`, leave out those it refuses; return metrics after a round's last exchange."""
+        """Pass the replies to `absorb`, leave out those it refuses; return metrics after a round's last exchange."""
         network = self._joined(None)
         answered: list[int] = []
         incoming = self._incoming(replies, answered)
         refused = self.absorb(incoming)
-        deque(incoming, maxlen=0)  # a strategy that asks for nothing may not have looked at them
+        deque(incoming, maxlen=0)  # a strategy that requests nothing may not have consumed them
         for vertex, why in refused.items():
             network.leave_out(server_round, vertex, why)
         last = self._is_last_exchange(self._exchange)
@@ -218,7 +219,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         return None, over_nodes(network, server_round, answered, "") if last else None
 
     def _is_last_exchange(self, exchange: int) -> bool:
-        """Return whether a round is over after an exchange, but for its evaluation."""
+        """Return whether an exchange is the last one of its round."""
         return (exchange + 1) % (self.local_steps // self.exchange_every) == 0
 
     def _incoming(self, replies: Iterable[Message], answered: list[int]) -> Iterator[tuple[int, RecordDict]]:
@@ -232,7 +233,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Yield one message a node in the rounds that are evaluated."""
+        """Yield one message per node in rounds with an evaluation."""
         if not due(server_round, self.evaluate_every, self._num_rounds):
             return
         network = self._joined(grid)
@@ -252,10 +253,10 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         return over_nodes(network, server_round, answered, "test-")
 
     def summary(self) -> None:
-        """Log what runs on which graph."""
+        """Log the strategy, its graph and its schedule."""
         log(
             INFO,
-            "%s: %s, %s, %s a round, an exchange every %s",
+            "%s: %s, %s, %s per round, one exchange every %s",
             type(self).__name__,
             _counted(self.num_nodes, "node"),
             _counted(self.graph.number_of_edges(), "edge"),
@@ -263,7 +264,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             _counted(self.exchange_every, "step"),
         )
 
-    def _down(self, vertex: int) -> dict[str, ArrayRecord]:
+    def _records_for(self, vertex: int) -> dict[str, ArrayRecord]:
         start = {ARRAYS: self._initial[vertex]} if vertex in self._initial else {}
         return start | self.payload(vertex)
 
@@ -275,10 +276,10 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
 
 
 def check_schedule(graph: nx.Graph, seed: int, local_steps: int, evaluate_every: int) -> None:
-    """Raise InputError unless the arguments that all strategies have are of the right type and in range."""
+    """Raise InputError unless the common arguments of all strategies have the right types and are in range."""
     if not isinstance(graph, nx.Graph):
         raise InputError(
-            f"the graph is of type {type(graph).__name__}, it must be a networkx graph, such as topology.build returns"
+            f"the graph is of type {type(graph).__name__}, but must be a networkx graph, as returned by topology.build"
         )
     require_whole("seed", seed, 0)
     require_whole("local_steps", local_steps, 1)
@@ -286,7 +287,7 @@ def check_schedule(graph: nx.Graph, seed: int, local_steps: int, evaluate_every:
 
 
 def check_run(num_rounds: int, timeout: float) -> None:
-    """Raise InputError unless `start` can run so many rounds and wait so many seconds for replies."""
+    """Raise InputError unless the number of rounds and the timeout are valid."""
     require_whole("num_rounds", num_rounds, 1)
     require_number("timeout", timeout, above=0)
 
@@ -296,7 +297,7 @@ def _counted(number: int, thing: str) -> str:
 
 
 def due(server_round: int, every: int, num_rounds: int) -> bool:
-    """Return whether a round is evaluated: every so many, and the last."""
+    """Return whether a round is evaluated: each `every`-th one, and the last."""
     return server_round == num_rounds or server_round % every == 0
 
 

@@ -1,9 +1,9 @@
 """Self-centered clipping: a bound on what each neighbor can move a node by (He, Karimireddy and Jaggi 2022).
 
 ClippedGossip replaces `sum_m w_nm z_m` by `z_n + sum_m w_nm clip(z_m - z_n, radius)`: a difference longer than the
-radius is shortened to it. A neighbor that lies moves a node by `w_nm * radius` in an exchange at most, whatever it
-sends, and neighbors that agree are mixed as ever. One radius for all nodes makes what an edge moves on its two ends
-equal and opposite, so that symmetric weights still keep the network's mean.
+radius is shortened to it. A lying neighbor moves a node by at most `w_nm * radius` per exchange, whatever it
+sends, and neighbors that agree are mixed as usual. With one radius for all nodes, the changes at the two ends of an
+edge are equal and opposite, so that symmetric weights still preserve the network's mean.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flower_kd.errors import InputError
 
-_PART = 2**20  # values that are mixed at a time
+_PART = 2**20  # values mixed at a time
 
 
 def check_radius(clip: float) -> None:
@@ -41,10 +41,10 @@ def clipped_mix(weights: csr_array, values: Tensor, radius: float) -> Tensor:
     Tensor
         [nodes, rows, width].
     """
-    hearing, heard, shares = _edges(weights)
+    receivers, senders, shares = _edges(weights)
     mixed = values.clone()
     for part in np.array_split(np.arange(len(shares)), max(1, -(-len(shares) * values[0].numel() // _PART))):
-        here, there = torch.from_numpy(hearing[part]), torch.from_numpy(heard[part])
+        here, there = torch.from_numpy(receivers[part]), torch.from_numpy(senders[part])
         difference = values[there] - values[here]
         length = difference.norm(dim=-1, keepdim=True)
         kept = (radius / length).clamp_max(1.0)  # infinite where there is no difference
@@ -54,7 +54,7 @@ def clipped_mix(weights: csr_array, values: Tensor, radius: float) -> Tensor:
 
 
 def clipped_matrix(weights: csr_array, vectors: dict[int, list[np.ndarray]], radius: float) -> csr_array:
-    """Return the mixing matrix that clips whole vectors: what an edge loses goes back to the node's own weight.
+    """Return the mixing matrix that clips whole vectors: what an edge loses is added to the self-weight.
 
     Parameters
     ----------
@@ -65,15 +65,15 @@ def clipped_matrix(weights: csr_array, vectors: dict[int, list[np.ndarray]], rad
     radius : float
         Above 0; the Euclidean norm to which a difference is shortened.
     """
-    hearing, heard, shares = _edges(weights)
-    lengths = [_distance(vectors[n], vectors[m]) for n, m in zip(hearing.tolist(), heard.tolist(), strict=True)]
+    receivers, senders, shares = _edges(weights)
+    lengths = [_distance(vectors[n], vectors[m]) for n, m in zip(receivers.tolist(), senders.tolist(), strict=True)]
     kept = shares * np.minimum(1.0, np.divide(radius, lengths, out=np.ones(len(shares)), where=np.array(lengths) > 0))
-    others = csr_array((kept, (hearing, heard)), shape=weights.shape)
+    others = csr_array((kept, (receivers, senders)), shape=weights.shape)
     return csr_array(others + diags_array(1.0 - np.asarray(others.sum(axis=1)).ravel()))
 
 
 def _edges(weights: csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return who hears whom with what share, [edges] each, without what nodes hear of themselves."""
+    """Return receivers, senders and weights of all edges, [edges] each, without self-loops."""
     edges = weights.tocoo()
     off = (edges.row != edges.col) & (edges.data > 0)
     return edges.row[off].astype(np.int64), edges.col[off].astype(np.int64), edges.data[off]

@@ -47,11 +47,11 @@ def tracking(mixed: Tensor, consensus: Tensor, now: Tensor, before: Tensor, eta:
 class DDist(DistillationStrategy):
     """Minimize `L_n + rho * D(z_n, s_n)` on each node while neighbors agree on the consensus z (report, equation 5).
 
-    Defaults are those of the run config. As published it is with `dissimilarity="squared-error", temperature=1.0,
+    Defaults are those of the run config. The published algorithm has `dissimilarity="squared-error", temperature=1.0,
     exchange_every=1, exchange_rows=50, reference_batch=0` (preset `strategies/d-dist.toml`).
 
-    With an exchange every step, weights and consensus move from one point, as published: a node's predictions are those
-    of the step's own forward pass. With rarer exchanges they are asked for after the steps.
+    With one exchange per step, weights and consensus are updated from the same point, as published: a node's
+    predictions are those of the step's own forward pass. With rarer exchanges they are computed after the steps.
 
     Parameters
     ----------
@@ -60,17 +60,17 @@ class DDist(DistillationStrategy):
     rho : float
         Weight of the distillation term, not negative.
     consensus : {"gradient", "tracking"}
-        How z moves.
+        Update rule of z.
     eta : float
-        Step of the gradient consensus, in (0, 1]; lowered where z would not settle on this graph without clamping (see
+        Step of the gradient consensus, in (0, 1]; lowered if z would not converge on this graph without clamping (see
         `topology.stable_step`: on a torus of 16 nodes, from 0.5 to 0.36).
     clamp : bool
         Keep the z of the gradient consensus in [0, 1] (the report found that it can leave it). That of the tracking
-        consensus is left alone, or its mean would no longer be that of the predictions. What a node distills from is
-        clamped in any case.
+        consensus is not clamped, which would change its mean. What a node distills from is always clamped.
     clip : float
         Radius of self-centered clipping, in Euclidean distance of two nodes' z on one row; 0 for none. It needs the
-        gradient consensus: tracking keeps the mean of all predictions, a liar's included, so clipping only delays it.
+        gradient consensus: tracking keeps the mean of all predictions, including a liar's, so clipping would only delay
+        it.
     dissimilarity : str
         "squared-error" as published, or any other; z is then normalized to probabilities first.
     temperature : float
@@ -120,7 +120,7 @@ class DDist(DistillationStrategy):
             kd_weight=rho,
         )
         super().__init__(graph, order, **schedule)
-        # With an exchange a step, on the rows that are exchanged, the step's own forward pass has the predictions.
+        # With one exchange per step on the exchanged rows, the step's own forward pass has the predictions.
         every_row = reference_batch == 0 or 0 < exchange_rows <= reference_batch
         self.order = replace(self.order, joint=self.exchange_every == 1 and every_row)
         self.update = CONSENSUS.get(consensus)
@@ -131,38 +131,38 @@ class DDist(DistillationStrategy):
 
     @classmethod
     def ignored(cls, settings: Mapping[str, Any]) -> dict[str, str]:
-        """Say that tracking has neither a step nor limits."""
+        """Return `eta` and `clamp` for tracking, which uses neither."""
         tracks = settings.get("consensus") == "tracking"
         return dict.fromkeys(("eta", "clamp"), "consensus = 'tracking'") if tracks else {}
 
     def begin(self, hellos: dict[int, Hello]) -> None:
-        """Make room for consensus and last predictions on every reference row, [nodes, rows, classes]."""
+        """Allocate consensus and last predictions for every reference row, [nodes, rows, classes]."""
         super().begin(hellos)
         shape = (self.num_nodes, self._reference_rows, self._classes)
         self.consensus, self.predictions = torch.zeros(shape), torch.zeros(shape)
         self.known = np.zeros(shape[:2], dtype=bool)
         if self.update is gradient and (stable := self.mixing.stable_step(self.eta)) < self.eta:
-            log(INFO, "eta = %g would not settle on this graph: %.2g is used", self.eta, stable)
+            log(INFO, "eta = %g would not converge on this graph: using %.2g", self.eta, stable)
 
     def state_dict(self) -> State:
-        """Return consensus and last predictions too."""
+        """Return also the consensus and the last predictions."""
         arrays = {"consensus": self.consensus.numpy(), "predictions": self.predictions.numpy(), "known": self.known}
         return super().state_dict() | arrays
 
     def load_state_dict(self, state: State) -> None:
-        """Take consensus and last predictions too."""
+        """Restore also the consensus and the last predictions."""
         super().load_state_dict(state)
         self.consensus, self.predictions = (torch.from_numpy(state[name]) for name in ("consensus", "predictions"))
         self.known = state["known"]
 
     def teach(self, rows: np.ndarray, logits: Tensor, present: np.ndarray) -> dict[int, Teacher]:
-        """Move the consensus on the exchanged rows; return it, or that on the next exchange's rows in a joint step."""
+        """Update the consensus on the exchanged rows; return it, or, if joint, that on the next exchange's rows."""
         index = torch.from_numpy(rows)
         now = torch.softmax(logits / self.order.temperature, dim=-1)
         consensus, before = self.consensus[:, index], self.predictions[:, index]
         first = present[:, None] & ~self.known[:, rows]
         if first.any():
-            # A node enters the consensus on a row with its own prediction, so that tracking keeps the mean of those in.
+            # A node enters the consensus on a row with its own prediction, which keeps the mean of tracking.
             enters = torch.from_numpy(first)[..., None]
             consensus, before = torch.where(enters, now, consensus), torch.where(enters, now, before)
         mixed = self.mix(self.mixing.among(present), consensus)

@@ -19,12 +19,12 @@ from flower_kd.strategies.weights import usable_weights
 
 @STRATEGIES.register("d-sgd")
 class DSGD(GraphStrategy):
-    """After `exchange_every` local steps each node's weights become the mixing matrix's average over its neighbors.
+    """After `exchange_every` local steps, each node's weights are averaged with its neighbors' by the mixing matrix.
 
     Parameters
     ----------
     graph : networkx graph
-        Who hears whom; the mixing matrix is doubly stochastic.
+        Communication graph; the mixing matrix is doubly stochastic.
     clip : float
         Radius of self-centered clipping, in Euclidean distance of two nodes' weights; 0 for none.
     seed : int
@@ -40,27 +40,27 @@ class DSGD(GraphStrategy):
         super().__init__(graph, Order(server_round=0, num_steps=0, seed=seed, reply="weights"), **schedule)
         self.mixing = topology.Mixing(graph)
         self.clip = clip
-        self._mixed: dict[int, ArrayRecord] = {}  # the last of each vertex
-        self._unsent: set[int] = set()  # vertices that may not have theirs
+        self._mixed: dict[int, ArrayRecord] = {}  # latest mixed weights of each vertex
+        self._unsent: set[int] = set()  # vertices that may not have received theirs
 
     def begin(self, hellos: dict[int, Hello]) -> None:
-        """Forget an earlier run's weights."""
+        """Discard the weights of an earlier run."""
         self._mixed, self._unsent = {}, set()
 
-    def came_back(self, vertex: int, hello: Hello) -> None:
-        """Have a node that lost its weights sent those that it mixed last: its initial ones would drag the others."""
-        super().came_back(vertex, hello)
+    def node_returned(self, vertex: int, hello: Hello) -> None:
+        """Resend its last mixed weights to a node that lost them: its initial ones would set the others back."""
+        super().node_returned(vertex, hello)
         if hello.fresh and vertex in self._mixed:
             self._unsent.add(vertex)
 
     def state_dict(self) -> State:
-        """Return each vertex's last mixed weights, and who may not have them."""
+        """Return each vertex's last mixed weights, and the vertices that may not have them."""
         mixed = self._mixed.items()
         arrays = {f"{vertex}/{name}": array.numpy() for vertex, record in mixed for name, array in record.items()}
         return arrays | {"unsent": np.array(sorted(self._unsent), dtype=np.int64)}
 
     def load_state_dict(self, state: State) -> None:
-        """Take each vertex's last mixed weights, and who may not have them."""
+        """Restore each vertex's last mixed weights, and the vertices that may not have them."""
         self._unsent = set(state["unsent"].tolist())
         by_vertex: dict[int, dict[str, Array]] = {}
         for key, array in state.items():
@@ -71,21 +71,21 @@ class DSGD(GraphStrategy):
         self._mixed = {vertex: ArrayRecord(arrays) for vertex, arrays in by_vertex.items()}
 
     def payload(self, vertex: int) -> dict[str, ArrayRecord]:
-        """Return a vertex's mixed weights, unless it has them."""
+        """Return a vertex's mixed weights, unless it already has them."""
         return {ARRAYS: self._mixed[vertex]} if vertex in self._unsent else {}
 
-    # What is evaluated is the mixed model; the next train message need not carry it again to nodes that answered.
+    # The mixed model is evaluated; nodes that replied need not get it again in the next train message.
     evaluation_payload = payload
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Return the metrics over nodes, which have their mixed weights by now."""
+        """Return the metrics over nodes, which now have their mixed weights."""
         replies = list(replies)
         for reply in replies:
             self._unsent.discard(self._joined(None).vertex(reply.metadata.src_node_id))
         return super().aggregate_evaluate(server_round, replies)
 
     def absorb(self, replies: Iterable[tuple[int, RecordDict]]) -> dict[int, str]:
-        """Mix the weights of the nodes that answered."""
+        """Mix the weights of the nodes that replied."""
         weights, refused = usable_weights(dict(replies), self._weights_at_start)
         present = np.zeros(self.num_nodes, dtype=bool)
         present[list(weights)] = True
@@ -93,7 +93,7 @@ class DSGD(GraphStrategy):
         if self.clip:
             floats = {v: [a for a in arrays.values() if _is_averaged(a)] for v, arrays in weights.items()}
             matrix = clipped_matrix(matrix, floats, self.clip)
-        # A node that sent nothing usable is sent again what it may not have got.
+        # A node that sent nothing usable is resent what it may not have received.
         self._mixed = {vertex: mixed for vertex, mixed in self._mixed.items() if vertex not in weights}
         self._unsent.update(weights)
         for vertex in weights:

@@ -1,4 +1,4 @@
-"""What strategies share in which logits travel: their decoding, and teachers on their way down."""
+"""Base of strategies that exchange logits: decoding of logits, and delivery of teachers."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ class DistillationStrategy(GraphStrategy):
     def teach(self, rows: np.ndarray, logits: Tensor, present: np.ndarray) -> dict[int, Teacher]:
         """Return teachers by vertex for logits [nodes, rows, classes] on the given reference rows.
 
-        Rows of `logits` where `present` [nodes] is False hold zeros and say nothing.
+        Rows of `logits` where `present` [nodes] is False are zeros and must be ignored.
         """
         raise NotImplementedError
 
     def begin(self, hellos: dict[int, Hello]) -> None:
-        """Learn the sizes of what will travel."""
+        """Store the shape of the logits."""
         self._reference_rows, self._classes = hellos[0].reference_rows, hellos[0].classes
         self._teachers = {}
         if self._reference_rows == 0:
             raise InputError("the nodes have no reference set: distillation needs reference-size above 0")
 
     def state_dict(self) -> State:
-        """Return the teachers that are on their way down."""
+        """Return the teachers that have not been sent yet."""
         found: State = {}
         for vertex, teacher in self._teachers.items():
             found[f"teacher.{vertex}"] = teacher.soft_labels.numpy()
@@ -70,7 +70,7 @@ class DistillationStrategy(GraphStrategy):
         return found
 
     def load_state_dict(self, state: State) -> None:
-        """Take the teachers that are on their way down."""
+        """Restore the teachers that have not been sent yet."""
         for name, soft_labels in state.items():
             kind, _, vertex = name.partition(".")
             if kind == "teacher":
@@ -90,14 +90,14 @@ class DistillationStrategy(GraphStrategy):
         return {TEACHER: record}
 
     def absorb(self, replies: Iterable[tuple[int, RecordDict]]) -> dict[int, str]:
-        """Check the logits that came and make teachers of them."""
+        """Check the received logits and turn them into teachers."""
         rows = exchanged_rows(self.order.seed, self._exchange, self._reference_rows, self.order.exchange_rows)
         logits = torch.zeros(self.num_nodes, len(rows), self._classes)
         present = np.zeros(self.num_nodes, dtype=bool)
         refused = {}
         for vertex, content in replies:
             try:
-                record = content.get(LOGITS)  # not `array_records`, which goes through all records to copy some
+                record = content.get(LOGITS)  # not `array_records`, which copies
                 if not isinstance(record, ArrayRecord):
                     raise InputError("its reply has no logits")
                 logits[vertex] = wire.decode(record, (len(rows), self._classes))

@@ -26,17 +26,17 @@ LARGEST_SHARE = 3  # times the median (of an even number of nodes, the lower of 
 
 @STRATEGIES.register("fedavg")
 class FedAvg(NamedArguments, Resumable, flower.FedAvg):
-    """Flower's FedAvg on all nodes of a Network, evaluated every so many rounds (McMahan et al., AISTATS 2017).
+    """Flower's FedAvg on all nodes of a Network, with a handshake (McMahan et al., AISTATS 2017).
 
-    A node weighs as much as the number of samples that it says it has, but at most 3 times the median of the round:
-    nobody can check what a node says, and one large number would hand the model to it.
+    A node's weight is the number of samples it reports, but at most 3 times the median of the round: the number cannot
+    be verified, and a large one would let a node dominate the model.
 
     Parameters
     ----------
     graph : networkx graph
         Its vertices are the nodes; its edges are not used.
     seed, local_steps, evaluate_every : int
-        The run's seed; SGD steps a round; rounds between evaluations.
+        The run's seed; SGD steps per round; rounds between evaluations.
     """
 
     same_model = True
@@ -59,11 +59,11 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
         return {name: array.numpy() for name, array in self._arrays.items()}
 
     def load_state_dict(self, state: State) -> None:
-        """Take the global model."""
+        """Restore the global model."""
         self._arrays = ArrayRecord({name: wire.as_array(array) for name, array in state.items()})
 
     def network(self, grid: Grid) -> Network:
-        """Return the grid with a handshake that asks for one model on all nodes."""
+        """Return the grid as a Network that requires the same model on all nodes."""
         return Network(grid, self.num_nodes, same_reference=False, same_model=True)
 
     def start(
@@ -76,9 +76,9 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
-        """Run the handshake, then Flower's own loop, which counts its rounds from 1 in a run that goes on too.
+        """Run the handshake, then Flower's own loop, which counts rounds from 1 even in a resumed run.
 
-        Without initial arrays each node begins with its own weights.
+        Without initial arrays each node starts from its own weights.
         """
         check_run(num_rounds, timeout)
         network = grid if isinstance(grid, Network) else self.network(grid)
@@ -94,13 +94,13 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Number the rounds from the run's beginning."""
+        """Number the rounds from the beginning of the run."""
         return super().configure_train(self.last_round + server_round, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average the weights that are of one model; nodes that sent others are left out."""
+        """Average the weights with the model's layout; nodes that sent others are left out."""
         network = self._joined()
         server_round += self.last_round
         by_vertex = {network.vertex(reply.metadata.src_node_id): reply for reply in replies}
@@ -111,7 +111,7 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
         if arrays is None:
             return None, metrics
         own = usable[min(usable)]
-        # Flower's average makes floats of counters.
+        # Flower's average turns integer counters into floats.
         averaged = {name: np.asarray(array.numpy(), dtype=own[name].dtype) for name, array in arrays.items()}
         self._arrays = ArrayRecord({name: wire.as_array(array) for name, array in averaged.items()})
         return self._arrays, metrics
@@ -126,10 +126,10 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
         return super().configure_evaluate(server_round, arrays, config, grid)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Average the metrics that all nodes report; the round is over then."""
+        """Average the metrics that all nodes report, and finish the round."""
         server_round += self.last_round
         metrics = super().aggregate_evaluate(server_round, _comparable(list(replies)))
-        self._round_is_over(server_round)
+        self._finish_round(server_round)
         return metrics
 
     def _joined(self) -> Network:
@@ -139,7 +139,7 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
 
 
 def _comparable(replies: list[Message]) -> list[Message]:
-    """Return replies with the metrics that all have, as Flower's average needs them, and with plausible weights."""
+    """Return replies with the metrics common to all, as Flower's average requires, and with bounded weights."""
     reports = [dict(reply.content.metric_records[METRICS]) for reply in replies]
     common = [name for name in reports[0] if all(name in report for report in reports)] if reports else []
     most = LARGEST_SHARE * median_low(report.get(NUM_EXAMPLES, 1) for report in reports) if reports else 0

@@ -1,7 +1,7 @@
-"""Where every reply of a node is checked by type, range and size, before anything else looks at it.
+"""Checks of every node's reply by type, range and size, before anything else processes it.
 
-What comes through is safe to count, to average and to write. Arrays have the layout that they claim; what they hold is
-checked where they are decoded, by those who know what was wanted (`wire.decode`, `wire.decode_weights`).
+What passes is safe to count, average and write. Arrays have the layout they claim; their content is checked where they
+are decoded and the expected shape is known (`wire.decode`, `wire.decode_weights`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 from flower_kd import failures
 from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, CONFIG, HELLO, JOIN, LOGITS, METRICS, Hello, Text
-from flower_kd.wire import check_layout, shown
+from flower_kd.wire import check_layout, short_repr
 
 T = TypeVar("T")
 
@@ -39,13 +39,13 @@ Loss = Annotated[float, Field(allow_inf_nan=False, ge=0, le=3.5e38)]
 Share = Annotated[float, Field(allow_inf_nan=False, ge=0, le=1)]
 Samples = Annotated[int, Field(ge=1, le=10**12)]
 Seconds = Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e9)]
-# Columns of history.csv that are not a node's to fill are refused by name.
+# Columns of history.csv that the server fills are refused.
 MetricName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
 RESERVED = re.compile(r"round|vertex|vertices|bytes-shared|test-.*")
 
 _strict = ConfigDict(strict=True)
-_Trained = TypedDict(
-    "_Trained",
+_TrainReport = TypedDict(
+    "_TrainReport",
     {
         "num-examples": Samples,
         "train-loss": NotRequired[Loss],
@@ -54,8 +54,8 @@ _Trained = TypedDict(
         "seconds": NotRequired[Seconds],
     },
 )
-_Tested = TypedDict(
-    "_Tested",
+_EvaluateReport = TypedDict(
+    "_EvaluateReport",
     {
         "accuracy": Share,
         "num-examples": NotRequired[Samples],
@@ -66,14 +66,14 @@ _Tested = TypedDict(
 _NUMBERS = TypeAdapter(Annotated[dict[MetricName, Number], Field(max_length=MOST_METRICS)], config=_strict)
 _NAMES = TypeAdapter(Annotated[list[Text], Field(max_length=MOST_ARRAYS)], config=_strict)
 _KNOWN: dict[str, TypeAdapter[Any]] = {
-    MessageType.TRAIN: TypeAdapter(with_config(_strict)(_Trained)),
-    MessageType.EVALUATE: TypeAdapter(with_config(_strict)(_Tested)),
+    MessageType.TRAIN: TypeAdapter(with_config(_strict)(_TrainReport)),
+    MessageType.EVALUATE: TypeAdapter(with_config(_strict)(_EvaluateReport)),
 }
 _HELLO = TypeAdapter(with_config(ConfigDict(strict=True, revalidate_instances="always"))(Hello))
 
 
 def hello(message: Message, reply: Message) -> Hello:
-    """Return what a node says of itself in the handshake; raises InputError if it makes no sense."""
+    """Return a node's Hello from its reply to the handshake; raises InputError if it is invalid."""
     content = _records(message, reply)
     found = _checked(_HELLO, Hello.from_record(content[HELLO]), "handshake")
     return replace(found, error=one_line(found.error)) if found.error else found
@@ -85,35 +85,35 @@ def metrics(message: Message, reply: Message) -> dict[str, float]:
     Raises
     ------
     InputError
-        If the node failed; if records are missing, or are there that nobody asked for; or if a metric is of another
-        type than wanted, out of range, or has a name that is not a node's to use.
+        If the node failed; if records are missing or were not requested; or if a metric has the wrong type, is out of
+        range, or has a reserved name.
     """
     record = dict(_records(message, reply)[METRICS])
     numbers = _checked(_NUMBERS, record, "report")
     reserved = next((name for name in numbers if RESERVED.fullmatch(name)), None)
     if reserved:
-        raise InputError(f"{reserved!r} in its report is not a name that a node may use")
+        raise InputError(f"{reserved!r} in its report is a reserved name")
     _checked(_KNOWN[message.metadata.message_type], record, "report")
     return numbers
 
 
 def one_line(text: str | None) -> str:
-    """Return a node's words as they can stand in a warning: printable, on one line, cut where they are long."""
+    """Return a node's text as it can be shown in a warning: printable, on one line, truncated if long."""
     words = " ".join("".join(c if c.isprintable() else " " for c in (text or "")[: 4 * LONGEST_REASON]).split())
     return words if len(words) <= LONGEST_REASON else f"{words[: LONGEST_REASON - 3]}..."
 
 
 def _records(message: Message, reply: Message) -> Any:
-    """Return a reply's content: the records that the message asked for, and no other."""
+    """Return a reply's content, which must be exactly the records that the message requested."""
     if reply.has_error():
         raise InputError(f"it failed: {one_line(failures.reason((reply.error.reason or '')[:LONGEST_ERROR]))}")
-    sent, come = message.metadata, reply.metadata
-    if come.message_type != sent.message_type:
+    sent, received = message.metadata, reply.metadata
+    if received.message_type != sent.message_type:
         raise InputError(
-            f"its reply is one to a {shown(come.message_type)} message, not to a {sent.message_type!r} one"
+            f"its reply is for a {short_repr(received.message_type)} message, not for a {sent.message_type!r} message"
         )
-    if come.src_node_id != sent.dst_node_id:
-        raise InputError(f"its reply says it comes from node {shown(come.src_node_id)}")
+    if received.src_node_id != sent.dst_node_id:
+        raise InputError(f"its reply says it comes from node {short_repr(received.src_node_id)}")
     wanted = _wanted(message)
     for name, kind in wanted.items():
         if name not in reply.content:
@@ -124,7 +124,7 @@ def _records(message: Message, reply: Message) -> Any:
             )
     unknown = next((name for name in reply.content if name not in wanted), None)
     if unknown is not None:
-        raise InputError(f"its reply has a record {shown(unknown)} that nobody asked for")
+        raise InputError(f"its reply has a record {short_repr(unknown)} that was not requested")
     for name, record in reply.content.items():
         if isinstance(record, ArrayRecord):
             _checked(_NAMES, list(record), name)
@@ -133,7 +133,7 @@ def _records(message: Message, reply: Message) -> Any:
 
 
 def _wanted(message: Message) -> dict[str, type]:
-    """Return the records that the reply to a message must hold."""
+    """Return the records that the reply to a message must contain."""
     kind = message.metadata.message_type
     if kind == JOIN:
         return {HELLO: ConfigRecord}
@@ -148,12 +148,12 @@ def _wanted(message: Message) -> dict[str, type]:
 
 
 def _checked(adapter: TypeAdapter[T], values: object, what: str) -> T:
-    """Return values as an adapter's type; raises InputError with the first thing that does not fit it."""
+    """Return values as an adapter's type; raises InputError for the first value that does not fit."""
     try:
         return adapter.validate_python(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        name = " ".join(shown(part) for part in first["loc"] if part != "[key]")
+        name = " ".join(short_repr(part) for part in first["loc"] if part != "[key]")
     match first["type"]:
         case "missing":
             raise InputError(f"its {what} lacks {name}")
@@ -163,4 +163,4 @@ def _checked(adapter: TypeAdapter[T], values: object, what: str) -> T:
             problem = "should be printable text"
         case _:
             problem = first["msg"].removeprefix("Input ").removeprefix("String ").removeprefix("Value error, ")
-    raise InputError(f"{name} = {shown(first['input'])} in its {what} {problem}")
+    raise InputError(f"{name} = {short_repr(first['input'])} in its {what} {problem}")

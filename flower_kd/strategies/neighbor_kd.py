@@ -22,27 +22,27 @@ class NeighborKD(DistillationStrategy):
     """Distill on a reference set from a teacher made of the graph neighbors' logits.
 
     Each node minimizes `alpha * CE(labels) + (1 - alpha) * rho * D(student, teacher)` (slides, "Fully decentralized
-    learning model", with rho = 1 and T in {1, 10, 100}; here teachers are asked on the public reference set).
+    learning model", with rho = 1 and T in {1, 10, 100}; here, teachers predict on the public reference set).
     Defaults are those of the run config.
 
     Parameters
     ----------
     graph : networkx graph
-        Who hears whom.
+        Communication graph.
     dissimilarity : str
         Any of `flower_kd.dissimilarity.names()`.
     temperature, alpha : float
-        T of both softmaxes, above 0; the labels' share, in [0, 1].
+        Temperature of both softmaxes, above 0; weight of the label term, in [0, 1].
     rho : float
         Factor of the distillation term, not negative; T^2 keeps gradients from shrinking with T (Hinton et al. 2015).
     pooling : str
         Any of `flower_kd.pooling.names()`.
     pooling_weights : {"uniform", "mixing"}
-        Equal weights, or those of the graph's mixing matrix; robust poolings know equal weights only.
+        Equal weights, or those of the graph's mixing matrix; robust poolings support equal weights only.
     pooling_self : bool
         Whether a node is among its own teachers; with a robust pooling it always is.
     exchange_rows, reference_batch : int
-        Reference rows an exchange and rows an SGD step; 0 for all.
+        Reference rows per exchange and per SGD step; 0 for all.
     wire : str
         Any of `flower_kd.wire.names()`.
     kd_reduction : {"mean", "sum"}

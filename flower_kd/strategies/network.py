@@ -27,11 +27,11 @@ from flower_kd.wire import message_bytes
 
 T = TypeVar("T", bound=Hashable)
 
-POLL_SECONDS = (0.05, 1.0)  # between two looks for replies: at first, as in process, and at last, as on devices
-JOIN_SECONDS = 0.5  # between two looks for nodes that connect
-# What Flower raises of bytes that are not those of a message (its own objects, JSON, protocol buffers).
+POLL_SECONDS = (0.05, 1.0)  # between polls for replies: at first, as in process, and at most, as on devices
+JOIN_SECONDS = 0.5  # between polls for newly connected nodes
+# What Flower raises for bytes that are not a valid message (its own objects, JSON, protocol buffers).
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, DecodeError)
-GIVE_UP_AFTER = 3  # train exchanges in a row in which nobody takes part
+GIVE_UP_AFTER = 3  # consecutive train exchanges without any node
 
 
 @dataclass
@@ -41,9 +41,9 @@ class Traffic:
     Parameters
     ----------
     up, down : ndarray
-        All that a node sent and received, handshake, metrics and evaluation included, [nodes].
+        All that a node sent and received, including handshake, metrics and evaluation, [nodes].
     shared, messages : ndarray
-        What a node sent that is meant for its neighbors (replies that carry arrays), and in how many messages, [nodes].
+        What a node sent for its neighbors (replies with arrays), in bytes and in messages, [nodes].
     """
 
     up: np.ndarray
@@ -68,14 +68,14 @@ class NodeMetrics:
 
 @dataclass
 class Participation:
-    """In how many train exchanges a node should have taken part, in how many it did, and why not in the others.
+    """How many train exchanges a node was due in and took part in, and why it missed the others.
 
     Parameters
     ----------
     due, taken : int
-        Train messages that went to the node; those whose replies were used.
+        Train messages sent to the node; those whose replies were used.
     reasons : dict
-        How often each reason left the node out; they sum to `due - taken` when an exchange is over.
+        How often the node was left out for each reason; the sum is `due - taken` after each exchange.
     """
 
     due: int = 0
@@ -84,17 +84,17 @@ class Participation:
 
 
 class StreamingGrid(Grid):
-    """A Grid that has each message answered before it takes the next ones, so that few are in memory at a time."""
+    """A Grid that answers messages as they are generated, so that few are in memory at a time."""
 
     @abstractmethod
     def stream(self, messages: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
-        """Take messages as they are needed, and yield each with its reply."""
+        """Consume messages as needed, and yield each with its reply."""
 
 
 class Network(Grid):
     """Wraps a Grid so that any strategy sees the nodes in the order of their vertices.
 
-    It counts bytes, keeps every node's metrics, names the nodes that fail or stay silent and leaves them out. Flower's
+    It counts bytes, keeps every node's metrics, and reports and leaves out nodes that fail or stay silent. Flower's
     own strategies run on it unchanged.
 
     Parameters
@@ -104,15 +104,15 @@ class Network(Grid):
     num_nodes : int
         Vertices of the graph.
     vertex_names : list of str, optional
-        Names of the vertices 0, 1, ... where the graph has names; nodes then say theirs in the node config.
+        Names of the vertices 0, 1, ... if the graph has names; nodes then state theirs in the node config.
     same_reference : bool
-        Whether all nodes must hold the same reference set.
+        Whether all nodes must have the same reference set.
     same_model : bool
         Whether all nodes must train the same model.
     links : sequence of int, optional
-        Over how many links each vertex sends what it has for others; one without it.
+        Number of links over which each vertex sends to others; by default one.
     connect_seconds : float
-        How long to wait for all nodes before the run is given up.
+        How long to wait for all nodes to connect.
     """
 
     def __init__(
@@ -143,23 +143,25 @@ class Network(Grid):
         self.participation: dict[int, Participation] = {}
         self.clock: Callable[[], float] = time.monotonic
         self.sleep: Callable[[float], None] = time.sleep
-        self._training: set[int] = set()  # who takes part in the train exchange that is going on
-        self._returning: dict[int, str] = {}  # who answered after an absence, unless the strategy refuses the answer
-        self._last_round: dict[int, int] = {}  # in which a node took part
-        self._rejoined: set[int] = set()  # under another id, and not heard of since
-        self._open: dict[int, tuple[str, float]] = {}  # by node: a message not answered in time, and when it was sent
-        self._greetings: dict[str, Message] = {}  # those that are not answered yet, of nodes that connect late
-        self._exchanges_without_anybody = 0
-        self._one_by_one = False  # fetch replies so, as one of many could not be read
-        self.absent: dict[int, str] = {}  # and the kind of exchange, train or evaluate, in which a node will be back
+        self._training: set[int] = set()  # vertices in the current train exchange
+        self._returning: dict[int, str] = {}  # replied after an absence, unless the strategy refuses the reply
+        self._last_round: dict[int, int] = {}  # the last round in which a node took part
+        self._rejoined: set[int] = set()  # under another id, and without a reply since
+        self._unanswered: dict[
+            int, tuple[str, float]
+        ] = {}  # by node: a message without a reply in time, and when it was sent
+        self._greetings: dict[str, Message] = {}  # unanswered ones, to nodes that connected late
+        self._empty_exchanges = 0
+        self._one_by_one = False  # fetch replies one by one, after an unreadable one
+        self.absent: dict[int, str] = {}  # by vertex: in which kind of exchange, train or evaluate, it can return
         self._vertex_of: dict[int, int] = {}
         self._node_of: dict[int, int] = {}
-        self._strangers: set[int] = set()
+        self._late_nodes: set[int] = set()
 
     # -- handshake ----------------------------------------------------------------------------------------------------
 
     def join(self) -> dict[int, Hello]:
-        """Ask every node who it is, make it begin anew, and check that all fit together.
+        """Run the handshake: ask every node for its Hello, reset it, and check that all nodes match.
 
         Returns
         -------
@@ -169,8 +171,8 @@ class Network(Grid):
         Raises
         ------
         InputError
-            If vertices are missing or claimed twice, or nodes differ in classes, reference set or (where it matters)
-            model. Nothing has been trained then.
+            If vertices are missing or claimed twice, or nodes differ in classes, reference set or (if it matters)
+            model. Nothing has been trained in that case.
         """
         self.hellos.clear()
         self._vertex_of.clear()
@@ -179,20 +181,20 @@ class Network(Grid):
         self.metrics.clear()
         self.participation = {vertex: Participation() for vertex in range(self.num_nodes)}
         self.absent.clear()
-        self._strangers.clear()
+        self._late_nodes.clear()
         self._returning.clear()
         self._last_round.clear()
         self._rejoined.clear()
-        self._open.clear()
+        self._unanswered.clear()
         self._greetings.clear()
-        self._exchanges_without_anybody = 0
+        self._empty_exchanges = 0
         deadline = self.clock() + self.connect_seconds
         asked: set[int] = set()
         while len(self.hellos) < self.num_nodes:
             new = [node for node in self._grid.get_node_ids() if node not in asked]
             asked.update(new)
             for message, reply in self._answers(_greetings(new, self.greeting), max(deadline - self.clock(), 1.0)):
-                self._take_in(message, reply)
+                self._admit(message, reply)
             if len(self.hellos) == self.num_nodes:
                 break
             if len(asked) > len(self.hellos) or self.clock() > deadline:
@@ -206,8 +208,8 @@ class Network(Grid):
         self.on_join()
         return self.hellos
 
-    def _take_in(self, message: Message, reply: Message) -> None:
-        """Take a node in at the vertex that it says is its own; raises InputError if it cannot be."""
+    def _admit(self, message: Message, reply: Message) -> None:
+        """Assign a node to the vertex it claims; raises InputError if this is impossible."""
         node = message.metadata.dst_node_id
         try:
             hello = inbox.hello(message, reply)
@@ -215,27 +217,27 @@ class Network(Grid):
             raise InputError(f"the node with Flower's id {node}: {error}") from None
         vertex = self._vertex_by(hello)
         if vertex in self.hellos and vertex not in self.absent:
-            raise InputError(f"two nodes both say they are vertex {self._label(vertex)}: partition-id must differ")
-        back = vertex in self.absent
-        if back:
+            raise InputError(f"two nodes both claim vertex {self._label(vertex)}: partition-id must differ")
+        returning = vertex in self.absent
+        if returning:
             self._check_alike({**self.hellos, vertex: hello})
             old = self._node_of[vertex]
             self._vertex_of.pop(old, None)
-            self._open.pop(old, None)
+            self._unanswered.pop(old, None)
             self._rejoined.add(vertex)
         self.hellos[vertex] = hello
         self._vertex_of[node], self._node_of[vertex] = vertex, node
         self.traffic.down[vertex] += message_bytes(message)
         self.traffic.up[vertex] += message_bytes(reply)
-        if back:
+        if returning:
             self.on_return(vertex, hello)
 
     # -- messages and replies -----------------------------------------------------------------------------------------
 
     def _answers(self, messages: Iterable[Message], timeout: float | None) -> Iterator[tuple[Message, Message]]:
-        """Send messages, and yield each that is answered with its reply.
+        """Send messages, and yield each answered one with its reply.
 
-        An error that the SuperLink writes on behalf of a node that is gone does not carry the node's id.
+        An error that the SuperLink writes on behalf of a disconnected node does not have the node's id.
         """
         if isinstance(self._grid, StreamingGrid):
             yield from self._grid.stream(self._counted(messages))
@@ -243,19 +245,19 @@ class Network(Grid):
             yield from self._polled(messages, math.inf if timeout is None else timeout)
 
     def _polled(self, messages: Iterable[Message], timeout: float) -> Iterator[tuple[Message, Message]]:
-        """Send messages, wait for the replies of all nodes that answered in time before, and yield what comes.
+        """Send messages, wait for the replies of all nodes that replied in time before, and yield the replies.
 
-        A node that did not is sent messages that nobody waits for, so that it costs one timeout for as long as it is
-        silent. It gets one each timeout, not one each exchange, or it would find more than it could catch up with. If
-        it answers one that is over, it is there: it is sent what the others were, and waited for. Where all nodes
-        were silent, all are waited for.
+        A node that did not is still sent messages, but not waited for, so that a silent node costs only one timeout. It
+        gets one message per timeout, not one per exchange, or it would have too many to catch up with. If it replies to
+        an old one, it is back: it is sent the current message and waited for. If all nodes were silent, all are
+        waited for.
         """
         started = self.clock()
         awaited: list[Message] = []
         unawaited: list[Message] = []
         held_back: dict[str, Message] = {}
         for message in messages:
-            earlier, since = self._open.get(message.metadata.dst_node_id, ("", -math.inf))
+            earlier, since = self._unanswered.get(message.metadata.dst_node_id, ("", -math.inf))
             if not earlier:
                 awaited.append(message)
             elif started - since >= timeout:
@@ -272,7 +274,7 @@ class Network(Grid):
                     waiting |= self._push([held_back.pop(answered)])
                 elif answered in waiting or answered in others:
                     message = (waiting if answered in waiting else others).pop(answered)
-                    self._open.pop(message.metadata.dst_node_id, None)
+                    self._unanswered.pop(message.metadata.dst_node_id, None)
                     yield message, reply
             left = started + timeout - self.clock()
             if left <= 0:
@@ -281,7 +283,7 @@ class Network(Grid):
                 self.sleep(min(pause, left))
                 pause = min(2 * pause, POLL_SECONDS[1])
         for message_id, message in (waiting | others).items():
-            self._open[message.metadata.dst_node_id] = (message_id, started)
+            self._unanswered[message.metadata.dst_node_id] = (message_id, started)
 
     def _push(self, messages: list[Message]) -> dict[str, Message]:
         """Send messages, and return them by id."""
@@ -290,10 +292,10 @@ class Network(Grid):
         return {message.metadata.message_id: message for message in messages}
 
     def _pull(self, asked: dict[str, Message]) -> list[Message]:
-        """Fetch the replies that have come; one that Flower cannot read becomes an error of the node that sent it.
+        """Fetch the replies that have arrived; one that Flower cannot read becomes an error of its sender.
 
-        Flower fetches many at a time, and those that came with an unreadable one are lost. After the first, which costs
-        others an exchange, they are fetched one by one.
+        Flower fetches many at a time, and those fetched with an unreadable one are lost. After the first, which costs
+        the others an exchange, replies are fetched one by one.
         """
         if not self._one_by_one:
             try:
@@ -310,7 +312,7 @@ class Network(Grid):
         return replies
 
     def _counted(self, messages: Iterable[Message]) -> Iterator[Message]:
-        """Yield messages on their way down, counting the bytes of those to nodes that have joined."""
+        """Yield messages to be sent, counting the bytes of those to nodes that have joined."""
         for message in messages:
             vertex = self._vertex_of.get(message.metadata.dst_node_id)
             if vertex is not None:
@@ -322,13 +324,13 @@ class Network(Grid):
             raise InputError(f"node {hello.name or hello.vertex} cannot take part: {hello.error}")
         if hello.partitions and hello.partitions != self.num_nodes:
             raise InputError(
-                f"node {hello.name or hello.vertex} says num-partitions={hello.partitions}, but the graph has "
+                f"node {hello.name or hello.vertex} reports num-partitions={hello.partitions}, but the graph has "
                 f"{self.num_nodes} vertices"
             )
         if self.vertex_names is None or not hello.name:
             if not 0 <= hello.vertex < self.num_nodes:
                 raise InputError(
-                    f"a node says partition-id={hello.vertex}, the graph has vertices 0 to {self.num_nodes - 1}"
+                    f"a node reports partition-id={hello.vertex}, but the graph has vertices 0 to {self.num_nodes - 1}"
                 )
             return hello.vertex
         if hello.name not in self._vertex_of_name:
@@ -337,7 +339,7 @@ class Network(Grid):
         vertex = self._vertex_of_name[hello.name]
         if hello.vertex not in (-1, vertex):
             raise InputError(
-                f"node {hello.name!r} says partition-id={hello.vertex}, but its name is vertex {vertex} of the graph"
+                f"node {hello.name!r} reports partition-id={hello.vertex}, but its name is that of vertex {vertex}"
             )
         return vertex
 
@@ -353,17 +355,17 @@ class Network(Grid):
             for name, words in checks:
                 if getattr(hello, name) != most[name]:
                     raise InputError(
-                        f"node {self._label(vertex)} has another {words} than the others: "
-                        f"{getattr(hello, name)} where they have {most[name]}"
+                        f"node {self._label(vertex)} has a different {words}: "
+                        f"{getattr(hello, name)}, while the others have {most[name]}"
                     )
 
     def _label(self, vertex: int) -> str:
         return str(vertex) if self.vertex_names is None else self.vertex_names[vertex]
 
-    # -- a run that goes on -------------------------------------------------------------------------------------------
+    # -- resumption ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> State:
-        """Return what has travelled so far, who took part, and which nodes are absent."""
+        """Return the traffic so far, the participation, and the absent nodes."""
         absent = np.array(sorted(self.absent), dtype=np.int64)
         parts = json.dumps({vertex: vars(part) for vertex, part in self.participation.items()})
         return {
@@ -373,13 +375,13 @@ class Network(Grid):
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Take what `state_dict` returned, in a network whose nodes have joined."""
+        """Restore what `state_dict` returned, in a network whose nodes have joined."""
         self.traffic = Traffic(state["up"], state["down"], state["shared"], state["messages"])
         parts = json.loads(state["participation"].tobytes())
         self.participation = {int(vertex): Participation(**part) for vertex, part in parts.items()}
         self.absent = dict.fromkeys(state["absent"].tolist(), MessageType.TRAIN)
 
-    # -- what a strategy uses -----------------------------------------------------------------------------------------
+    # -- for strategies -----------------------------------------------------------------------------------------------
 
     def node_id(self, vertex: int) -> int:
         """Return Flower's id of the node at a vertex."""
@@ -391,25 +393,25 @@ class Network(Grid):
 
     def get_node_ids(self) -> list[int]:
         """Return the ids of the nodes that joined, in the order of their vertices."""
-        self._welcome_back()
+        self._readmit()
         return [self._node_of[vertex] for vertex in sorted(self._node_of)]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Send messages, and return the replies that can be used, in the order of vertices."""
+        """Send messages, and return the usable replies, in the order of vertices."""
         replies = self.exchange(messages, timeout=timeout)
         return sorted(replies, key=lambda reply: self._vertex_of[reply.metadata.src_node_id])
 
     def exchange(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Send train or evaluate messages, and yield the replies that can be used, as they come.
+        """Send train or evaluate messages, and yield the usable replies as they arrive.
 
-        Nodes that send none are left out of the exchange with a warning.
+        Nodes without one are left out of the exchange with a warning.
 
         Raises
         ------
         InputError
-            If nobody has taken part in three train exchanges in a row.
+            If no node took part in three consecutive train exchanges.
         """
-        self._note_returns()
+        self._announce_returns()
         self._training.clear()
         server_round, given_weights = 0, set()
         missing: dict[int, str] = {}
@@ -430,7 +432,7 @@ class Network(Grid):
         answered = 0
         for message, reply in self._answers(noted(), timeout):
             vertex = self._vertex_of[message.metadata.dst_node_id]
-            if vertex not in missing:  # a second reply
+            if vertex not in missing:  # a duplicate reply
                 continue
             try:
                 metrics = inbox.metrics(message, reply)
@@ -439,7 +441,7 @@ class Network(Grid):
                 continue
             del missing[vertex]
             answered += 1
-            self._keep(server_round, vertex, reply, metrics)
+            self._record(server_round, vertex, reply, metrics)
             if self.absent.get(vertex) == message.metadata.message_type:
                 self._returning[vertex] = f"in round {server_round}, {self._weights(vertex, vertex in given_weights)}"
             if vertex not in self.absent or vertex in self._returning:
@@ -449,21 +451,21 @@ class Network(Grid):
         training = bool(self._training)
         for vertex in sorted(missing):
             if training:
-                self.participation[vertex].taken += 1  # which leave_out takes back
+                self.participation[vertex].taken += 1  # reverted by leave_out
             self.leave_out(server_round, vertex, missing[vertex])
         self.greeting = replace(self.greeting, server_round=server_round)  # for nodes that come back later
         if training:
-            self._exchanges_without_anybody = 0 if answered else self._exchanges_without_anybody + 1
+            self._empty_exchanges = 0 if answered else self._empty_exchanges + 1
         else:
-            self._note_returns()  # no strategy refuses the replies of an evaluation
-        if self._exchanges_without_anybody == GIVE_UP_AFTER:
+            self._announce_returns()  # no strategy refuses the replies of an evaluation
+        if self._empty_exchanges == GIVE_UP_AFTER:
             raise InputError(
                 f"no node took part in {GIVE_UP_AFTER} exchanges in a row, the last in round {server_round}; "
                 f"node {self._label(min(missing))}: {missing[min(missing)]}"
             )
 
     def leave_out(self, server_round: int, vertex: int, why: str) -> None:
-        """Note that a node takes no part in this exchange; warn of it where it did in the one before."""
+        """Record that a node takes no part in this exchange; warn if it did in the previous one."""
         training = vertex in self._training
         if training:
             self._training.remove(vertex)
@@ -474,10 +476,10 @@ class Network(Grid):
         level = DEBUG if vertex in self.absent else WARNING
         if training or vertex not in self.absent:
             self.absent[vertex] = MessageType.TRAIN if training else MessageType.EVALUATE
-        log(level, "round %d goes on without node %s: %s", server_round, self._label(vertex), why)
+        log(level, "round %d continues without node %s: %s", server_round, self._label(vertex), why)
 
-    def _keep(self, server_round: int, vertex: int, reply: Message, metrics: dict[str, float]) -> None:
-        """Keep a reply's metrics and count its bytes."""
+    def _record(self, server_round: int, vertex: int, reply: Message, metrics: dict[str, float]) -> None:
+        """Record a reply's metrics and bytes."""
         size = message_bytes(reply)
         self.traffic.up[vertex] += size
         if any(isinstance(record, ArrayRecord) for record in reply.content.values()):
@@ -492,31 +494,31 @@ class Network(Grid):
         kept.values["bytes-all-edges"] = float(self.traffic.shared[vertex] * self.links[vertex])
 
     def _weights(self, vertex: int, given: bool) -> str:
-        """Return with which weights a node takes part again."""
+        """Return, for the log, with which weights a node returns."""
         if given:
-            return "with the weights that it was sent"
+            return "with the weights it was sent"
         if vertex not in self._rejoined:
             last = self._last_round.get(vertex)
-            return f"with its own weights (last heard of in round {last})" if last else "with its own weights"
+            return f"with its own weights (last reply in round {last})" if last else "with its own weights"
         kept = self.hellos[vertex].restored_round
         return f"with its own weights of round {kept}" if kept else "with fresh weights"
 
-    def _note_returns(self) -> None:
-        """Say who is back: those whose first answer after an absence was of use."""
+    def _announce_returns(self) -> None:
+        """Log the nodes that are back: those whose first reply after an absence was usable."""
         for vertex in sorted(self._returning):
             del self.absent[vertex]
             log(INFO, "node %s is back %s", self._label(vertex), self._returning[vertex])
         self._returning.clear()
 
-    def _welcome_back(self) -> None:
-        """Give absent vertices to nodes that connected under a new id (a device that was started again).
+    def _readmit(self) -> None:
+        """Assign absent vertices to nodes that connected under a new id (a restarted device).
 
-        Nobody waits for such a node's answer: it is looked for each time, and each node is asked once.
+        Each new node is asked once; its answer is not waited for but polled for each time.
         """
         if not self.absent and not self._greetings:
             return
-        new = [n for n in self._grid.get_node_ids() if n not in self._vertex_of and n not in self._strangers]
-        self._strangers.update(new)
+        new = [n for n in self._grid.get_node_ids() if n not in self._vertex_of and n not in self._late_nodes]
+        self._late_nodes.update(new)
         answers: Iterable[tuple[Message, Message]]
         if isinstance(self._grid, StreamingGrid):
             answers = self._grid.stream(_greetings(new, replace(self.greeting, fresh=False)))
@@ -527,7 +529,7 @@ class Network(Grid):
             answers = [(self._greetings.pop(i), by_id[i]) for i in list(self._greetings) if i in by_id]
         for message, reply in answers:
             try:
-                self._take_in(message, reply)
+                self._admit(message, reply)
             except InputError as error:
                 log(WARNING, "a node that joined late is not used: %s", error)
 
@@ -556,11 +558,11 @@ class Network(Grid):
 
 
 def _greetings(nodes: Iterable[int], greeting: Greeting) -> Iterator[Message]:
-    """Yield one message a node that asks who it is."""
+    """Yield one handshake message per node."""
     for node in nodes:
         yield Message(RecordDict({CONFIG: greeting.to_record()}), dst_node_id=node, message_type=JOIN)
 
 
 def most_common(values: Iterable[T]) -> T:
-    """Return the value that comes most often, the first of them in a tie."""
+    """Return the most frequent value, the first in a tie."""
     return Counter(values).most_common(1)[0][0]

@@ -13,22 +13,22 @@ from flwr.serverapp.strategy import Strategy
 from flower_kd.errors import InputError
 from flower_kd.registry import Registry, unknown
 
-# For whom what a node sends is meant, whatever way it takes.
+# The intended recipient of what a node sends, whatever its route.
 Recipient = Literal["neighbors", "server", "nobody"]
 
 STRATEGIES: Registry[type[Strategy]] = Registry("strategy")
 
 
 def settings_of(cls: type[Strategy]) -> set[str]:
-    """Return the names of a strategy's keyword arguments, its bases' included where it hands them on."""
+    """Return the names of a strategy's keyword arguments, including its bases' if it passes them on."""
     return {parameter.name for parameter in _parameters(cls) if parameter.kind is parameter.KEYWORD_ONLY}
 
 
 class NamedArguments:
-    """Base of strategies whose arguments are checked by name before Python hands them up from class to class."""
+    """Base of strategies that check argument names before Python passes them up the class hierarchy."""
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
-        """Return a new strategy; raises InputError if it has no argument of one of these names."""
+        """Return a new strategy; raises InputError for an unknown argument."""
         allowed = [parameter.name for parameter in _parameters(cls)]
         for name in settings:
             if name not in allowed:
@@ -37,7 +37,7 @@ class NamedArguments:
 
 
 def _parameters(cls: type) -> list[inspect.Parameter]:
-    """Return what a constructor takes by name, its bases' parameters included where it hands them on."""
+    """Return a constructor's named parameters, including its bases' if it passes them on."""
     found: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):
@@ -55,14 +55,14 @@ def _parameters(cls: type) -> list[inspect.Parameter]:
 
 
 def sends_to(cls: type[Strategy]) -> Recipient:
-    """Return for whom is meant what a strategy's nodes send: the server, unless the strategy says otherwise."""
+    """Return the recipient of what a strategy's nodes send: the server, unless the strategy says otherwise."""
     return cast(Recipient, getattr(cls, "sends_to", "server"))
 
 
 def links(cls: type[Strategy], graph: nx.Graph) -> np.ndarray:
-    """Return over how many links each vertex sends what it has for others, if neighbors are linked directly, [nodes].
+    """Return the number of links over which each vertex sends, if neighbors are linked directly, [nodes].
 
-    In a directed graph these are its edges to those that hear it; with a server there is one link, alone none.
+    In a directed graph these are its outgoing edges; with a server there is one link, alone none.
     """
     num_nodes, recipient = graph.number_of_nodes(), sends_to(cls)
     if recipient != "neighbors":
@@ -72,6 +72,6 @@ def links(cls: type[Strategy], graph: nx.Graph) -> np.ndarray:
 
 
 def settings_ignored(cls: type[Strategy], settings: Mapping[str, Any]) -> Mapping[str, str]:
-    """Return which of a strategy's settings have no effect beside the others, each with the condition."""
+    """Return the settings of a strategy without effect given the others, each with the condition."""
     ignored = getattr(cls, "ignored", None)
     return ignored(settings) if ignored is not None else {}

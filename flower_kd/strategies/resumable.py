@@ -1,4 +1,4 @@
-"""Strategies that can go on after a round of an earlier process."""
+"""Strategies that can be resumed after a round of an earlier process."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ State = dict[str, np.ndarray]
 
 
 class Resumable:
-    """What a strategy knows between two rounds, as arrays by name, and who is told when a round is over.
+    """State of a strategy between two rounds, as arrays by name, and a callback at the end of each round.
 
     Attributes
     ----------
     on_round : callable (int) or None
-        Called with the number of each round that is over, evaluation included.
+        Called with the number of each finished round, after its evaluation.
     last_round : int
-        The last round of the earlier process; 0 in a run that begins.
+        The last round of the earlier process; 0 in a new run.
     """
 
     on_round: Callable[[int], None] | None = None
@@ -25,22 +25,22 @@ class Resumable:
     _resumed: State | None = None
 
     def state_dict(self) -> State:
-        """Return what the strategy knows between two rounds, beside its settings."""
+        """Return the strategy's state between two rounds, without its settings."""
         return {}
 
     def load_state_dict(self, state: State) -> None:
-        """Take what `state_dict` returned, in a strategy that has begun."""
+        """Restore what `state_dict` returned, in a strategy that has begun."""
 
     def resume_after(self, server_round: int, state: State) -> None:
-        """Have the next `start` go on after a round of an earlier process, whose state is given."""
+        """Have the next `start` resume after a round of an earlier process with the given state."""
         self.last_round, self._resumed = server_round, state
 
     def _restore(self) -> None:
-        """Take the earlier process's state, if there is one; called when the strategy has begun."""
+        """Restore the earlier process's state, if there is one; called when the strategy has begun."""
         if self._resumed is not None:
             self.load_state_dict(self._resumed)
             self._resumed = None
 
-    def _round_is_over(self, server_round: int) -> None:
+    def _finish_round(self, server_round: int) -> None:
         if self.on_round is not None:
             self.on_round(server_round)

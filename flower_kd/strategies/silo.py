@@ -1,4 +1,4 @@
-"""Every node alone: the baseline that nothing is exchanged."""
+"""Every node alone: the baseline without any exchange."""
 
 from __future__ import annotations
 

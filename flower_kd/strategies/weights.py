@@ -1,4 +1,4 @@
-"""Weights that nodes send: which of them can be used."""
+"""Selection of usable weights from nodes' replies."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LARGEST_RATIO = 100
 def usable_weights(
     contents: Mapping[int, RecordDict], initial: ArrayRecord | None = None
 ) -> tuple[dict[int, wire.Arrays], dict[int, str]]:
-    """Return the weights by vertex, and why the others cannot be used.
+    """Return the usable weights by vertex, and why the others cannot be used.
 
-    Names, dtypes and shapes are those of most nodes, and of the initial weights in a tie: one bad reply must not make
-    the others the odd ones. Weights may be `LARGEST_RATIO` times as large as is common (and as 1): a mean with larger
-    ones in it would be theirs, and overflow in a step or two.
+    Names, dtypes and shapes are those of the majority, or of the initial weights in a tie, so that one bad reply cannot
+    disqualify the others. Weights may be at most `LARGEST_RATIO` times as large as the median (or 1): larger ones would
+    dominate the mean, and overflow in a step or two.
     """
     layouts: dict[int, wire.Layout] = {}
     records: dict[int, ArrayRecord] = {}
@@ -49,11 +49,11 @@ def usable_weights(
     for vertex, size in sizes.items():
         if size > limit:
             del usable[vertex]
-            refused[vertex] = f"weights of up to {size:.3g} (at most {limit:.3g}: {LARGEST_RATIO} times what is common)"
+            refused[vertex] = f"weights of up to {size:.3g} (at most {limit:.3g}: {LARGEST_RATIO} times the median)"
     return usable, refused
 
 
 def _largest(weights: wire.Arrays) -> float:
-    """Return the largest size of a weight that is not a counter."""
+    """Return the largest absolute value of the floating-point weights."""
     floats = (array for array in weights.values() if np.issubdtype(array.dtype, np.floating))
     return max((float(max(array.max(initial=0.0), -array.min(initial=0.0))) for array in floats), default=0.0)

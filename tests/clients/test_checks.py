@@ -1,4 +1,4 @@
-"""What is wrong with a node is said in the handshake, in one sentence."""
+"""Mistakes in a node are reported in the handshake, in one sentence."""
 
 import random
 from collections.abc import Callable
@@ -84,11 +84,11 @@ def half_optimizer(node: Node) -> None:
 
 
 FAULTS: list[tuple[Callable[[Node], object], str]] = [
-    (lambda n: private(n, labels=late_label()), "the private labels hold 3: with classes = 3 they must be 0 to 2"),
-    (lambda n: private(n, labels=-late_label()), "the private labels hold -3: with classes = 3"),
+    (lambda n: private(n, labels=late_label()), "the private labels contain 3: with classes = 3 they must be 0 to 2"),
+    (lambda n: private(n, labels=-late_label()), "the private labels contain -3: with classes = 3"),
     (
         lambda n: private(n, labels=blobs(0, 20)[1].float()),
-        "private labels are of dtype float32, they must be int64",
+        "private labels are of dtype float32, but must be int64",
     ),
     (lambda n: private(n, labels=blobs(0, 20)[1].int()), "the private labels are of dtype int32"),
     (
@@ -97,19 +97,19 @@ FAULTS: list[tuple[Callable[[Node], object], str]] = [
     ),
     (lambda n: private(n, labels=blobs(0, 20)[1][:, None]), r"must be of shape \[4\]"),
     (lambda n: private(n, torch.zeros(0, 6), torch.zeros(0).long()), "the private data are empty"),
-    (lambda n: private(n, torch.full((20, 6), float("inf"))), "the private inputs hold NaN or Inf"),
+    (lambda n: private(n, torch.full((20, 6), float("inf"))), "the private inputs contain NaN or Inf"),
     (
         lambda n: private(n, torch.zeros(20, 5)),
         r"rows are of shape \[6\] and dtype float32, private ones of \[5\]",
     ),
     (lambda n: private(n, torch.zeros(20, 6).double()), "private ones of .* and float64"),
-    (lambda n: setattr(n, "reference", one_nan()), "the reference inputs hold NaN or Inf"),
-    (lambda n: setattr(n, "reference", [1, 2]), "the reference set is of type list, it must be a Tensor"),
-    (lambda n: setattr(n, "private", [blobs(0, 20)]), "the private data are of type list, they must be a DataLoader"),
+    (lambda n: setattr(n, "reference", one_nan()), "the reference inputs contain NaN or Inf"),
+    (lambda n: setattr(n, "reference", [1, 2]), "the reference set is of type list, but must be a Tensor"),
+    (lambda n: setattr(n, "private", [blobs(0, 20)]), "the private data are of type list, but must be a DataLoader"),
     (lambda n: setattr(n, "test", []), "the test data are empty"),
     (lambda n: setattr(n, "test", iter([blobs(0, 20)])), "the test data can be gone through only once"),
     (lambda n: setattr(n, "test", 5), "the test data are of type int"),
-    (lambda n: setattr(n, "test", [(blobs(0, 20)[0], late_label())]), "the test labels hold 3"),
+    (lambda n: setattr(n, "test", [(blobs(0, 20)[0], late_label())]), "the test labels contain 3"),
     (
         lambda n: setattr(n, "test", [(torch.zeros(3, 9), torch.zeros(3).long())]),
         r"the model fails on test inputs of shape \[2, 9\]",
@@ -120,7 +120,7 @@ FAULTS: list[tuple[Callable[[Node], object], str]] = [
         r"returns shape \[6, 3\] .* classes = 10 it must be \[6, 10\]",
     ),
     (lambda n: setattr(n, "classes", 3.0), "classes = 3.0 must be a whole number"),
-    (lambda n: setattr(n, "model", "mlp"), "the model is of type str, it must be a torch.nn.Module"),
+    (lambda n: setattr(n, "model", "mlp"), "the model is of type str, but must be a torch.nn.Module"),
     (lambda n: setattr(n, "optimizer", None), "the optimizer is of type NoneType"),
     (other_optimizer, "2 of the optimizer's 2 parameters are not those of the model"),
     (half_optimizer, "the optimizer lacks 1 of the model's 2 trainable parameters, such as 'bias'"),
@@ -145,7 +145,7 @@ def test_each_fault_is_one_sentence(break_it: Callable[[Node], object], words: s
 def test_labels_in_memory_are_checked_behind_a_subset_and_in_batches() -> None:
     node, (inputs, labels) = good_node(), (blobs(0, 20)[0], late_label())
     node.private = ShuffledBatches(inputs, labels, batch_size=2, seed=0, vertex=0)
-    with pytest.raises(InputError, match="labels hold 3"):
+    with pytest.raises(InputError, match="labels contain 3"):
         check(node)
     whole = TensorDataset(inputs, labels)
     for rows, fits in (([1, 2, 17], False), (range(4), True)):
@@ -154,7 +154,7 @@ def test_labels_in_memory_are_checked_behind_a_subset_and_in_batches() -> None:
         if fits:
             check(node)
             continue
-        with pytest.raises(InputError, match="labels hold 3"):
+        with pytest.raises(InputError, match="labels contain 3"):
             check(node)
 
 
@@ -189,7 +189,7 @@ def test_a_check_leaves_everything_as_it_was() -> None:
         (torch.zeros(3, 2), torch.zeros(3), 0, "batch_size = 0 must be at least 1"),
     ],
 )
-def test_batches_that_make_no_sense(inputs: torch.Tensor, labels: torch.Tensor, batch_size: int, words: str) -> None:
+def test_batches_that_are_malformed(inputs: torch.Tensor, labels: torch.Tensor, batch_size: int, words: str) -> None:
     with pytest.raises(InputError, match=words):
         ShuffledBatches(inputs, labels, batch_size, seed=0, vertex=0)
 
@@ -203,7 +203,7 @@ class Stream(torch.utils.data.IterableDataset):
     ("field", "loader", "words"),
     [
         ("private", DataLoader(Stream()), "the private loader's data set has no length"),
-        ("reference", DataLoader(TensorDataset(torch.zeros(0, 6))), "the reference loader gives no batch"),
+        ("reference", DataLoader(TensorDataset(torch.zeros(0, 6))), "the reference loader yields no batches"),
         ("reference", DataLoader(Pairs(), batch_size=4), "a batch of the reference loader is of type dict"),
         (
             "reference",

@@ -132,15 +132,15 @@ def test_shuffled_batches_are_passes_without_repetition() -> None:
     assert all(len(labels) == 2 for _, labels in small.batches(0, 4))
 
 
-def test_a_users_loaders() -> None:
+def test_user_loaders() -> None:
     data = TensorDataset(*blobs(0, 10))
     batches = LoaderBatches(DataLoader(data, batch_size=4))
     assert [len(labels) for _, labels in batches.batches(0, 5)] == [4, 4, 2, 4, 4]
-    second, third = (labels for _, labels in batches.batches(1, 2))  # goes on where step 0 left off
+    second, third = (labels for _, labels in batches.batches(1, 2))  # continues where step 0 left off
     assert torch.equal(torch.cat([second, third]), data.tensors[1][4:])
     with pytest.raises(InputError, match="generator of its own"):
         LoaderBatches(DataLoader(data, shuffle=True, generator=torch.Generator()))
-    with pytest.raises(InputError, match="gives no batch"):
+    with pytest.raises(InputError, match="yields no batches"):
         list(LoaderBatches(DataLoader(data, batch_size=20, drop_last=True)).batches(0, 1))
     node = linear_node()
     with pytest.raises(InputError, match="reference loader shuffles"):
@@ -168,9 +168,9 @@ def test_a_users_loaders() -> None:
         ),
     ],
 )
-def test_messages_that_make_no_sense(content: RecordDict, words: str) -> None:
+def test_messages_that_are_malformed(content: RecordDict, words: str) -> None:
     app, context = make_client_app(build_blob_node), context_of()
-    InProcessGrid(app, 1, {})  # which tells Flower who sends
+    InProcessGrid(app, 1, {})  # sets up the sender for Flower
     with pytest.raises(InputError, match=words):
         app(Message(content, dst_node_id=5, message_type="train"), context)
 
@@ -183,7 +183,7 @@ def test_a_failed_message_leaves_a_live_node_as_it_was() -> None:
     # The second batch does not fit, after a first step that did.
     inputs = [torch.zeros(10, 6), torch.zeros(10, 5)]
     node.private = LoaderBatches(DataLoader([(x, torch.zeros(10).long()) for x in inputs], batch_size=None))
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), state.kept_on_error(context, node):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), state.restored_on_error(context, node):
         train(node, Order(1, 2), None, np.arange(0), vertex=0)
     assert all(torch.equal(before[name], value) for name, value in node.model.state_dict().items())
     assert not node.optimizer.state_dict()["state"]

@@ -73,7 +73,7 @@ def test_without_a_distillation_term_training_is_that_of_a_node_alone(build_mode
 
 
 @pytest.mark.parametrize("build_model", [noisy, resnet8])
-def test_logits_that_leave_the_node_do_not_depend_on_private_batch_mates(build_model) -> None:
+def test_logits_that_leave_the_node_do_not_depend_on_private_rows_of_the_batch(build_model) -> None:
     order = Order(1, 1, joint=True, reply="logits", kd_weight=1.0)
     rows = exchanged_rows(0, 0, 24, 0)
     teacher, replies, statistics = Teacher(torch.full((24, CLASSES), 1 / CLASSES)), [], []

@@ -131,7 +131,7 @@ def test_only_the_rows_asked_for_are_decoded(tmp_path: Path, monkeypatch: pytest
     [
         (DataSpec(num_partitions=2000), "1438 training samples, too few"),
         (DataSpec(reference_size=1438), "too few for reference-size = 1438"),
-        (DataSpec(dataset="./no-such-folder"), "there is no such folder"),
+        (DataSpec(dataset="./no-such-folder"), "the folder does not exist"),
         (DataSpec(partition="pathological", labels_per_node=11), "labels-per-node = 11 is above the 10 labels"),
         (DataSpec(partition="pathological", num_partitions=1000), "'pathological' does not fit .* 1000 nodes"),
         (DataSpec(partition="dirichlet", dirichlet_alpha=0.0), "dirichlet-alpha = 0.0 must be above 0"),
@@ -179,21 +179,21 @@ def test_a_spec_refuses_numbers_below_their_least(key: str, least: int) -> None:
         DataSpec(**{key: least - 1})
 
 
-def test_a_folder_without_labels_or_of_rubbish(tmp_path: Path) -> None:
+def test_a_folder_without_labels_or_with_invalid_content(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "odd", {"train": 10}, label="digit")
     with pytest.raises(InputError, match=r"needs the columns 'image' \(or 'img'\) and 'label', it has: image, digit"):
         FederatedData(DataSpec(dataset=folder))
     (tmp_path / "bad").mkdir()
     with pytest.raises(InputError, match="cannot be read as a data set"):
         FederatedData(DataSpec(dataset=str(tmp_path / "bad")))
-    (tmp_path / "bad" / "train.parquet").write_bytes(b"rubbish")
+    (tmp_path / "bad" / "train.parquet").write_bytes(b"garbage")
     with pytest.raises(InputError, match="cannot be read as a data set"):
         FederatedData(DataSpec(dataset=str(tmp_path / "bad")))
 
 
 def test_a_name_that_no_hub_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="neither 'digits', a folder here, nor to be had by name"):
+    with pytest.raises(InputError, match="is not 'digits', not a folder, and cannot be loaded from the hub"):
         FederatedData(DataSpec(dataset="nobody/no-such-data-set"))
 
 
@@ -212,14 +212,14 @@ def test_pictures_of_different_sizes(tmp_path: Path) -> None:
     ("columns", "words"),
     [
         ({"image": [1, 2] * 5, "label": [0, 1] * 5}, "column 'image' must hold images, it holds"),
-        ({"image": [b"rubbish"] * 10, "label": [0, 1] * 5}, "has an image that cannot be decoded"),
-        ({"image": [b"rubbish"] * 10, "label": ["cat", "dog"] * 5}, "column 'label' must hold whole numbers"),
-        ({"image": [b"rubbish"] * 10, "label": [-1, 1] * 5}, "column 'label' must hold whole numbers"),
-        ({"image": [b"rubbish"] * 10, "label": [None, 1] * 5}, "column 'label' must hold whole numbers"),
-        ({"image": [b"rubbish"], "label": [0]}, "has 1 samples, too few to hold out a test set"),
+        ({"image": [b"garbage"] * 10, "label": [0, 1] * 5}, "has an image that cannot be decoded"),
+        ({"image": [b"garbage"] * 10, "label": ["cat", "dog"] * 5}, "column 'label' must hold whole numbers"),
+        ({"image": [b"garbage"] * 10, "label": [-1, 1] * 5}, "column 'label' must hold whole numbers"),
+        ({"image": [b"garbage"] * 10, "label": [None, 1] * 5}, "column 'label' must hold whole numbers"),
+        ({"image": [b"garbage"], "label": [0]}, "has 1 samples, too few to hold out a test set"),
     ],
 )
-def test_columns_of_rubbish(tmp_path: Path, columns: dict, words: str) -> None:
+def test_columns_with_invalid_content(tmp_path: Path, columns: dict, words: str) -> None:
     Dataset.from_dict(columns).to_parquet(tmp_path / "train.parquet")
     with pytest.raises(InputError, match=words):
         _ = FederatedData(DataSpec(dataset=str(tmp_path))).test

@@ -35,5 +35,5 @@ def test_the_options_of_each_partition() -> None:
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_concentration_out_of_range(alpha: float) -> None:
-    with pytest.raises(InputError, match=f"dirichlet-alpha = {alpha} must be above 0"):
+    with pytest.raises(InputError, match=f"dirichlet-alpha = {alpha} must be above 0 and finite"):
         partitioner_of(DataSpec(partition="dirichlet", dirichlet_alpha=alpha), 0)

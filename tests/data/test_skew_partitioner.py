@@ -107,5 +107,5 @@ def test_a_partition_that_is_not_there(partition_id: int) -> None:
 def test_a_column_that_is_not_there() -> None:
     partitioner = SkewPartitioner(num_partitions=2, partition_by="digit", gamma=1.0)
     partitioner.dataset = Dataset.from_dict({"label": [0, 1]})
-    with pytest.raises(InputError, match="partition_by = 'digit' is no column of the data set, it has: label"):
+    with pytest.raises(InputError, match=r"partition_by = 'digit' is not a column of the data set \(columns: label\)"):
         partitioner.load_partition(0)

@@ -1,4 +1,4 @@
-"""What tests of Flower's engines share."""
+"""Helpers for tests of Flower's engines."""
 
 from __future__ import annotations
 

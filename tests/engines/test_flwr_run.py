@@ -1,4 +1,4 @@
-"""The main job through Flower's own processes: the simulation engine, and SuperLink with SuperNodes."""
+"""The app in Flower's own processes: the simulation engine, and SuperLink with SuperNodes."""
 
 import io
 import json
@@ -83,7 +83,7 @@ def test_every_strategy_has_the_same_figures_in_flower_and_in_process(simulation
     assert len({str(figures["accuracy"]) for figures in here.values()}) == len(RUNS)
 
 
-def test_a_run_that_is_killed_in_flower_goes_on_in_flower(simulation, tmp_path: Path) -> None:
+def test_a_run_killed_in_flower_can_be_resumed_in_flower(simulation, tmp_path: Path) -> None:
     config = SHORT | {"num-server-rounds": 60, "evaluate-every": 20}
     options = as_run_config(config | {"output-dir": str(tmp_path / "flower"), "resume": True})
     command = ("--federation-config", "num-supernodes=4", "--run-config", options)
@@ -109,7 +109,7 @@ def test_a_run_that_is_killed_in_flower_goes_on_in_flower(simulation, tmp_path: 
     assert killed, first
     assert not (tmp_path / "flower" / "summary.json").exists(), first
     again = simulation(ROOT, *command)
-    assert "going on after round" in again
+    assert "resuming after round" in again
     flower = json.loads((tmp_path / "flower" / "summary.json").read_text())
     here = sim.run(config, 4, tmp_path / "here")
     assert flower["accuracy"]["per_node"] == pytest.approx(here.accuracy["per_node"], abs=1e-6)

@@ -78,7 +78,7 @@ def test_a_user_s_factory_gets_classes_shape_and_seed():
         ("own_models:absent", "cannot be imported: AttributeError: module 'own_models' has no attribute 'absent'"),
         ("own_models:", "cannot be imported: "),
         (":linear", "cannot be imported: "),
-        ("own_models:size", "is of type int, which cannot be called"),
+        ("own_models:size", "is of type int, which is not callable"),
         (
             "own_models:no_shape",
             "fails on num_classes=5, shape=(1, 8, 8): TypeError: no_shape() got an unexpected keyword",

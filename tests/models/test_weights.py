@@ -39,7 +39,7 @@ def test_a_head_of_another_class_count_keeps_its_initial_weights_and_says_so(pat
         loaded = models.build("lenet5", 10, SHAPE, seed=2, weights_file=weights_file)
     assert torch.equal(loaded.features[0].weight, trained.features[0].weight)
     assert torch.equal(loaded.classifier[-1].weight, models.build("lenet5", 10, SHAPE, seed=2).classifier[-1].weight)
-    assert f"{path.name} has another number of classes: classifier.5.bias, classifier.5.weight keep" in caplog.text
+    assert f"{path.name} has a different number of classes: classifier.5.bias, classifier.5.weight keep" in caplog.text
 
 
 def test_files_without_batch_counts_are_taken_as_torchvision_s_oldest_are(path):
@@ -51,20 +51,22 @@ def test_files_without_batch_counts_are_taken_as_torchvision_s_oldest_are(path):
 
 def test_weights_of_another_model_are_refused_with_file_and_first_keys(path):
     weights_file = save(models.build("lenet5", 10, SHAPE).state_dict(), path)
-    with pytest.raises(InputError, match=rf"{path.name}' is of another model: 1.weight, 1.bias, 3.weight and \d+ more"):
+    with pytest.raises(
+        InputError, match=rf"{path.name}' belongs to another model: 1.weight, 1.bias, 3.weight and \d+ more"
+    ):
         models.build("mlp", 10, SHAPE, weights_file=weights_file)
 
 
 def test_weights_for_another_image_size_are_refused(path):
     weights_file = save(models.build("mlp", 10, (1, 28, 28)).state_dict(), path)
-    with pytest.raises(InputError, match=f"{path.name}' is of another model: 1.weight do not fit"):
+    with pytest.raises(InputError, match=f"{path.name}' belongs to another model: 1.weight do not fit"):
         models.build("mlp", 10, SHAPE, weights_file=weights_file)
 
 
 def test_a_head_on_other_features_is_refused(path, monkeypatch):
     weights_file = save({"weight": torch.zeros(10, 3), "bias": torch.zeros(10)}, path)
     monkeypatch.setitem(models.MODELS._parts, "linear", lambda *, num_classes, shape: nn.Linear(4, num_classes))
-    with pytest.raises(InputError, match="is of another model: weight do not fit"):
+    with pytest.raises(InputError, match="belongs to another model: weight do not fit"):
         models.build("linear", 10, SHAPE, weights_file=weights_file)
 
 
@@ -77,7 +79,7 @@ def test_a_file_without_weights_is_refused_in_one_line(content, path):
 
 
 def test_a_file_of_nothing_and_a_folder_are_refused(path):
-    for state, words in (({}, "holds no tensor"), ({"weight": torch.zeros(3)}, "is of another model")):
+    for state, words in (({}, "contains no tensors"), ({"weight": torch.zeros(3)}, "belongs to another model")):
         with pytest.raises(InputError, match=words):
             models.build("mlp", 10, SHAPE, weights_file=save(state, path))
     with pytest.raises(InputError, match="is not a file"):
@@ -99,5 +101,5 @@ def test_code_in_a_file_is_never_run(tmp_path):
 def test_a_checkpoint_with_more_than_weights_is_refused(tmp_path):
     path = tmp_path / "checkpoint.pt"
     torch.save({"epoch": 3, "state_dict": models.build("mlp", 10, SHAPE).state_dict()}, path)
-    with pytest.raises(InputError, match="must hold tensors by name"):
+    with pytest.raises(InputError, match="must contain tensors by name"):
         models.build("mlp", 10, SHAPE, weights_file=str(path))

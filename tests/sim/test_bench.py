@@ -45,7 +45,7 @@ def test_growth_with_nodes_measures_memory_in_a_process_of_its_own(monkeypatch: 
     monkeypatch.setattr(growth, "SIZES", (5, 8))
     monkeypatch.setattr(growth, "NODE_EXCHANGES", 10)
     time, memory = growth.nodes_and_memory()
-    assert list(time.parts) == ["ms a node, 5 nodes", "ms a node, 8 nodes"]
+    assert list(time.parts) == ["ms per node, 5 nodes", "ms per node, 8 nodes"]
     assert memory.parts["peak, MB"] > 50
 
 

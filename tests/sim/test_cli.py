@@ -62,7 +62,7 @@ def test_config_files_nested_pairs_and_several_options(tmp_path: Path) -> None:
         ("seed", "'seed' is neither key=value nor the path of a .toml file"),
         ("nowhere.toml", "'nowhere.toml' cannot be read: No such file"),
         ("gama=1.0", "unknown key 'gama', did you mean 'gamma'?"),
-        ("num-nodes=3", "num-nodes = 3 and --num-nodes 2 differ"),
+        ("num-nodes=3", "num-nodes = 3 and --num-nodes 2 are different"),
         ("temperature=-1.0 alpha=2.0", "2 problems: temperature = -1.0 must be above 0; alpha = 2.0"),
         ("topology='torus'", "torus"),
     ],
@@ -86,13 +86,13 @@ def test_mixed_config_files_are_refused(tmp_path: Path) -> None:
 def test_finished_runs_are_refused_shown_or_replaced(finished: Path) -> None:
     options = ("run", "-c", SHORT, "--num-nodes", 2, "--output-dir", finished)
     before = (finished / "summary.json").stat().st_mtime_ns
-    assert "holds a finished run" in flower_kd(*options).stderr
+    assert "already contains a finished run" in flower_kd(*options).stderr
     shown = flower_kd(*options, "--resume")
     assert shown.exit_code == 0
     assert "silo on digits" in shown.output
     for other in ("seed=5", "momentum=0.5"):
         result = flower_kd(*options, "-c", other, "--resume")
-        assert (result.exit_code, "holds another run" in result.stderr) == (2, True)
+        assert (result.exit_code, "already contains another run" in result.stderr) == (2, True)
     assert flower_kd(*options[:4], 3, *options[5:], "--resume").exit_code == 2
     assert flower_kd(*options, "--resume", "--overwrite").exit_code == 2
     assert (finished / "summary.json").stat().st_mtime_ns == before
@@ -100,19 +100,21 @@ def test_finished_runs_are_refused_shown_or_replaced(finished: Path) -> None:
     assert (finished / "summary.json").stat().st_mtime_ns > before
 
 
-def test_an_interrupted_run_says_what_is_left_and_is_run_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_interrupted_run_says_what_is_kept_and_can_be_restarted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     options = ("run", "-c", SHORT, "--num-nodes", 2, "--output-dir", tmp_path / "run")
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("flower_kd.sim.progress.Lines.moved", interrupt)
+        patch.setattr("flower_kd.sim.progress.Lines.update", interrupt)
         result = flower_kd(*options)
     assert result.exit_code == 130
     assert f"interrupted; the history so far is in {tmp_path / 'run'}" in result.stderr
     assert not (tmp_path / "run" / "summary.json").exists()
-    assert "holds an unfinished run" in flower_kd(*options).stderr
+    assert "already contains an unfinished run" in flower_kd(*options).stderr
     assert flower_kd(*options, "--resume").exit_code == 0
     assert (tmp_path / "run" / "summary.json").exists()
 

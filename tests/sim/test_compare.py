@@ -35,8 +35,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = compare(folder, "--strategies", "silo,d-sgd,neighbor-kd", "--seeds", 3)
     assert result.exit_code == 0, result.output
     assert "95% confidence" in result.output
-    said = " ".join(result.output.split())
-    assert "common initial weights: d-sgd; separate initial weights: silo, neighbor-kd" in said
+    output = " ".join(result.output.split())
+    assert "common initial weights: d-sgd; separate initial weights: silo, neighbor-kd" in output
     return folder
 
 
@@ -73,7 +73,7 @@ def test_the_table_says_mean_interval_bytes_and_ratio(compared: Path) -> None:
     assert rows["silo"]["d-sgd-times-same-frequency"] == rows["silo"]["d-sgd-times-every-step"] == ""
     assert rows["neighbor-kd"]["messages-per-edge"] == rows["d-sgd"]["messages-per-edge"] == "2.0"
     assert float(rows["d-sgd"]["d-sgd-times-same-frequency"]) == pytest.approx(1, rel=0.02)
-    for label in ("neighbor-kd", "d-sgd"):  # an exchange a round of two steps
+    for label in ("neighbor-kd", "d-sgd"):  # one exchange per round of two steps
         as_often, every_step = (float(rows[label][f"d-sgd-times-{n}"]) for n in ("same-frequency", "every-step"))
         assert every_step == pytest.approx(2 * as_often)
 
@@ -111,7 +111,7 @@ def test_the_same_command_runs_nothing_again_and_another_is_refused(compared: Pa
     for words in (("--strategies", "silo"), ("--seeds", "0,1")):
         result = compare(compared, *words)
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-        assert f"output-dir '{compared}' holds other runs" in result.stderr
+        assert f"output-dir '{compared}' already contains other runs" in result.stderr
         assert "--resume" in result.stderr
     assert compare(compared, "--seeds", 3, config=f"{SHORT} momentum=0.5").exit_code == 2
     assert stamps(compared) == before
@@ -169,7 +169,7 @@ def test_a_run_that_breaks_does_not_stop_the_others(tmp_path: Path, monkeypatch:
         ("[common]\nseed = 1\n", "has no run"),
         ("strategy = 'silo'\n[runs.a]\n", "has 'strategy' at its top"),
         ("[runs]\na = 1\n", "must be a table"),
-        ("[runs.a\n", "is no TOML file"),
+        ("[runs.a\n", "is not a valid TOML file"),
         ("[runs.a]\nstrategy = 'silo'\nseed = [1]\n", "seed"),
         ("[runs.a]\noutput-dir = 'x'\n", "use --output-dir"),
         ("[runs.a]\ngama = 1.0\n", "unknown key 'gama'"),
@@ -196,7 +196,7 @@ def test_mistakes_in_an_experiment_file(text: str, words: str, tmp_path: Path) -
         (["-c", "temperature=0.0"], "temperature = 0.0 must be above 0"),
         (["-c", "overwrite=true"], "use --overwrite"),
         (["-c", "seed='x'"], "seed = 'x' must be a whole number"),
-        (["--resume", "--overwrite"], "exclude each other"),
+        (["--resume", "--overwrite"], "cannot be used together"),
     ],
 )
 def test_mistakes_on_the_command_line(words: list[str], sentence: str, tmp_path: Path) -> None:

@@ -13,15 +13,15 @@ from flower_kd.sim import InProcessGrid, run_apps
 from flower_kd.strategies import NeighborKD, Silo
 
 
-class Heard:
+class Recorder:
     def __init__(self) -> None:
-        self.said: list[object] = []
+        self.calls: list[object] = []
 
-    def begin(self, stage: str) -> None:
-        self.said.append("begin")
+    def on_stage(self, stage: str) -> None:
+        self.calls.append("stage")
 
-    def heard(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
-        self.said.append((server_round, kind, sorted(metrics)))
+    def on_exchange(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
+        self.calls.append((server_round, kind, sorted(metrics)))
         assert all("train-loss" in reported or "accuracy" in reported for reported in metrics.values())
 
 
@@ -60,13 +60,13 @@ def test_a_run_leaves_the_number_of_threads_as_it_was() -> None:
         torch.set_num_threads(before)
 
 
-def test_a_listener_hears_each_exchange() -> None:
-    heard = Heard()
-    grid = InProcessGrid(make_client_app(build_blob_node), 4, {}, heard)
+def test_a_listener_receives_each_exchange() -> None:
+    recorder = Recorder()
+    grid = InProcessGrid(make_client_app(build_blob_node), 4, {}, recorder)
     NeighborKD(nx.cycle_graph(4), local_steps=4, exchange_every=2, evaluate_every=2).start(grid, num_rounds=2)
     nodes = [0, 1, 2, 3]
     exchanges = [(server_round, "train", nodes) for server_round in (1, 1, 2, 2)]
-    assert heard.said == ["begin", *exchanges, (2, "evaluate", nodes)]
+    assert recorder.calls == ["stage", *exchanges, (2, "evaluate", nodes)]
 
 
 def test_messages_are_answered_one_by_one() -> None:

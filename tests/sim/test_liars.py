@@ -14,7 +14,7 @@ ROWS = np.array([[0.0, 3.0, -1.0], [0.0, 0.5, 2.0]])
 
 @pytest.fixture(autouse=True)
 def _log_level() -> Iterator[None]:
-    """Give back what the script takes: it silences Flower's log."""
+    """Restore the log level: the script silences Flower's log."""
     before = FLOWER_LOGGER.level
     yield
     FLOWER_LOGGER.setLevel(before)

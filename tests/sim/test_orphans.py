@@ -1,4 +1,4 @@
-"""What is left of a command that is killed: no process and no folder, within a few seconds."""
+"""A killed command leaves no process and no folder behind, within a few seconds."""
 
 import os
 import signal

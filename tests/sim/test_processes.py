@@ -17,7 +17,7 @@ def test_a_killed_process_is_one_failed_run(tmp_path: Path, monkeypatch: pytest.
     jobs = batch.jobs(runs, "1", 2, tmp_path)
     ended: list[Outcome] = []
     with progress.display(3) as display:  # one process, so that the others need a fresh one
-        processes.run(jobs, 1, workers=1, tensorboard=False, display=display, ended=ended.append)
+        processes.run(jobs, 1, workers=1, tensorboard=False, display=display, on_outcome=ended.append)
     killed, well, wrong = ended
     assert (killed.job, killed.summary) == (jobs[0], None)
     assert killed.error == "the process that ran it was killed"

@@ -5,24 +5,24 @@ from rich.console import Console
 
 from flower_kd.config import RunConfig
 from flower_kd.sim import progress
-from flower_kd.sim.progress import Bars, Lines, Moment, RoundCounter
+from flower_kd.sim.progress import Bars, Lines, ProgressEvent, RoundCounter
 
 
 def test_rounds_of_the_nodes_alone_count_too() -> None:
-    told: list[Moment] = []
-    counter = RoundCounter(RunConfig(strategy="d-dist", num_server_rounds=2), told.append)
+    events: list[ProgressEvent] = []
+    counter = RoundCounter(RunConfig(strategy="d-dist", num_server_rounds=2), events.append)
     for stage in ("alone", "d-dist"):
-        counter.begin(stage)
+        counter.on_stage(stage)
         for server_round in (1, 2):
-            counter.heard(server_round, "train", {0: {"train-loss": 1.0}})
-            counter.heard(server_round, "evaluate", {0: {"accuracy": 0.25}, 1: {"accuracy": 0.75}})
-    assert [moment.done for moment in told] == [0, 1, 1, 2, 2, 3, 3, 4]
-    assert {moment.rounds for moment in told} == {4}
-    assert [moment.accuracy for moment in told] == [None, 0.5, 0.5, 0.5, None, 0.5, 0.5, 0.5]
-    assert told[-1].share == 1.0
+            counter.on_exchange(server_round, "train", {0: {"train-loss": 1.0}})
+            counter.on_exchange(server_round, "evaluate", {0: {"accuracy": 0.25}, 1: {"accuracy": 0.75}})
+    assert [event.done for event in events] == [0, 1, 1, 2, 2, 3, 3, 4]
+    assert {event.rounds for event in events} == {4}
+    assert [event.accuracy for event in events] == [None, 0.5, 0.5, 0.5, None, 0.5, 0.5, 0.5]
+    assert events[-1].fraction == 1.0
 
 
-def test_without_a_terminal_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_there_are_occasional_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     text = io.StringIO()
@@ -31,8 +31,8 @@ def test_without_a_terminal_lines_come_now_and_then(monkeypatch: pytest.MonkeyPa
         shown.begin("run")
         for done in range(1, 1001):
             clock[0] += 1.0
-            shown.moved("run", Moment(done, 1000, 0.5))
-        shown.said("run", "node 3 is gone")
+            shown.update("run", ProgressEvent(done, 1000, 0.5))
+        shown.warn("run", "node 3 is gone")
         shown.end("run")
     lines = text.getvalue().splitlines()
     assert lines[-1] == "run: node 3 is gone"
@@ -47,7 +47,7 @@ def test_lines_of_many_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     with progress.display(4, 2, Console(file=text)) as shown:
         shown.begin("a")
         clock[0] = 60.0
-        shown.moved("a", Moment(1, 2))
+        shown.update("a", ProgressEvent(1, 2))
         shown.end("a")
     assert text.getvalue() == "2 of 4 runs, a: round 1 of 2, 0:03:00 left\n"
 
@@ -58,8 +58,8 @@ def test_a_terminal_shows_bars() -> None:
     with progress.display(3, 1, console) as shown:
         assert isinstance(shown, Bars)
         shown.begin("d-dist-seed0")
-        shown.moved("d-dist-seed0", Moment(5, 20, 0.912))
-        shown.said("d-dist-seed0", "round 5 goes on without node 3")
+        shown.update("d-dist-seed0", ProgressEvent(5, 20, 0.912))
+        shown.warn("d-dist-seed0", "round 5 continues without node 3")
     output = text.getvalue()
-    for words in ("1 of 3 runs", "round 5 of 20", "accuracy 0.912", "d-dist-seed0: round 5 goes on without node 3"):
+    for words in ("1 of 3 runs", "round 5 of 20", "accuracy 0.912", "d-dist-seed0: round 5 continues without node 3"):
         assert words in output

@@ -1,4 +1,4 @@
-"""The page of a report, read as a browser reads it."""
+"""The page of a report, parsed as a browser would."""
 
 import base64
 import errno
@@ -23,7 +23,7 @@ NASTY = "<script>alert('x')</script>&"
 
 
 class Page(HTMLParser):
-    """What a page holds: its texts, its tables, what it would load; raises if a tag is not closed."""
+    """Parser of a page: its texts, tables and external resources; raises if a tag is not closed."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ def test_the_page_of_a_run_has_its_figures(folders: dict[str, Path]) -> None:
     assert 'topology = "ring"' in text
 
 
-def test_the_page_of_a_run_says_payload_and_frequency_apart_and_who_missed_exchanges(
+def test_the_page_of_a_run_separates_payload_and_frequency_and_lists_missed_exchanges(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     text = Page(folders["run"] / "report.html").text
@@ -124,7 +124,7 @@ def test_the_page_of_a_comparison_says_what_nodes_send_and_what_is_missing(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     text = Page(folders["compare"] / "report.html").text
-    for title in ("kB a message", "messages an edge", "MB per edge", "MB per node", "D-SGD same frequency, times"):
+    for title in ("kB per message", "messages per edge", "MB per edge", "MB per node", "D-SGD same frequency, times"):
         assert title in text
     assert "exchanges missed" not in text
     folder = shutil.copytree(folders["compare"], tmp_path / "compare")
@@ -139,7 +139,7 @@ def test_the_page_of_a_comparison_says_what_nodes_send_and_what_is_missing(
 
 def test_the_page_of_a_comparison_says_what_failed(folders: dict[str, Path]) -> None:
     text = Page(folders["compare"] / "report.html").text
-    assert "What failed" in text
+    assert "Failed runs" in text
     assert "averages weights, so all nodes need one model" in text
     for run in json.loads((folders["compare"] / "comparison.json").read_text()):
         assert f"{100 * run['accuracy']['mean']:.1f}" in text
@@ -153,7 +153,7 @@ def test_the_page_of_a_sweep_has_its_best_setting(folders: dict[str, Path]) -> N
     assert "4 0 failed" in text
 
 
-def test_what_users_write_is_escaped(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_user_text_is_escaped(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(folders["compare"], tmp_path / "compare")
     runs = json.loads((folder / "comparison.json").read_text())
     runs[0]["run"] = NASTY
@@ -163,7 +163,7 @@ def test_what_users_write_is_escaped(folders: dict[str, Path], tmp_path: Path) -
     assert len(page.of("script")) == 1
 
 
-def test_damage_is_one_sentence(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_damaged_files_are_reported_in_one_sentence(folders: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name, content in {"json": "{", "list": "[1]", "keys": '[{"run": "a"}]'}.items():
         folder = shutil.copytree(folders["compare"], tmp_path / name)

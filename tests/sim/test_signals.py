@@ -2,10 +2,10 @@ import signal
 
 import pytest
 
-from flower_kd.sim.signals import ENDS, as_interruption, held
+from flower_kd.sim.signals import END_SIGNALS, as_interruption, deferred_signals
 
 
-@pytest.mark.parametrize("number", ENDS)
+@pytest.mark.parametrize("number", END_SIGNALS)
 def test_each_end_is_an_interruption(number: int) -> None:
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), as_interruption():
@@ -22,11 +22,11 @@ def test_what_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_what_is_held_comes_after_the_block() -> None:
+def test_deferred_signals_arrive_after_the_block() -> None:
     done = []
 
     def work() -> None:
-        with as_interruption(), held():
+        with as_interruption(), deferred_signals():
             signal.raise_signal(signal.SIGTERM)
             done.append("block")
 

@@ -51,7 +51,7 @@ def test_a_sweep_is_every_combination_with_every_seed(tmp_path: Path) -> None:
     assert about["grid"] == {"temperature": [1.0, 2.5], "dissimilarity": ["kl", "js"]}
     assert (about["num_nodes"], about["seeds"], about["config"]["num-server-rounds"]) == (2, [0, 4], 2)
     other = sweep(tmp_path, "--grid", "temperature=1")
-    assert (other.exit_code, "holds other runs" in other.stderr) == (2, True)
+    assert (other.exit_code, "already contains other runs" in other.stderr) == (2, True)
 
 
 def test_runs_that_fail_are_rows_with_their_error(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_runs_that_fail_are_rows_with_their_error(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("temprature=1", "unknown key 'temprature', did you mean 'temperature'?"),
-        ("seed=1,2", "seed is no axis of a sweep, use --seeds"),
+        ("seed=1,2", "seed cannot be swept, use --seeds"),
         ("output-dir=a", "use --output-dir"),
         ("temperature", "must be key=value,value"),
         ("temperature=1,hot", "--grid temperature: 'hot' must be a number"),
@@ -102,7 +102,7 @@ def test_no_run_begins_if_a_combination_cannot(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_finished_runs_and_the_same_command_continues(tmp_path: Path) -> None:
     options = ("--grid", "num-server-rounds=2,400")
     script = "from flower_kd.sim.cli import app; app()"
     process = subprocess.Popen(
@@ -120,7 +120,7 @@ def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(tmp_path: Path)
     assert process.returncode == 130, errors
     assert errors.count("\n") == 1
     assert "1 of 2 runs are finished" in errors
-    assert "the same command goes on" in errors
+    assert "to continue, repeat the command" in errors
     deadline = time.monotonic() + 5
     while running(process.pid) and time.monotonic() < deadline:  # multiprocessing's own resource tracker ends last
         time.sleep(0.02)

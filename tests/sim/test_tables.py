@@ -1,4 +1,4 @@
-"""Words of users and nodes in tables are shown as they are: rich would read [/b] as markup."""
+"""Text of users and nodes is shown verbatim in tables: rich would parse [/b] as markup."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_the_table_of_a_comparison() -> None:
 
 def test_the_table_of_a_sweep(tmp_path: Path) -> None:
     swept = sweep.Sweep({}, {"weights-file": [ODD]}, "1", 4, tmp_path)
-    swept._take(Outcome(swept.jobs[0], SUMMARY))
+    swept._record(Outcome(swept.jobs[0], SUMMARY))
     assert ODD in shown(swept.best())
 
 

@@ -10,7 +10,7 @@ Scalar = tuple[str, str, float, int]
 
 
 class Writer:
-    """Keeps what torch's SummaryWriter would write."""
+    """Records what torch's SummaryWriter would write."""
 
     def __init__(self, written: list[Scalar], folder: str) -> None:
         self.written, self.folder, self.closed = written, folder, False
@@ -26,13 +26,15 @@ class Writer:
 def test_the_mean_and_each_node_by_round(tmp_path: Path) -> None:
     written: list[Scalar] = []
     listener = tensorboard.TensorBoard(tmp_path, lambda folder: Writer(written, folder))
-    listener.begin("alone")
-    listener.heard(1, "train", {0: {"train-loss": 9.0}})
-    listener.heard(1, "train", {0: {"train-loss": 1.0, "num-examples": 5}, 1: {"train-loss": 3.0, "num-examples": 5}})
-    listener.heard(1, "evaluate", {0: {"accuracy": 0.5}, 1: {"accuracy": 0.7}})
-    listener.begin("d-dist")
-    listener.heard(1, "train", {1: {"train-loss": 4.0}})
-    listener.heard(2, "train", {1: {"train-loss": 2.0}})
+    listener.on_stage("alone")
+    listener.on_exchange(1, "train", {0: {"train-loss": 9.0}})
+    listener.on_exchange(
+        1, "train", {0: {"train-loss": 1.0, "num-examples": 5}, 1: {"train-loss": 3.0, "num-examples": 5}}
+    )
+    listener.on_exchange(1, "evaluate", {0: {"accuracy": 0.5}, 1: {"accuracy": 0.7}})
+    listener.on_stage("d-dist")
+    listener.on_exchange(1, "train", {1: {"train-loss": 4.0}})
+    listener.on_exchange(2, "train", {1: {"train-loss": 2.0}})
     listener.close()
     alone, main = str(tmp_path / "tensorboard" / "alone"), str(tmp_path / "tensorboard")
     assert sorted(written) == sorted([

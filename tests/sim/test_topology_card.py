@@ -43,7 +43,7 @@ def test_the_table_tells_degree_diameter_and_gap() -> None:
         assert row in words
     console.print(table(card(RunConfig.parse({"topology": "random-directed", "exchange-every": 5}), 12), "directed"))
     assert "(directed)" in (words := console.export_text())
-    assert "a round of 5 exchanges" in words
+    assert "per round of 5 exchanges" in words
 
 
 def test_the_command_draws_the_graph(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Nodes in processes of their own: the same figures, and one sentence when a process is gone."""
+"""Nodes in processes of their own: the same figures, and one sentence if a process dies."""
 
 import os
 import signal
@@ -27,10 +27,10 @@ class Killer:
     def __init__(self, grid: WorkerGrid) -> None:
         self.grid = grid
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         pass
 
-    def heard(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
+    def on_exchange(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
         os.kill(self.grid._processes[1].pid, signal.SIGKILL)
 
 
@@ -59,13 +59,13 @@ def test_figures_do_not_depend_on_the_number_of_workers(grid: WorkerGrid) -> Non
 def test_a_worker_that_is_killed_ends_the_run_with_one_sentence(grid: WorkerGrid) -> None:
     grid.listener = Killer(grid)
     with pytest.raises(
-        InputError, match=r"worker 1 ended with signal SIGKILL, and all its nodes with it: out of memory\?"
+        InputError, match=r"worker 1 ended with signal SIGKILL and took all its nodes with it: out of memory\?"
     ):
         NeighborKD(nx.cycle_graph(NODES), local_steps=2).start(grid, ArrayRecord(), num_rounds=3)
 
 
 def test_workers_need_the_name_of_the_app() -> None:
-    with pytest.raises(InputError, match="give the client app as a text 'module:attribute'"):
+    with pytest.raises(InputError, match="the client app must be given as a string, 'module:attribute'"):
         run_apps(lambda grid, context: None, APP, NODES, {}, workers=2)  # type: ignore[arg-type]
 
 

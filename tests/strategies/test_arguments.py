@@ -1,4 +1,4 @@
-"""Arguments of strategies: a wrong one is a sentence, not a traceback of a class that the user never named."""
+"""Arguments of strategies: a wrong one is reported in one sentence, not by a traceback from an internal class."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ RING = nx.cycle_graph(4)
         ({"evaluate_every": 0}, "evaluate_every = 0 must be at least 1"),
         ({"seed": -1}, "seed = -1 must be at least 0"),
         ({"seed": 2**70}, "seed = 1180591620717411303424 must be at least 0 and at most"),
-        ({"graph": "ring"}, "the graph is of type str, it must be a networkx graph"),
+        ({"graph": "ring"}, "the graph is of type str, but must be a networkx graph"),
     ],
 )
 def test_schedules_of_all_strategies(name: str, settings: dict[str, Any], words: str) -> None:

@@ -1,4 +1,4 @@
-"""Flower's average, whatever one node sends."""
+"""FedAvg's average is robust to whatever one node sends."""
 
 import networkx as nx
 import numpy as np
@@ -18,7 +18,7 @@ START = {"weight": torch.zeros(3, 6), "bias": torch.zeros(3)}
 def run(
     interfere, cls=FedAvg, build=build_same_model_node, start=START, graph=None, rounds=2
 ) -> tuple[Network, ArrayRecord]:
-    """Return what a run leaves in which node 1's train replies are changed."""
+    """Return the results of a run in which node 1's train replies are changed."""
     graph = graph or nx.cycle_graph(4)
     grid = FaultyGrid(make_client_app(build), graph.number_of_nodes(), {})
 
@@ -46,8 +46,8 @@ def test_an_extra_metric_is_kept_and_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("interfere", "words"),
     [
-        (lambda c: c.update({"more": MetricRecord({"a": 1})}), "its reply has a record 'more' that nobody asked for"),
-        (lambda c: c.update({"logits": ArrayRecord()}), "its reply has a record 'logits' that nobody asked for"),
+        (lambda c: c.update({"more": MetricRecord({"a": 1})}), "its reply has a record 'more' that was not requested"),
+        (lambda c: c.update({"logits": ArrayRecord()}), "its reply has a record 'logits' that was not requested"),
         (lambda c: c["arrays"].update({"new": c["arrays"].pop("bias")}), "weights of another model: 'bias' is missing"),
         (
             lambda c: c["arrays"].update({"bias": Array(np.full(3, 1e300))}),
@@ -69,8 +69,8 @@ def test_what_does_not_fit_is_left_out(cls, interfere, words: str) -> None:
 
 
 @pytest.mark.parametrize("num_nodes", [2, 3, 4, 5])
-def test_a_node_cannot_buy_itself_the_average(num_nodes: int) -> None:
-    """Node 1 says it has a thousand million samples, and sends ones."""
+def test_a_node_cannot_dominate_the_average(num_nodes: int) -> None:
+    """Node 1 claims a billion samples, and sends ones."""
 
     def lie(content) -> None:
         content["metrics"]["num-examples"] = 10**9
@@ -107,7 +107,7 @@ def test_initial_weights_may_be_in_fortran_order() -> None:
         assert all(network.participation[vertex].taken == 2 for vertex in range(4))
 
 
-def test_of_two_nodes_the_one_with_the_models_layout_is_believed() -> None:
+def test_of_two_nodes_the_one_with_the_models_layout_wins() -> None:
     initial = ArrayRecord({"bias": Array(np.zeros(3, np.float32))})
     odd = RecordDict({"arrays": ArrayRecord({"bias": Array(np.zeros(3, np.float64))})})
     usable, refused = usable_weights({0: odd, 1: RecordDict({"arrays": initial})}, initial)

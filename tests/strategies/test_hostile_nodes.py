@@ -1,4 +1,4 @@
-"""One node that sends whatever it likes: the others' run goes on, and nothing but a clear sentence comes of it."""
+"""One node sends arbitrary data: the others' run continues, and the only effect is a clear warning."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def a_sentence(error: Exception) -> str:
 
 
 def decode_mutated(count: int) -> Counter[str]:
-    """Decode mutated records, and count what came of it."""
+    """Decode mutated records, and count the outcomes."""
     found: Counter[str] = Counter()
     for seed in range(count):
         rng = random.Random(seed)
@@ -67,9 +67,9 @@ def decode_mutated(count: int) -> Counter[str]:
 
 
 def read_mutated_hellos(count: int) -> Counter[str]:
-    """Read mutated answers to the handshake, and count what came of it."""
+    """Read mutated answers to the handshake, and count the outcomes."""
     honest = Hello(2, "bob", 4, 10, "mlp", 5000, 20_000, 400, "ab" * 32)
-    FaultyGrid(make_client_app(build_same_model_node), 1, {})  # which tells Flower who sends
+    FaultyGrid(make_client_app(build_same_model_node), 1, {})  # sets up the sender for Flower
     found: Counter[str] = Counter()
     for seed in range(count):
         rng = random.Random(seed)
@@ -88,7 +88,7 @@ def read_mutated_hellos(count: int) -> Counter[str]:
 
 
 class Hostile:
-    """Changes most of what one node says once the handshake is over, twice of it under another id."""
+    """Changes most replies of one node after the handshake; twice the node returns under another id."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -144,7 +144,7 @@ def test_mutated_hellos_are_refused_in_a_sentence(no_warning) -> None:
 
 
 @pytest.mark.parametrize("seed", range(2 * len(STRATEGIES)))
-def test_the_run_of_the_others_goes_on(seed: int, no_warning, caplog) -> None:
+def test_the_others_run_continues(seed: int, no_warning, caplog) -> None:
     logging.getLogger("flwr").propagate = True
     with caplog.at_level(WARNING):
         hostile_run(seed)
@@ -153,7 +153,7 @@ def test_the_run_of_the_others_goes_on(seed: int, no_warning, caplog) -> None:
 
 @pytest.mark.slow
 def test_the_whole_count(no_warning) -> None:
-    """10,000 records, 3,000 handshakes, 240 runs: see what came of them with `pytest -m slow -s`."""
+    """10,000 records, 3,000 handshakes, 240 runs: see the counts with `pytest -m slow -s`."""
     print(decode_mutated(10_000))
     print(read_mutated_hellos(3_000))
     runs: Counter[str] = Counter()

@@ -29,7 +29,7 @@ def test_absent_neighbors_leave_their_weight_to_the_others() -> None:
     assert set(alone) == {1}
 
 
-def test_a_robust_teacher_is_made_of_neighbors_and_oneself() -> None:
+def test_a_robust_teacher_is_made_of_neighbors_and_the_node_itself() -> None:
     strategy = NeighborKD(PATH, pooling="median", temperature=3.0)
     soft = torch.softmax(LOGITS / 3.0, dim=-1)
     middle = soft.median(dim=0).values

@@ -1,4 +1,4 @@
-"""Handshake and absent nodes: what the network says when nodes do not fit or fail."""
+"""Handshake and absent nodes: how mismatches and failures are reported."""
 
 import hashlib
 import logging
@@ -72,7 +72,7 @@ def nothing(context: Context) -> None:
             bug,
             r"node 0 cannot take part: RuntimeError: a bug in the user's code \(strategies/test_network.py, line \d+",
         ),
-        (nothing, "node 0 cannot take part: build_node returned NoneType where a flower_kd.Node was wanted"),
+        (nothing, "node 0 cannot take part: build_node returned NoneType , but must return a flower_kd.Node"),
     ],
 )
 def test_nothing_trains_where_nodes_do_not_fit(build, words: str, ring: nx.Graph) -> None:
@@ -85,7 +85,7 @@ def test_nothing_trains_where_nodes_do_not_fit(build, words: str, ring: nx.Graph
 
 
 class Broken(torch.nn.Linear):
-    """Fails where it is trained, which the handshake does not do."""
+    """Fails in training, which the handshake does not do."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         if self.training:
@@ -108,7 +108,7 @@ def test_code_that_fails_later_is_named_with_its_place(ring: nx.Graph, caplog) -
     [warning] = [record.getMessage() for record in caplog.records]
     line = Broken.forward.__code__.co_firstlineno + 2
     place = f"(strategies/test_network.py, line {line}, in forward)"
-    assert warning == f"round 1 goes on without node 2: it failed: KeyError: 'layer' {place}"
+    assert warning == f"round 1 continues without node 2: it failed: KeyError: 'layer' {place}"
 
 
 def test_silo_asks_for_no_common_reference_set(ring: nx.Graph) -> None:
@@ -118,19 +118,19 @@ def test_silo_asks_for_no_common_reference_set(ring: nx.Graph) -> None:
 
 @pytest.mark.parametrize("strategy", [DSGD, FedAvg])
 def test_strategies_that_average_weights_ask_for_one_model(strategy, ring: nx.Graph, grid: FaultyGrid) -> None:
-    with pytest.raises(InputError, match="has another number of parameters than the others"):
+    with pytest.raises(InputError, match="has a different number of parameters"):
         strategy(ring).start(grid, ArrayRecord(), num_rounds=1)
 
 
 def test_two_nodes_at_one_vertex(ring: nx.Graph, grid: FaultyGrid) -> None:
     list(grid.contexts.values())[3].node_config["partition-id"] = 1
-    with pytest.raises(InputError, match="two nodes both say they are vertex 1"):
+    with pytest.raises(InputError, match="two nodes both claim vertex 1"):
         Silo(ring).start(grid, num_rounds=1)
 
 
 def test_a_vertex_outside_the_graph(ring: nx.Graph, grid: FaultyGrid) -> None:
     list(grid.contexts.values())[3].node_config["partition-id"] = 4
-    with pytest.raises(InputError, match="partition-id=4, the graph has vertices 0 to 3"):
+    with pytest.raises(InputError, match="partition-id=4, but the graph has vertices 0 to 3"):
         Silo(ring).start(grid, num_rounds=1)
 
 
@@ -161,7 +161,7 @@ def test_graphs_with_names_find_their_nodes_by_name() -> None:
     ):
         Silo(graph).start(grid, num_rounds=1)
     contexts[2].node_config["name"] = "dan"
-    with pytest.raises(InputError, match="'dan' says partition-id=2, but its name is vertex 3"):
+    with pytest.raises(InputError, match="'dan' reports partition-id=2, but its name is that of vertex 3"):
         Silo(graph).start(grid, num_rounds=1)
     for context, name in zip(contexts, ["dan", "cyd", "bob", "ann"], strict=True):
         context.node_config["name"] = name
@@ -173,7 +173,7 @@ def test_graphs_with_names_find_their_nodes_by_name() -> None:
     assert [network.vertex(context.node_id) for context in contexts] == [3, 2, 1, 0]
 
 
-def rubbish(kind: str, reply: Message) -> Message | None:
+def broken_reply(kind: str, reply: Message) -> Message | None:
     """Return what a broken node sends instead of its reply to a train message."""
     if reply.metadata.message_type != "train":
         return reply
@@ -210,7 +210,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cls", [NeighborKD, DDist, DSGD, FedAvg])
-def test_the_round_goes_on_without_a_broken_node_and_says_so(cls, kind: str, ring: nx.Graph, caplog) -> None:
+def test_the_round_continues_without_a_broken_node_and_says_so(cls, kind: str, ring: nx.Graph, caplog) -> None:
     weights = cls in (DSGD, FedAvg)
     grid = FaultyGrid(make_client_app(build_same_model_node if weights else build_blob_node), 4, {})
     seen = {"now": True}
@@ -218,7 +218,7 @@ def test_the_round_goes_on_without_a_broken_node_and_says_so(cls, kind: str, rin
     def interfere(vertex: int, reply: Message) -> Message | None:
         if vertex == 1 and seen["now"] and reply.metadata.message_type == "train":
             seen["now"] = False
-            return rubbish(kind, reply)
+            return broken_reply(kind, reply)
         return reply
 
     grid.interfere = interfere
@@ -229,7 +229,7 @@ def test_the_round_goes_on_without_a_broken_node_and_says_so(cls, kind: str, rin
     with caplog.at_level(logging.INFO):
         strategy.start(network, start, num_rounds=2, timeout=1.0)
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len([w for w in warnings if w.startswith("round 1 goes on without node 1: ")]) == 1
+    assert len([w for w in warnings if w.startswith("round 1 continues without node 1: ")]) == 1
     assert KINDS[kind] in "".join(warnings)
     parts = network.participation
     assert [(parts[vertex].due, parts[vertex].taken) for vertex in range(4)] == [(2, 2), (2, 1), (2, 2), (2, 2)]
@@ -264,7 +264,7 @@ def test_a_node_started_again_under_a_new_id_is_welcomed_back(ring: nx.Graph, gr
     assert "test-accuracy" in network.metrics[3, 2].values
 
 
-@pytest.mark.parametrize("evaluate_every", [1, 5])  # it comes back in front of an evaluation, or of training
+@pytest.mark.parametrize("evaluate_every", [1, 5])  # it comes back before an evaluation, or before training
 @pytest.mark.parametrize("keeps_state", [False, True])
 def test_a_node_that_lost_its_weights_is_sent_those_it_mixed_last(
     keeps_state: bool, evaluate_every: int, ring: nx.Graph, same_model_grid: FaultyGrid
@@ -302,7 +302,7 @@ def test_a_node_that_lost_its_weights_is_sent_those_it_mixed_last(
     assert network.node_id(2) == 4242
     assert network.hellos[2].fresh != keeps_state
     _, *messages = sent  # after the handshake
-    if keeps_state and evaluate_every == 1:  # it got them with the first evaluation, and goes on with what it trained
+    if keeps_state and evaluate_every == 1:  # it got them with the first evaluation, and keeps training from them
         assert messages[0] is None
     else:
         assert np.array_equal(messages[0]["weight"].numpy(), mixed[0]["weight"].numpy())
@@ -313,14 +313,14 @@ def test_a_node_that_lost_the_weights_it_was_given_gets_them_again(ring: nx.Grap
     given = ArrayRecord({"weight": torch.zeros(3, 6), "bias": torch.zeros(3)})
     strategy.start(FaultyGrid(make_client_app(build_same_model_node), 4, {}), given, num_rounds=1)
     assert "arrays" not in strategy._down(1)
-    strategy.came_back(1, Hello(vertex=1, fresh=False))
+    strategy.node_returned(1, Hello(vertex=1, fresh=False))
     assert "arrays" not in strategy._down(1)
-    strategy.came_back(1, Hello(vertex=1))
+    strategy.node_returned(1, Hello(vertex=1))
     assert strategy._down(1)["arrays"] == given
 
 
 def test_the_reference_fingerprint_is_that_of_the_rows(ring: nx.Graph) -> None:
-    """Where a node says none of its own, it is computed in the handshake; shuffled rows are another reference set."""
+    """It is computed in the handshake if a node states none; shuffled rows are another reference set."""
 
     def hellos(build) -> list[str]:
         network = Silo(ring).network(FaultyGrid(make_client_app(build), 4, {}))
@@ -342,8 +342,8 @@ def test_the_reference_fingerprint_is_that_of_the_rows(ring: nx.Graph) -> None:
     assert hellos(named) == ["known already"] * 4
 
 
-def test_where_nobody_answers_the_run_ends_and_says_why(ring: nx.Graph, grid: FaultyGrid) -> None:
-    grid.interfere = lambda vertex, reply: rubbish("error", reply)
+def test_the_run_ends_with_the_reason_if_no_node_answers(ring: nx.Graph, grid: FaultyGrid) -> None:
+    grid.interfere = lambda vertex, reply: broken_reply("error", reply)
     with pytest.raises(
         InputError, match=r"no node took part in 3 exchanges in a row, .* round 3; .*OSError: disk full"
     ):
@@ -362,9 +362,9 @@ def test_where_nobody_answers_the_run_ends_and_says_why(ring: nx.Graph, grid: Fa
         ({"accuracy": 0.5, "num-examples": 0}, "'num-examples' = 0 in its report should be greater"),
         ({"accuracy": 0.5, "num-examples": 2**62}, "'num-examples' = 4611686018427387904 in its report should be less"),
         ({"accuracy": 0.5, "num-examples": 7.0}, "'num-examples' = 7.0 in its report should be a valid integer"),
-        ({"accuracy": 0.5, "round": 3}, "'round' in its report is not a name that a node may use"),
-        ({"accuracy": 0.5, "vertex": 3}, "'vertex' in its report is not a name that a node may use"),
-        ({"accuracy": 0.5, "test-x": 3}, "'test-x' in its report is not a name that a node may use"),
+        ({"accuracy": 0.5, "round": 3}, "'round' in its report is a reserved name"),
+        ({"accuracy": 0.5, "vertex": 3}, "'vertex' in its report is a reserved name"),
+        ({"accuracy": 0.5, "test-x": 3}, "'test-x' in its report is a reserved name"),
         ({"accuracy": 0.5, "a b": 3}, "'a b' = 'a b' in its report should match pattern"),
         ({"accuracy": 0.5} | {f"m{i}": 0.0 for i in range(20_000)}, "its report has too many entries"),
         ({"accuracy": 0.5, "huge": 10**30}, "'huge' = 1000000000000000000000000000000 in its report should fit"),
@@ -386,12 +386,12 @@ def test_metrics_out_of_range_leave_a_node_out(
     assert result.evaluate_metrics_clientapp[2]["vertices"] == [0, 1, 3]
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 1  # in two rounds
-    assert warnings[0].startswith(f"round 1 goes on without node 2: {words}")
+    assert warnings[0].startswith(f"round 1 continues without node 2: {words}")
 
 
 def test_another_number_of_partitions_is_refused(ring: nx.Graph, grid: FaultyGrid) -> None:
     list(grid.contexts.values())[1].node_config["num-partitions"] = 5
-    with pytest.raises(InputError, match="says num-partitions=5, but the graph has 4 vertices"):
+    with pytest.raises(InputError, match="reports num-partitions=5, but the graph has 4 vertices"):
         Silo(ring).start(grid, num_rounds=1)
 
 
@@ -445,7 +445,7 @@ def test_one_that_claims_other_sizes_is_named(ring: nx.Graph, grid: FaultyGrid) 
     grid.interfere = lambda vertex, reply: (
         (vertex == 0 and reply.content["hello"].update({"reference-rows": 10**8})) or reply
     )
-    with pytest.raises(InputError, match="node 0 has another number of reference rows than the others: 100000000"):
+    with pytest.raises(InputError, match="node 0 has a different number of reference rows: 100000000"):
         DDist(ring, local_steps=2).start(grid, ArrayRecord(), num_rounds=1)
 
 
@@ -454,7 +454,7 @@ def test_one_that_claims_other_sizes_is_named(ring: nx.Graph, grid: FaultyGrid) 
 def test_a_bad_hello_in_the_middle_of_a_run_is_not_used(
     kind: str, polled: bool, ring: nx.Graph, grid: FaultyGrid, caplog
 ) -> None:
-    """Node 2 is gone after round 1; a stranger comes who says odd things."""
+    """Node 2 is gone after round 1; another node joins with an invalid Hello."""
     odd = {"taken": {"partition-id": 0}, "error": {"error": "x\n" * 9999}, "other sizes": {"classes": 7}}
     fields, words = BAD_HELLOS.get(kind, (odd.get(kind, {}), ""))
 
@@ -486,7 +486,7 @@ def test_a_bad_hello_in_the_middle_of_a_run_is_not_used(
     assert all("test-accuracy" in network.metrics[4, vertex].values for vertex in (0, 1, 3))
 
 
-def test_a_second_reply_to_a_message_is_not_looked_at(ring: nx.Graph, grid: FaultyGrid) -> None:
+def test_a_second_reply_to_a_message_is_ignored(ring: nx.Graph, grid: FaultyGrid) -> None:
     class Twice(FaultyGrid):
         def stream(self, messages):
             for message, reply in super().stream(messages):
@@ -517,7 +517,7 @@ def _joined_plainly(network, join):
 
 
 def test_a_reply_that_flower_cannot_read_is_its_senders_error(ring: nx.Graph, grid: FaultyGrid, caplog) -> None:
-    """Over HTTP the server makes objects of what nodes sent, and raises if it cannot: all at once, or one by one."""
+    """Over HTTP, Flower deserializes replies on the server and raises if it cannot, all at once or one by one."""
 
     class Unreadable(DelayedGrid):
         def pull_messages(self, message_ids):

@@ -1,4 +1,4 @@
-"""One node of four on a ring lies in all that it sends: what its two neighbors make of it."""
+"""One node of four on a ring lies in all that it sends: the effect on its two neighbors."""
 
 import networkx as nx
 import numpy as np

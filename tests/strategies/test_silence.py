@@ -1,4 +1,4 @@
-"""Nodes that answer late or never, on a clock of the test's own."""
+"""Nodes that answer late or never, on a simulated clock."""
 
 import logging
 import math
@@ -17,12 +17,12 @@ from flower_kd.strategies import DSGD, DDist, FedAvg, NeighborKD, Silo
 TIMEOUT = 3600.0
 
 
-def said(caplog, words: str) -> list[str]:
+def messages(caplog, words: str) -> list[str]:
     return [record.getMessage() for record in caplog.records if words in record.getMessage()]
 
 
 @pytest.fixture(autouse=True)
-def _heard(caplog) -> None:
+def _capture_info(caplog) -> None:
     logging.getLogger("flwr").propagate = True
     caplog.set_level(logging.INFO)
 
@@ -46,8 +46,8 @@ def test_a_silent_node_costs_one_timeout_and_one_warning(cls, ring: nx.Graph, ca
     network, grid = start(cls(ring, local_steps=2), delay, 4, build_same_model_node)
     exchanges = 2 * 4
     assert TIMEOUT <= grid.now < TIMEOUT + 10 * exchanges
-    assert said(caplog, "goes on without") == [
-        "round 1 goes on without node 2: no reply in time (timeout = 3600 s)",
+    assert messages(caplog, "continues without") == [
+        "round 1 continues without node 2: no reply in time (timeout = 3600 s)",
     ]
     assert network.participation[2].due == 4
     assert network.participation[2].taken == 0
@@ -77,10 +77,10 @@ def test_a_late_answer_is_never_mixed_in_and_brings_the_node_back(ring: nx.Graph
     network, grid = start(strategy, delay, 5)
     # It answers 1,000 s after the timeout: by then the others are some exchanges further.
     assert [vertices for _, vertices in used] == [[0, 1, 3]] * 3 + [[0, 1, 2, 3]] * 2
-    assert said(caplog, "goes on without node 2") == [
-        "round 1 goes on without node 2: no reply in time (timeout = 3600 s)"
+    assert messages(caplog, "continues without node 2") == [
+        "round 1 continues without node 2: no reply in time (timeout = 3600 s)"
     ]
-    assert said(caplog, "node 2 is back") == ["node 2 is back in round 4, with its own weights"]
+    assert messages(caplog, "node 2 is back") == ["node 2 is back in round 4, with its own weights"]
     part = network.participation[2]
     assert (part.due, part.taken, sum(part.reasons.values())) == (5, 2, 3)
     assert grid.now < TIMEOUT + 11 * 301
@@ -91,7 +91,7 @@ def test_a_late_answer_is_never_mixed_in_and_brings_the_node_back(ring: nx.Graph
     assert rounds == [1, 4, 5]
 
 
-def test_if_all_are_late_in_round_one_the_run_goes_on(ring: nx.Graph) -> None:
+def test_the_run_continues_if_all_are_late_in_round_one(ring: nx.Graph) -> None:
     seen: dict[int, int] = {}
 
     def delay(vertex: int, message: Message) -> float:
@@ -105,13 +105,13 @@ def test_if_all_are_late_in_round_one_the_run_goes_on(ring: nx.Graph) -> None:
     assert all("test-accuracy" in network.metrics[3, vertex].values for vertex in range(4))
 
 
-def test_where_nobody_ever_answers_the_run_ends(ring: nx.Graph, caplog) -> None:
+def test_the_run_ends_if_no_node_ever_answers(ring: nx.Graph, caplog) -> None:
     def delay(vertex: int, message: Message) -> float:
         return 1.0 if message.metadata.message_type == "query.join" else math.inf
 
     with pytest.raises(InputError, match=r"no node took part in 3 exchanges in a row, .*node 0: no reply in time"):
         start(NeighborKD(ring, local_steps=2), delay, 9)
-    assert len(said(caplog, "goes on without")) == 4  # one a node
+    assert len(messages(caplog, "continues without")) == 4  # one a node
 
 
 def test_figures_are_those_of_the_in_process_engine(ring: nx.Graph) -> None:
@@ -131,7 +131,7 @@ def test_figures_are_those_of_the_in_process_engine(ring: nx.Graph) -> None:
 
 
 @pytest.mark.parametrize(("restored", "words"), [(0, "with fresh weights"), (2, "with its own weights of round 2")])
-def test_a_node_that_is_back_says_with_which_weights(restored: int, words: str, ring: nx.Graph, caplog) -> None:
+def test_a_returning_node_is_logged_with_its_weights(restored: int, words: str, ring: nx.Graph, caplog) -> None:
     faulty = FaultyGrid(make_client_app(build_blob_node), 4, {})
     grid = DelayedGrid(faulty)
     old = list(faulty.contexts)[1]
@@ -149,7 +149,7 @@ def test_a_node_that_is_back_says_with_which_weights(restored: int, words: str, 
     faulty.interfere = interfere
     strategy = NeighborKD(ring, local_steps=2)
     strategy.start(grid.watched(strategy.network(grid)), ArrayRecord(), num_rounds=4, timeout=TIMEOUT)
-    back = said(caplog, "node 1 is back")
+    back = messages(caplog, "node 1 is back")
     assert len(back) == 1
     assert back[0].endswith(words)
     assert grid.now < TIMEOUT + 100

@@ -1,4 +1,4 @@
-"""What this project promises about speed and memory, measured here and now: `flower-kd bench`."""
+"""Benchmarks of speed and memory against their targets: `flower-kd bench`."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ MEASUREMENTS: dict[str, Callable[[], Figure | list[Figure]]] = {
     "neighbors": neighbors,
     "sweep": two_jobs,
 }
-LONG = ("full-scale",)  # half an hour: only where it is asked for
+LONG = ("full-scale",)  # half an hour: only on request
 
 
 def run(json_file: Path | None, only: Sequence[str], console: Console) -> None:
-    """Measure, and show the figures.
+    """Run the benchmarks and print the figures.
 
     Parameters
     ----------
     json_file : Path or None
-        Where the figures are kept.
+        Where to write the figures.
     only : sequence of str
         Names of measurements; all but the long ones if empty.
     console : Console
-        Where the figures are shown.
+        Where to print the figures.
 
     Raises
     ------
@@ -58,16 +58,16 @@ def run(json_file: Path | None, only: Sequence[str], console: Console) -> None:
             raise InputError(unknown("measurement", name, list(MEASUREMENTS)))
     logging.getLogger("flwr").setLevel(logging.WARNING)
     figures: list[Figure] = []
-    _keep(json_file, figures)
+    _write(json_file, figures)
     for name in only or [name for name in MEASUREMENTS if name not in LONG]:
         with console.status(f"measuring: {name}"):
             measured = MEASUREMENTS[name]()
         figures += measured if isinstance(measured, list) else [measured]
-        _keep(json_file, figures)
+        _write(json_file, figures)
     console.print(_table(figures))
 
 
-def _keep(path: Path | None, figures: list[Figure]) -> None:
+def _write(path: Path | None, figures: list[Figure]) -> None:
     if path is None:
         return
     machine = {"cores": os.cpu_count(), "processor": platform.machine(), "torch": torch.__version__}

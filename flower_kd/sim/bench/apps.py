@@ -1,4 +1,4 @@
-"""The apps of the benchmarks by name, for processes that find them by import: workers and Flower's engine."""
+"""The apps of the benchmarks, importable by name from workers and Flower's engine."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ server = ServerApp()
 
 @server.main()
 def _main(grid: Grid, context: Context) -> None:
-    """Write the seconds of an exchange: of a long run less a short one, so that start and handshake do not count."""
+    """Write the seconds per exchange: a long run minus a short one, so that start-up and handshake do not count."""
     exchanges = int(context.run_config["exchanges"])
     _run(grid, context, WARM_UP)
     short, long = _run(grid, context, WARM_UP), _run(grid, context, WARM_UP + exchanges)

@@ -1,4 +1,4 @@
-"""A measured figure, and the clock that measures."""
+"""A measured figure, and the clock that measures it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured here and now, and what it should reach.
+    """A measured value and its target.
 
     Parameters
     ----------
     name : str
-        What it is.
+        Name of the figure.
     value, unit : float, str
-        The figure; a ratio has no unit.
+        The measured value; a ratio has no unit.
     bound : float
-        What it should reach.
+        The target.
     at_most : bool
-        Whether the bound is from above.
+        Whether the bound is an upper bound.
     parts : dict
-        What the figure was made of.
+        The measurements from which the value was computed.
     """
 
     name: str
@@ -35,30 +35,30 @@ class Figure:
 
     @property
     def reached(self) -> bool:
-        """Whether the figure is on the right side of its bound."""
+        """Whether the value is within its bound."""
         return self.value <= self.bound if self.at_most else self.value >= self.bound
 
 
 class Clock:
-    """A listener that notes when each exchange ends, and how long nodes trained in it."""
+    """A listener that records when each exchange ends and how long nodes trained in it."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
         self.trained: list[float] = []
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         """Do nothing: handshakes are not measured."""
 
-    def heard(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
-        """Note one exchange."""
+    def on_exchange(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
+        """Record one exchange."""
         if kind == "train":
             self.ends.append(time.perf_counter())
             self.trained.append(sum(reported["seconds"] for reported in metrics.values()))
 
     def seconds(self) -> float:
-        """Return the median seconds from one exchange's end to the next one's."""
+        """Return the median seconds between the ends of consecutive exchanges."""
         return float(np.median(np.diff(self.ends)))
 
     def seconds_of_training(self) -> float:
-        """Return the median seconds in which nodes trained in an exchange, added up."""
+        """Return the median over exchanges of the nodes' total training seconds."""
         return float(np.median(self.trained[1:]))

@@ -39,12 +39,12 @@ output = "{output}"
 
 
 def against_flower() -> list[Figure]:
-    """Return rounds a second here over those of `flwr run`: with 16 LeNet5, and with clients that do nothing.
+    """Return rounds per second here over those of `flwr run`: with 16 LeNet5, and with clients that do nothing.
 
     Raises
     ------
     InputError
-        If Flower's engine does not start, or gives no figure.
+        If Flower's engine does not start, or writes no figure.
     """
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -53,25 +53,25 @@ def against_flower() -> list[Figure]:
             there = {clients: _seconds_there(clients, folder / clients, env) for clients in CLIENTS}
     return [
         Figure(
-            f"rounds a second over flwr run: {words}",
+            f"rounds per second over flwr run: {words}",
             there[clients] / here[clients],
             BOUNDS[clients],
             at_most=False,
-            parts={"rounds a second here": 1 / here[clients], "rounds a second, flwr run": 1 / there[clients]},
+            parts={"rounds per second here": 1 / here[clients], "rounds per second, flwr run": 1 / there[clients]},
         )
         for clients, words in CLIENTS.items()
     ]
 
 
 def _seconds_here(clients: str, output: Path) -> float:
-    """Return the seconds of an exchange in this process."""
+    """Return the seconds per exchange in this process."""
     config = {"clients": clients, "exchanges": EXCHANGES_HERE[clients], "output": str(output)}
     run_apps(apps.server, getattr(apps, clients), apps.NODES, config)
     return float(json.loads(output.read_text()))
 
 
 def _seconds_there(clients: str, folder: Path, env: dict[str, str]) -> float:
-    """Return the seconds of an exchange in Flower's engine, by an app that only names the parts of `apps`."""
+    """Return the seconds per exchange in Flower's engine, with an app that imports from `apps`."""
     package, output = folder / "benchapp", folder / "seconds.json"
     package.mkdir(parents=True)
     settings = {"clients": clients, "exchanges": EXCHANGES_THERE[clients], "output": output}
@@ -81,5 +81,5 @@ def _seconds_there(clients: str, folder: Path, env: dict[str, str]) -> float:
     (package / "client.py").write_text(f"from flower_kd.sim.bench import apps\n\napp = apps.{clients}\n")
     printed = flwr_run(folder, env, "--federation-config", f"num-supernodes={apps.NODES}", timeout=600)
     if not output.exists():
-        raise InputError(f"flwr run gave no figure: {end_of(printed)}")
+        raise InputError(f"flwr run wrote no figure: {end_of(printed)}")
     return float(json.loads(output.read_text()))

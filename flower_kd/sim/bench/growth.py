@@ -1,4 +1,4 @@
-"""What a round costs as networks grow: time by nodes and by neighbors, memory by nodes."""
+"""The cost of a round as networks grow: time by nodes and by neighbors, memory by nodes."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ NODES_OF_DEGREES = 256
 
 
 def nodes_and_memory() -> list[Figure]:
-    """Return the growth of a node's time in a round from 10 to 10,000 nodes, and its memory at 10,000."""
+    """Return the growth of the time per node and round from 10 to 10,000 nodes, and the memory per node at 10,000."""
     largest = SIZES[-1]
     milliseconds: dict[int, list[float]] = {nodes: [] for nodes in SIZES}
 
     def measure(nodes: int) -> None:
         milliseconds[nodes].append(1e3 * _round(nodes, degree=4).seconds() / nodes)
 
-    for nodes in SIZES[:-1]:  # before and after the long one, as the machine may change meanwhile
+    for nodes in SIZES[:-1]:  # before and after the long one, as the machine's speed may drift
         measure(nodes)
-    models = _in_a_process(_peak_of_models, largest)
-    seconds, peak = _in_a_process(_peak_of_run, largest)
+    models = _in_new_process(_peak_of_models, largest)
+    seconds, peak = _in_new_process(_peak_of_run, largest)
     milliseconds[largest].append(1e3 * seconds / largest)
     for nodes in SIZES[:-1]:
         measure(nodes)
     times = {nodes: float(np.mean(values)) for nodes, values in milliseconds.items()}
     time = Figure(
-        f"growth with nodes: time of a node and round, {largest:,} nodes over {SIZES[0]}",
+        f"growth with nodes: time per node and round, {largest:,} nodes over {SIZES[0]}",
         times[largest] / times[SIZES[0]],
         1.3,
         at_most=True,
-        parts={f"ms a node, {nodes:,} nodes": value for nodes, value in times.items()},
+        parts={f"ms per node, {nodes:,} nodes": value for nodes, value in times.items()},
     )
     numbers = num_parameters(MLP_ON_DIGITS.build_model(0)) + MLP_ON_DIGITS.reference_rows * CLASSES
     memory = Figure(
-        f"memory of a node at {largest:,} beyond its model, over parameters + reference logits",
+        f"memory per node at {largest:,} beyond its model, over parameters + reference logits",
         (peak - models) / largest / (4 * numbers),
         1.5,
         at_most=True,
         parts={
-            "kB a node beyond its model": (peak - models) / largest / 1e3,
+            "kB per node beyond its model": (peak - models) / largest / 1e3,
             "kB of parameters + reference logits": 4 * numbers / 1e3,
             "peak, MB": peak / 1e6,
         },
@@ -65,7 +65,7 @@ def nodes_and_memory() -> list[Figure]:
 
 
 def neighbors() -> list[Figure]:
-    """Return what grows with the degree: the exchange, at most as the edges do, and not the training."""
+    """Return the growth with the degree: of the exchange, at most like the edges, and of the training, none."""
     exchange, training = {}, {}
     for degree in DEGREES:
         clock = _round(NODES_OF_DEGREES, degree)
@@ -85,7 +85,7 @@ def neighbors() -> list[Figure]:
             exchange[last] / exchange[first],
             last / first,
             at_most=True,
-            parts={f"s of an exchange, degree {degree}": value for degree, value in exchange.items()},
+            parts={f"s per exchange, degree {degree}": value for degree, value in exchange.items()},
         ),
     ]
 
@@ -96,13 +96,13 @@ def _round(nodes: int, degree: int) -> Clock:
     strategy = NeighborKD(graph, temperature=2.0, reference_batch=100, local_steps=STEPS, evaluate_every=NODE_EXCHANGES)
     clock = Clock()
     grid = InProcessGrid(make_client_app(MLP_ON_DIGITS.factory(nodes)), nodes, {}, clock)
-    # Teachers come from the second round on, so the first one's end begins what is measured.
+    # Teachers exist from the second round on, so measuring starts at the end of the first.
     strategy.start(grid, ArrayRecord(), num_rounds=1 + max(2, min(NODE_EXCHANGES // nodes, 40)))
     return clock
 
 
 def _peak_of_models(nodes: int) -> int:
-    build_nodes = MLP_ON_DIGITS.factory(nodes)  # with the data, which a run holds too
+    build_nodes = MLP_ON_DIGITS.factory(nodes)  # includes the data, as in a run
     models = [MLP_ON_DIGITS.build_model(vertex) for vertex in range(nodes)]
     peak = _peak_bytes()
     del build_nodes, models
@@ -118,7 +118,7 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _in_a_process(measure: Callable[[int], Any], nodes: int) -> Any:
-    """Return what a function measures in a process of its own, whose memory holds nothing else."""
+def _in_new_process(measure: Callable[[int], Any], nodes: int) -> Any:
+    """Run a measurement in a new process, whose memory contains nothing else."""
     with get_context("spawn").Pool(1) as pool:
         return pool.apply(measure, (nodes,))

@@ -1,4 +1,4 @@
-"""Nodes with generated data: benchmarks measure the engine, not a disk or a decoder."""
+"""Nodes with generated data, so that benchmarks measure the engine and not a disk or a decoder."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Workload:
     Parameters
     ----------
     model : str
-        The package's name of it.
+        Registered name.
     shape : tuple of int
         Channels, height and width of an image.
     samples, batch_size, reference_rows : int
-        Private samples a node, samples a step, rows of the reference set.
+        Private samples per node, samples per step, rows of the reference set.
     """
 
     model: str
@@ -42,7 +42,7 @@ class Workload:
         return models.build(self.model, CLASSES, self.shape, seed=vertex)
 
     def factory(self, num_nodes: int) -> Callable[[Context], Node]:
-        """Return what builds the nodes of a network, all on one copy of the data."""
+        """Return a factory of the network's nodes, which share one copy of the data."""
         images, labels = self.draw(num_nodes * self.samples, seed=0)
         reference, _ = self.draw(self.reference_rows, seed=1)
         test = [self.draw(TEST_SAMPLES, seed=2)]
@@ -67,7 +67,7 @@ class Workload:
         return build
 
     def draw(self, samples: int, seed: int) -> Batch:
-        """Return images [samples, channels, height, width] around one center a class, and labels [samples]."""
+        """Return images [samples, channels, height, width] around one center per class, and labels [samples]."""
         centers = torch.randn(CLASSES, *self.shape, generator=torch.Generator().manual_seed(3))
         generator = torch.Generator().manual_seed(seed)
         labels = torch.randint(0, CLASSES, (samples,), generator=generator)

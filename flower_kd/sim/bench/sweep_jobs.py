@@ -19,7 +19,7 @@ SWEEP = [
 
 
 def two_jobs() -> Figure:
-    """Return the wall time of six runs of digits one by one, over that of two at a time.
+    """Return the wall time of six runs of digits one by one, over that of two in parallel.
 
     Raises
     ------
@@ -39,5 +39,5 @@ def _seconds(jobs: int) -> float:
         done = subprocess.run(command, capture_output=True, text=True)
         seconds = time.perf_counter() - started
     if done.returncode:
-        raise InputError(f"the sweep of the benchmark failed: {end_of(done.stdout + done.stderr)}")
+        raise InputError(f"the benchmark's sweep failed: {end_of(done.stdout + done.stderr)}")
     return seconds

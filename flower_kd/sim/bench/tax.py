@@ -1,4 +1,4 @@
-"""What distillation costs over training: the framework tax, and Distributed Distillation as long as published."""
+"""The overhead of distillation over plain training, and Distributed Distillation at its published scale."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ REPETITIONS, STEPS = 12, 12
 
 
 def framework_tax() -> Figure:
-    """Return the wall time of d-dist, an exchange a step, over that of a bare loop of the same steps."""
+    """Return the wall time of d-dist, one exchange per step, over that of a bare loop of the same steps."""
     build = LENET5_ON_MNIST.factory(NODES)
     app = make_client_app(build)
     pairs = [(_exchanges(InProcessGrid(app, NODES, {}), STEPS), _bare_loop(STEPS)) for _ in range(REPETITIONS)]
     ours, bare = (float(np.median(seconds)) for seconds in zip(*pairs, strict=True))
     ratio = float(np.median([mine / loop for mine, loop in pairs]))
-    parts = {"ms an exchange of 16 LeNet5": 1e3 * ours, "ms a step of the bare loop": 1e3 * bare}
+    parts = {"ms per exchange of 16 LeNet5": 1e3 * ours, "ms per step of the bare loop": 1e3 * bare}
     return Figure("framework tax: d-dist over a bare loop", ratio, 1.15, at_most=True, parts=parts)
 
 
@@ -48,11 +48,11 @@ def published_scale(*, full: bool) -> Figure:
         grid.close()
     minutes = (wall if full else seconds * PUBLISHED_EXCHANGES) / 60
     name = f"published scale: 20,000 exchanges of 16 LeNet5, {'measured' if full else f'projected from {exchanges}'}"
-    return Figure(name, minutes, 25.0, at_most=True, unit="min", parts={"ms an exchange": 1e3 * seconds})
+    return Figure(name, minutes, 25.0, at_most=True, unit="min", parts={"ms per exchange": 1e3 * seconds})
 
 
 def _exchanges(grid: LocalGrid, exchanges: int) -> float:
-    """Return the median seconds of an exchange of d-dist."""
+    """Return the median seconds per exchange of d-dist."""
     strategy = DDist(
         topology.build("ring", num_nodes=NODES),
         rho=RHO,
@@ -68,7 +68,7 @@ def _exchanges(grid: LocalGrid, exchanges: int) -> float:
 
 
 def _bare_loop(steps: int) -> float:
-    """Return the median seconds of a step of all nodes in plain PyTorch: the same losses, no exchange, one teacher."""
+    """Return the median seconds per step of all nodes in plain PyTorch: the same losses, no exchange, one teacher."""
     work = LENET5_ON_MNIST
     images, labels = work.draw(NODES * work.samples, seed=0)
     reference, _ = work.draw(EXCHANGED_ROWS, seed=1)

@@ -1,1 +1,1 @@
-"""Every strategy in one run of Flower."""
+"""All strategies in one Flower run."""

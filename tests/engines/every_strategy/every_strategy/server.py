@@ -1,4 +1,4 @@
-"""Runs one strategy after the other, and keeps the figures of each."""
+"""Runs one strategy after another, and saves the figures of each."""
 
 import json
 from dataclasses import asdict, replace

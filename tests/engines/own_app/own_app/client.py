@@ -1,4 +1,4 @@
-"""A node: my model, my private data, the reference data all nodes share."""
+"""A node: its model, its private data, and the shared reference data."""
 
 from functools import lru_cache
 

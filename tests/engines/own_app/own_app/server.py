@@ -1,4 +1,4 @@
-"""The strategy: who hears whom, and how teachers are compared with students."""
+"""The strategy: the topology, and the dissimilarity of teachers and students."""
 
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
