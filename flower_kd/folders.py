@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,28 +21,23 @@ MARKER = ".flower-kd.json"
 LOCK = ".flower-kd.lock"
 RUNS = "runs"
 CHECKPOINT = "checkpoint"
+TENSORBOARD = "tensorboard"
 LONGEST_NAME = 160
 
-# In the order of removal: first those that mark something as finished.
-_INDEXES = ("comparison.json", "sweep.json")
-_RESULT_FILES = (
-    "summary.json",
-    *_INDEXES,
-    "config.toml",
-    "graph.graphml",
-    "history.csv",
-    "history-silo.csv",
-    "accuracy.png",
-    "failed.json",
-    "comparison.csv",
-    "comparison.png",
-    "sweep.csv",
-    "sweep.parquet",
-    "sweep.png",
-    "report.html",
-)
-_EVENTS = ("tensorboard/events.out.tfevents.*", "tensorboard/alone/events.out.tfevents.*")
+# What each kind of results consists of, in the order of removal: first what marks something as finished.
+_INDEXES = {"comparison": "comparison.json", "sweep": "sweep.json"}
+_FILES = {
+    "run": ("summary.json", "config.toml", "graph.graphml", "history.csv", "history-silo.csv", "accuracy.png"),
+    "comparison": ("comparison.json", "failed.json", "comparison.csv", "comparison.png"),
+    "sweep": ("sweep.json", "sweep.csv", "sweep.parquet", "sweep.png"),
+}
+_FOLDERS = {"run": (CHECKPOINT, TENSORBOARD), "comparison": (), "sweep": ()}
+_EVENTS = ("events.out.tfevents.*", "alone/events.out.tfevents.*")
+REPORT = "report.html"
+REPORT_MARK = b'<meta name="generator" content="flower-kd">'
+_PARTIAL_NAME = re.compile(r"\.(.+)\.[0-9a-f]{32}\.partial")
 _PARTIAL = ".partial"
+_KNOWN_NAMES = {MARKER, REPORT, *(name for names in _FILES.values() for name in names)}
 
 
 @dataclass(frozen=True)
@@ -58,11 +53,14 @@ class Marker:
     token : str
         Of a run: a random string sent to the nodes in the handshake, by which those on this machine recognize the
         folder.
+    runs : tuple of str
+        Of a comparison or sweep: the names of its runs in `runs`.
     """
 
     kind: str
     identity: str = ""
     token: str = ""
+    runs: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
         """Return the content of the file."""
@@ -72,30 +70,66 @@ class Marker:
 def read_marker(folder: Path) -> Marker | None:
     """Return the marker of a folder, or None if it is not a results folder."""
     try:
-        return Marker(**json.loads((folder / MARKER).read_bytes()))
-    except (OSError, ValueError, TypeError):
+        found = json.loads((folder / MARKER).read_bytes())
+        marker = Marker(found["kind"], found["identity"], found["token"], tuple(found["runs"]))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
+    texts = (marker.kind, marker.identity, marker.token, *marker.runs)
+    return marker if marker.kind in _FILES and all(isinstance(text, str) for text in texts) else None
 
 
 def check_writable(folder: Path) -> None:
     """Raise InputError if a folder cannot be created or written to."""
-    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    except OSError as error:  # such as a name that is too long
+        raise InputError(f"output-dir {str(folder)!r} cannot be created: {error.strerror}") from None
     if not nearest.is_dir():
         raise InputError(f"output-dir {str(folder)!r} cannot be created: {str(nearest)!r} is not a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(f"output-dir {str(folder)!r} cannot be written: no permission to write to {str(nearest)!r}")
 
 
-def check_foreign_files(folder: Path) -> None:
-    """Raise InputError if a folder without a marker has files that results would replace."""
-    if read_marker(folder) is not None:
-        return
-    foreign = next((name for name in (*_RESULT_FILES, CHECKPOINT) if (folder / name).exists()), None)
-    if foreign is not None:
+def check_foreign_files(folder: Path, kind: str, runs: Collection[str] = ()) -> None:
+    """Raise InputError if a folder has files that results would replace and that flower-kd did not write.
+
+    Parameters
+    ----------
+    folder : Path
+        May contain results already, as its marker says.
+    kind : {"run", "comparison", "sweep"}
+        The results to be written.
+    runs : collection of str
+        Names in its `runs` that a comparison or sweep needs.
+
+    Raises
+    ------
+    InputError
+        If there is such a file.
+    """
+    marker = read_marker(folder)
+    own = {*_FILES[marker.kind], *_FOLDERS[marker.kind]} if marker else set()
+    foreign = [name for name in (*_FILES[kind], *_FOLDERS[kind]) if name not in own and (folder / name).exists()]
+    foreign += [
+        f"{RUNS}/{name}"
+        for name in runs
+        if name not in (marker.runs if marker else ()) and (folder / RUNS / name).exists()
+    ]
+    if marker is None and (folder / REPORT).exists() and not is_report(folder):
+        foreign.append(REPORT)
+    if foreign:
         raise InputError(
-            f"output-dir {str(folder)!r} has {foreign!r}, which flower-kd did not write (the folder has no {MARKER}): "
+            f"output-dir {str(folder)!r} has {foreign[0]!r}, which flower-kd did not write as part of these results: "
             "choose another folder, or move that file"
         )
+
+
+def is_report(folder: Path) -> bool:
+    """Return whether a folder's report page was written by flower-kd."""
+    try:
+        return REPORT_MARK in (folder / REPORT).read_bytes()
+    except OSError:
+        return False
 
 
 def refusal(folder: Path, content: str) -> InputError:
@@ -174,57 +208,77 @@ def write(folder: Path, parts: Mapping[str, bytes], *, replace_results: bool = F
                 partial.unlink(missing_ok=True)
 
 
-def clear(folder: Path, keep: list[Path] | None = None) -> None:
-    """Remove the results in a folder and in its `runs`; other files and the folder itself stay.
+def clear(folder: Path, keep: Collection[Path] = ()) -> None:
+    """Remove the results in a folder, with the runs of a comparison or sweep; everything else stays.
 
     Parameters
     ----------
     folder : Path
-        Nothing is removed if it has no marker.
-    keep : list of Path, optional
+        Nothing but partial files is removed if it has no marker.
+    keep : collection of Path
         Partial files to keep.
 
     Raises
     ------
     InputError
-        If a file cannot be removed.
+        If a file cannot be removed, or another process writes one of the runs.
     """
-    if read_marker(folder) is None:
-        return
+    marker = read_marker(folder)
     try:
-        for name in _RESULT_FILES:
-            (folder / name).unlink(missing_ok=True)
-        for run in (folder / RUNS).glob("*"):
-            clear(run)
-            with suppress(OSError):  # not empty: it contains other files
-                run.rmdir()
-        for pattern in _EVENTS:
-            for path in folder.glob(pattern):
-                path.unlink()
-        remove_checkpoint(folder)
+        if marker is not None:
+            runs = [folder / RUNS / name for name in marker.runs]
+            runs = [run for run in runs if run.is_dir() and not run.is_symlink()]
+            for run in runs:  # before anything is removed
+                with locked(run):
+                    pass
+            for name in _FILES[marker.kind]:
+                (folder / name).unlink(missing_ok=True)
+            if is_report(folder):
+                (folder / REPORT).unlink()
+            for run in runs:
+                with locked(run):
+                    clear(run)
+                (run / LOCK).unlink(missing_ok=True)
+                _remove_if_empty(run)
+            if marker.kind == "run":
+                remove_checkpoint(folder)
+                _remove_tree(folder / TENSORBOARD, _EVENTS)
+            (folder / MARKER).unlink()  # last: until then, the folder counts as results
         for path in folder.glob(f".*{_PARTIAL}"):  # left by a killed process
-            if path not in (keep or []):
+            match = _PARTIAL_NAME.fullmatch(path.name)
+            if path not in keep and match and match[1] in _KNOWN_NAMES:
                 path.unlink()
-        (folder / MARKER).unlink()  # last: until then, the folder counts as results
-        if keep is None:
-            (folder / LOCK).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"output-dir {str(folder)!r} cannot be cleared: {error}") from None
 
 
 def remove_index(folder: Path) -> None:
     """Remove the index file of a comparison or sweep; raises InputError if this fails."""
+    marker = read_marker(folder)
     try:
-        for name in _INDEXES:
-            (folder / name).unlink(missing_ok=True)
+        if marker is not None and marker.kind in _INDEXES:
+            (folder / _INDEXES[marker.kind]).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"output-dir {str(folder)!r} cannot be cleared: {error}") from None
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Remove the checkpoint in a results folder; raises OSError if this fails."""
-    with suppress(FileNotFoundError):
-        shutil.rmtree(folder / CHECKPOINT)
+    """Remove a run's checkpoint; raises OSError if this fails. Files that flower-kd did not write stay."""
+    _remove_tree(folder / CHECKPOINT, ("server.safetensors", "*/node-*/round-*.safetensors"))
+
+
+def _remove_tree(folder: Path, patterns: Sequence[str]) -> None:
+    """Remove the files with these names, partial files, and the folders that are empty then."""
+    for path in [path for pattern in (*patterns, f"**/.*{_PARTIAL}") for path in folder.glob(pattern)]:
+        if path.suffix != _PARTIAL or _PARTIAL_NAME.fullmatch(path.name):
+            path.unlink()
+    for path in sorted(folder.glob("**/"), reverse=True):
+        _remove_if_empty(path)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):  # not empty: it contains other files
+        folder.rmdir()
 
 
 def append(path: Path, content: bytes, size: int) -> int:
@@ -236,8 +290,9 @@ def append(path: Path, content: bytes, size: int) -> int:
         If the file cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab") as file:
+            if file.tell() < size:
+                raise InputError(f"{str(path)!r} is damaged: it has {file.tell()} bytes where {size} were written")
             file.truncate(size)
             file.write(content)
     except OSError as error:

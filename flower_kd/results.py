@@ -65,10 +65,9 @@ class RunRecord:
         return found
 
     def final(self, name: str) -> list[float]:
-        """Return each node's value in the last round with any value, in the order of vertices; NaN if it has none."""
-        series = self.series(name)
-        last = max((server_round for values in series.values() for server_round in values), default=0)
-        return [values.get(last, float("nan")) for values in series.values()]
+        """Return each node's value in the run's last round, in the order of vertices; NaN if it has none."""
+        last = self.config.num_server_rounds
+        return [values.get(last, float("nan")) for values in self.series(name).values()]
 
     def history(self) -> pd.DataFrame:
         """Return the rows of history.csv: one row per node and round."""
@@ -165,7 +164,7 @@ def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
     config = record.config
     steps = config.num_server_rounds * config.local_steps
     hellos = [record.hellos[vertex] for vertex in sorted(record.hellos)]
-    traffic, weights = record.traffic, float(np.mean([hello.weights_bytes for hello in hellos]))
+    traffic, weights = record.traffic, float(np.median([hello.weights_bytes for hello in hellos]))
     messages = float(traffic.messages.mean())
     return Summary(
         strategy=config.strategy,

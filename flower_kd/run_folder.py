@@ -19,6 +19,7 @@ from flower_kd.checkpoint import Checkpoint
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.folders import CHECKPOINT, MARKER, Marker
+from flower_kd.identity import NOT_OF_THE_RUN
 from flower_kd.protocol import ALONE, Greeting, Hello
 from flower_kd.results import RunRecord, Summary
 from flower_kd.strategies.network import Network, NodeMetrics
@@ -36,7 +37,15 @@ def path_of(config: RunConfig) -> Path:
     default = DEFAULT_FOLDER / f"{stamp}-{config.strategy}-seed{config.seed}"
     path = Path(config.output_dir or default).expanduser().absolute()
     folders.check_writable(path)
+    check_outside_data(path, config.dataset)
     return path
+
+
+def check_outside_data(path: Path, dataset: object) -> None:
+    """Raise InputError if a results folder is inside a local data folder: the results would change its content."""
+    data = Path(str(dataset)).expanduser().absolute()
+    if data.is_dir() and path.is_relative_to(data):
+        raise InputError(f"output-dir {str(path)!r} is inside the data folder {str(data)!r}: choose another folder")
 
 
 def state(path: Path, identity: str) -> State:
@@ -136,16 +145,14 @@ class RunFolder:
         if folders.read_marker(self.path) is None:
             self._lock.enter_context(folders.locked(self.path))
             self._check()  # another process may have been faster
-        if self._resumed is None:
-            marker = Marker("run", self.identity, self._token)
-            # Permission to overwrite or resume is for this time only: the config file may be run again.
-            config = self._config.to_dict() | {"overwrite": False, "resume": False}
-            parts = {
-                MARKER: marker.to_bytes(),
-                results.CONFIG_FILE: results.to_toml(config).encode(),
-                results.GRAPH_FILE: results.graph_to_bytes(graph),
-            }
-            folders.write(self.path, parts, replace_results=True)
+        # Permission to overwrite or resume is for this time only: the config file may be run again.
+        config = self._config.to_dict() | {"overwrite": False, "resume": False}
+        parts = {
+            MARKER: Marker("run", self.identity, self._token).to_bytes(),
+            results.CONFIG_FILE: results.to_toml(config).encode(),
+            results.GRAPH_FILE: results.graph_to_bytes(graph),
+        }
+        folders.write(self.path, parts, replace_results=self._resumed is None)
 
     def _restore(self, stage: str, network: Network) -> None:
         """Restore the network from the checkpoint; raises InputError if its nodes do not match the run."""
@@ -160,13 +167,15 @@ class RunFolder:
                 )
         network.load_state_dict(self._resumed.network)
         network.metrics.update(self.metrics(stage))
-        trained = {vertex for _, vertex in network.metrics}
-        lost = [vertex for vertex in sorted(trained) if network.hellos[vertex].restored_round == 0]
-        if lost:
-            raise InputError(
-                f"the run in {str(self.path)!r} cannot be resumed: node {lost[0]} has no saved state; nodes on the "
-                f"server's machine keep theirs in {str(self.path / CHECKPOINT)!r}, if output-dir is an absolute path"
-            )
+        for vertex, hello in sorted(network.hellos.items()):
+            saved = int(network.saved_rounds[vertex])
+            if hello.restored_round < saved:
+                found = f"only that of round {hello.restored_round}" if hello.restored_round else "none"
+                raise InputError(
+                    f"the run in {str(self.path)!r} cannot be resumed: node {vertex} saved its state in round {saved}, "
+                    f"but found {found}; nodes on the server's machine keep their states in "
+                    f"{str(self.path / CHECKPOINT)!r}, if output-dir is an absolute path"
+                )
 
     def metrics(self, stage: str) -> dict[tuple[int, int], NodeMetrics]:
         """Return the metrics of a stage's finished rounds in a resumed run."""
@@ -177,6 +186,8 @@ class RunFolder:
                 content = file.read(size)
         except OSError as error:
             raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+        if len(content) < size:
+            raise InputError(f"{str(path)!r} is damaged: it has {len(content)} bytes where {size} were written")
         return results.metrics_of(content, path)
 
     def seconds(self, stage: str) -> float:
@@ -217,7 +228,8 @@ class RunFolder:
         folders.write(self.path / CHECKPOINT, {checkpoint.SERVER_FILE: done.to_bytes()})
 
     def _append_history(self, stage: str, server_round: int, network: Network) -> None:
-        of_round = {key: found for key, found in network.metrics.items() if key[0] == server_round}
+        keys = [(server_round, vertex) for vertex in network.hellos]
+        of_round = {key: network.metrics[key] for key in keys if key in network.metrics}
         path = self.path / _history_file(stage)
         columns = self._history_columns.get(stage)
         rows = results.history(of_round)
@@ -250,10 +262,15 @@ class RunFolder:
 
     def _check(self) -> None:
         """Check what the folder contains, and refuse to replace what must be kept."""
-        folders.check_foreign_files(self.path)
+        folders.check_foreign_files(self.path, "run")
         found, marker = self._state(), folders.read_marker(self.path)
         if found == "none" or self._config.overwrite:
             return
+        if found == "other" and self._config.resume and marker is not None and marker.kind == "run":
+            raise InputError(
+                f"output-dir {str(self.path)!r} contains another run, which cannot be resumed with "
+                f"{self._difference()}: choose another folder, or replace it with --overwrite (overwrite=true)"
+            )
         if found == "other" or not self._config.resume:
             raise folders.refusal(self.path, _description(found, marker))
         assert marker is not None
@@ -262,6 +279,14 @@ class RunFolder:
             self._resumed = checkpoint.read(self.path / CHECKPOINT)
             if self._resumed is not None:
                 self._history_bytes, self._seconds = dict(self._resumed.history_bytes), dict(self._resumed.seconds)
+
+    def _difference(self) -> str:
+        """Return how the requested run differs from the one in the folder."""
+        before, now = results.read_config(self.path).to_dict(), self._config.to_dict()
+        changed = [key for key in now if key not in NOT_OF_THE_RUN and now[key] != before[key]]
+        if not changed:
+            return "another number of nodes or a changed file (graph, data, weights or model)"
+        return ", ".join(f"{key} = {now[key]!r} (it has {before[key]!r})" for key in changed)
 
 
 def _description(found: State, marker: Marker | None) -> str:

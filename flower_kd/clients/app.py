@@ -7,8 +7,9 @@ from dataclasses import replace
 from logging import WARNING
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 from flwr.common.logger import log
 from torch import Tensor, nn
 
@@ -76,8 +77,7 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
     @app.train()
     def train_node(message: Message, context: Context) -> Message:
         """Load weights if the message has some, train, and return what the order requests."""
-        with in_one_sentence():
-            return _train(message, context)
+        return _answered(message, lambda: _train(message, context))
 
     def _train(message: Message, context: Context) -> Message:
         order = Order.from_record(_config(message))
@@ -107,15 +107,26 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
     @app.evaluate()
     def evaluate_node(message: Message, context: Context) -> Message:
         """Load weights if the message has some, and evaluate on the test set."""
-        with in_one_sentence():
-            node = state.load(context, build_node)
-            if _load_weights(node, message):
-                state.save(context, node)
-                keep(context, node, int(_config(message).get("server-round", 0)))  # type: ignore[arg-type]
-            metrics = evaluate(node.model, node.test)
+        return _answered(message, lambda: _evaluate(message, context))
+
+    def _evaluate(message: Message, context: Context) -> Message:
+        node = state.load(context, build_node)
+        if _load_weights(node, message):
+            state.save(context, node)
+            keep(context, node, int(_config(message).get("server-round", 0)))  # type: ignore[arg-type]
+        metrics = evaluate(node.model, node.test)
         return Message(RecordDict({METRICS: MetricRecord({**metrics})}), reply_to=message)
 
     return app
+
+
+def _answered(message: Message, answer: Callable[[], Message]) -> Message:
+    """Return the answer to a message, or an error reply: engines would print the traceback of an exception."""
+    try:
+        with in_one_sentence():
+            return answer()
+    except InputError as error:
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, str(error)), reply_to=message)
 
 
 def _checked(build_node: NodeFactory) -> NodeFactory:
@@ -160,7 +171,7 @@ def _hello(node: Node, context: Context) -> Hello:
         classes=node.classes,
         model=node.name,
         parameters=num_parameters(node.model),
-        weights_bytes=wire.content_bytes(RecordDict({ARRAYS: wire.encode_weights(node.model.state_dict())})),
+        weights_bytes=_weights_bytes(node),
         reference_rows=len(reference),
         fingerprint=node.fingerprint or fingerprint(reference),
     )
@@ -193,3 +204,10 @@ def _teacher(message: Message, order: Order, rows: int, classes: int) -> Teacher
     ):  # only squared error allows teachers that are not distributions (D-Dist's z)
         soft_labels /= soft_labels.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     return Teacher(soft_labels, None if weights is None else wire.decode(ArrayRecord({"rows": weights}), (None,)))
+
+
+def _weights_bytes(node: Node) -> int:
+    """Return the size of a reply with the node's weights, which carries metrics too."""
+    metrics = MetricRecord({"train-loss": 0.0, "kd-loss": 0.0, "num-examples": len(node.private), "seconds": 0.0})
+    weights = wire.encode_weights(node.model.state_dict())
+    return wire.content_bytes(RecordDict({METRICS: metrics, ARRAYS: weights}))

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flower_kd import folders, results, unused
+from flower_kd import folders, results, run_folder, unused
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.folders import Marker
@@ -94,12 +94,16 @@ def claimed(folder: Path, jobs: Sequence[Job], kind: str, *, overwrite: bool, re
         by another process. Nothing is changed in that case.
     """
     folders.check_writable(folder)
-    folders.check_foreign_files(folder)
+    names = [job.folder.name for job in jobs]
+    folders.check_foreign_files(folder, kind, names)
+    for job in jobs:
+        run_folder.check_outside_data(folder, job.config.get("dataset"))
     with folders.locked(folder):
         marker = folders.read_marker(folder)
         if marker is not None and not overwrite:
             _keep_runs(folder, jobs, marker, kind, resume=resume)
-        content = {folders.MARKER: Marker(kind).to_bytes()}
+            names = [*marker.runs, *names]
+        content = {folders.MARKER: Marker(kind, runs=tuple(dict.fromkeys(names))).to_bytes()}
         folders.write(folder, content, replace_results=overwrite)
         yield
 
@@ -109,7 +113,7 @@ def _keep_runs(folder: Path, jobs: Sequence[Job], marker: Marker, kind: str, *, 
     if marker.kind != kind:
         raise folders.refusal(folder, f"a {marker.kind}")
     by_folder = {job.folder: job for job in jobs}
-    runs = [path.parent for path in sorted((folder / folders.RUNS).glob(f"*/{folders.MARKER}"))]
+    runs = [path for path in (folder / folders.RUNS / name for name in marker.runs) if folders.read_marker(path)]
     others = [run for run in runs if run not in by_folder or state(by_folder[run]) == "other"]
     if others and not resume:
         raise folders.refusal(folder, f"other runs, such as {others[0].name!r}")

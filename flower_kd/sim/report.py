@@ -19,7 +19,7 @@ from flower_kd.results import CONFIG_FILE, Summary
 from flower_kd.sim.report_page import MISSING, Column, Order, figures, key_list, note, page, picture, section, table
 from flower_kd.sim.seeds import interval
 
-REPORT_FILE = "report.html"
+REPORT_FILE = folders.REPORT
 
 # These keys do not affect results, and a page that is shared should not contain local paths.
 _NOT_OF_THE_RUN = ("output-dir", "overwrite")
@@ -54,6 +54,8 @@ def write(folder: Path) -> Path:
             f"{str(folder)!r} contains nothing to report: no summary.json (finished run), comparison.json (comparison) "
             "or sweep.json (sweep)"
         )
+    if (folder / REPORT_FILE).exists() and not folders.is_report(folder):
+        raise InputError(f"{str(folder / REPORT_FILE)!r} was not written by flower-kd: move that file")
     # A file name may contain bytes that are not valid text.
     folders.write(folder, {REPORT_FILE: build(folder).encode(errors="xmlcharrefreplace")})
     return folder / REPORT_FILE

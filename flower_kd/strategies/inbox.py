@@ -97,6 +97,21 @@ def metrics(message: Message, reply: Message) -> dict[str, float]:
     return numbers
 
 
+def check_names(known: set[str], metrics: dict[str, float]) -> None:
+    """Raise InputError if a node reports too many different metrics in one run: each is a column of the history.
+
+    Parameters
+    ----------
+    known : set of str
+        The names that the node has reported before; those of this report are added.
+    metrics : dict
+        The node's report.
+    """
+    if len(known.union(metrics)) > MOST_METRICS:
+        raise InputError(f"its reports have more than {MOST_METRICS} different metrics")
+    known.update(metrics)
+
+
 def one_line(text: str | None) -> str:
     """Return a node's text as it can be shown in a warning: printable, on one line, truncated if long."""
     words = " ".join("".join(c if c.isprintable() else " " for c in (text or "")[: 4 * LONGEST_REASON]).split())

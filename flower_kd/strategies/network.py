@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from logging import DEBUG, INFO, WARNING
+from logging import DEBUG, WARNING
 from typing import TypeVar
 
 import numpy as np
@@ -141,12 +141,14 @@ class Network(Grid):
         self.traffic = Traffic.none(num_nodes)
         self.metrics: dict[tuple[int, int], NodeMetrics] = {}
         self.participation: dict[int, Participation] = {}
+        self.saved_rounds = np.zeros(num_nodes, dtype=np.int64)  # the last round whose end state each node was to save
         self.clock: Callable[[], float] = time.monotonic
         self.sleep: Callable[[float], None] = time.sleep
         self._training: set[int] = set()  # vertices in the current train exchange
         self._returning: dict[int, str] = {}  # replied after an absence, unless the strategy refuses the reply
         self._last_round: dict[int, int] = {}  # the last round in which a node took part
         self._rejoined: set[int] = set()  # under another id, and without a reply since
+        self._metric_names: dict[int, set[str]] = {}  # all that a node has reported in this run
         self._unanswered: dict[
             int, tuple[str, float]
         ] = {}  # by node: a message without a reply in time, and when it was sent
@@ -180,6 +182,8 @@ class Network(Grid):
         self.traffic = Traffic.none(self.num_nodes)
         self.metrics.clear()
         self.participation = {vertex: Participation() for vertex in range(self.num_nodes)}
+        self.saved_rounds[:] = 0
+        self._metric_names.clear()
         self.absent.clear()
         self._late_nodes.clear()
         self._returning.clear()
@@ -370,6 +374,7 @@ class Network(Grid):
         parts = json.dumps({vertex: vars(part) for vertex, part in self.participation.items()})
         return {
             **vars(self.traffic),
+            "saved-rounds": self.saved_rounds,
             "participation": np.frombuffer(parts.encode(), dtype=np.uint8),
             "absent": absent,
         }
@@ -379,6 +384,7 @@ class Network(Grid):
         self.traffic = Traffic(state["up"], state["down"], state["shared"], state["messages"])
         parts = json.loads(state["participation"].tobytes())
         self.participation = {int(vertex): Participation(**part) for vertex, part in parts.items()}
+        self.saved_rounds = state["saved-rounds"]
         self.absent = dict.fromkeys(state["absent"].tolist(), MessageType.TRAIN)
 
     # -- for strategies -----------------------------------------------------------------------------------------------
@@ -436,12 +442,15 @@ class Network(Grid):
                 continue
             try:
                 metrics = inbox.metrics(message, reply)
+                inbox.check_names(self._metric_names.setdefault(vertex, set()), metrics)
             except InputError as error:
                 missing[vertex] = str(error)
                 continue
             del missing[vertex]
             answered += 1
             self._record(server_round, vertex, reply, metrics)
+            if message.content[CONFIG].get("keep"):  # type: ignore[union-attr]
+                self.saved_rounds[vertex] = server_round
             if self.absent.get(vertex) == message.metadata.message_type:
                 self._returning[vertex] = f"in round {server_round}, {self._weights(vertex, vertex in given_weights)}"
             if vertex not in self.absent or vertex in self._returning:
@@ -507,7 +516,7 @@ class Network(Grid):
         """Log the nodes that are back: those whose first reply after an absence was usable."""
         for vertex in sorted(self._returning):
             del self.absent[vertex]
-            log(INFO, "node %s is back %s", self._label(vertex), self._returning[vertex])
+            log(WARNING, "node %s is back %s", self._label(vertex), self._returning[vertex])
         self._returning.clear()
 
     def _readmit(self) -> None:
