@@ -59,7 +59,7 @@ def test_runs_that_fail_are_rows_with_their_error(tmp_path: Path) -> None:
     assert result.exit_code == 1
     table = pd.read_csv(tmp_path / "sweep.csv")
     assert table["accuracy"].notna().tolist() == [True, False]
-    assert "no such folder" in table["error"][1]
+    assert "the folder does not exist" in table["error"][1]
 
 
 @pytest.mark.parametrize(
