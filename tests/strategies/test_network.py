@@ -72,7 +72,7 @@ def nothing(context: Context) -> None:
             bug,
             r"node 0 cannot take part: RuntimeError: a bug in the user's code \(strategies/test_network.py, line \d+",
         ),
-        (nothing, "node 0 cannot take part: build_node returned NoneType , but must return a flower_kd.Node"),
+        (nothing, "node 0 cannot take part: build_node returned NoneType, but must return a flower_kd.Node"),
     ],
 )
 def test_nothing_trains_where_nodes_do_not_fit(build, words: str, ring: nx.Graph) -> None:
