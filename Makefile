@@ -1,4 +1,4 @@
-# Everything runs in .venv, which any target makes on a bare clone: Python 3.11 or newer and make are enough.
+# Everything runs in .venv, which any target creates on a bare clone: Python 3.11 or newer and make are enough.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin

@@ -1,10 +1,10 @@
 #!/bin/sh
-# The main job, `flwr run .`, with a SuperLink of its own that ends with it.
+# Runs `flwr run .` with its own SuperLink, which is stopped at the end.
 set -eu
 folder=$(pwd)
 export FLWR_LOCAL_SUPERLINK_HTTP_API_PORT="${FLWR_LOCAL_SUPERLINK_HTTP_API_PORT:-39591}"
 export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
-# The environment is there already: without this, Flower makes a fresh one for each run.
+# The environment is already complete: without this, Flower creates a fresh one for each run.
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1
 mkdir -p "$FLWR_HOME"
 flower-superlink --insecure --simulation --isolation subprocess --host 127.0.0.1 \

@@ -1,4 +1,4 @@
-"""What one node that lies does to the others, by strategy and setting: a Markdown table.
+"""The effect of one lying node on the others, by strategy and setting, as a Markdown table.
 
 Eight nodes train as in digits.toml, and one of them trains as the others do but lies in what it sends:
 
@@ -45,7 +45,7 @@ GRAPHS: dict[str, dict[str, Any]] = {
     "ring": {"topology": "ring"},
     "4-regular": {"topology": "regular", "degree": 4},
 }
-# By name: a run of digits.toml, and what is changed in it.
+# By name: a run of digits.toml, and the changed keys.
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "neighbor-kd, mean": ("neighbor-kd", {}),
     "neighbor-kd, median": ("neighbor-kd", {"pooling": "median"}),
@@ -114,7 +114,7 @@ LIES: dict[str, tuple[Lie, Lie, bool]] = {
 
 
 def app_with_liar(attack: str, liar: int, seed: int) -> ClientApp:
-    """Return flower-kd's ClientApp, with which the node at vertex `liar` lies in what it sends."""
+    """Return flower-kd's ClientApp, in which the node at vertex `liar` sends lies."""
     random = np.random.default_rng(derive(seed, "lies"))
     app = ClientApp()
 
@@ -159,7 +159,7 @@ def accuracies(run: Run, liar: int) -> list[float]:
 
 
 def parsed() -> argparse.Namespace:
-    """Return what the command line asks for."""
+    """Return the command-line arguments."""
     parser = argparse.ArgumentParser(description="What one liar of eight nodes does to the others: a Markdown table.")
     listed = partial(parser.add_argument, nargs="+", metavar="NAME")
     listed("--graphs", choices=list(GRAPHS), default=list(GRAPHS), help=f"of {', '.join(GRAPHS)}")
@@ -172,7 +172,7 @@ def parsed() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run every setting under every attack, and print a cell a graph, setting and attack."""
+    """Run every setting under every attack, and print one cell per graph, setting and attack."""
     asked = parsed()
     attacks, seeds = [HONEST, *asked.attacks], range(asked.seeds)
     print("Accuracy of the liar's neighbors / of all honest nodes")

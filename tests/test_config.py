@@ -75,7 +75,7 @@ def test_every_run_of_the_experiments_is_valid() -> None:
         ("local-steps", "ten", "local-steps = 'ten' must be a whole number"),
         ("clamp", 1, "clamp = 1 must be true or false"),
         ("seed", True, "seed = True must be a whole number"),
-        ("model", 5, "model = 5 must be a text"),
+        ("model", 5, "model = 5 must be a string"),
         ("model", "lenet6", "unknown model 'lenet6', did you mean 'lenet5'"),
         ("model", "lenet5*x,mlp*2", "'x' after"),
         ("topology", "rign", "unknown topology 'rign', did you mean 'ring'"),

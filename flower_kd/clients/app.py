@@ -135,7 +135,7 @@ def _checked(build_node: NodeFactory) -> NodeFactory:
     def build(context: Context) -> Node:
         node = build_node(context)
         if not isinstance(node, Node):
-            raise InputError(f"build_node returned {type(node).__name__} , but must return a flower_kd.Node")
+            raise InputError(f"build_node returned {type(node).__name__}, but must return a flower_kd.Node")
         return node
 
     return build

@@ -131,7 +131,7 @@ class WorkerGrid(LocalGrid):
         code = worker.exitcode
         how = f"exit code {code}" if code is None or code >= 0 else f"signal {signal.Signals(-code).name}"
         why = ": out of memory?" if code == -signal.SIGKILL else ""
-        return InputError(f"{worker.name} ended with {how}and took all its nodes with it{why}")
+        return InputError(f"{worker.name} ended with {how} and took all its nodes with it{why}")
 
 
 def _work(pipe: Connection, client_app: str, num_nodes: int, run_config: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from flower_kd.errors import InputError
 from flower_kd.registry import Registry, unknown
 
 # The intended recipient of what a node sends, whatever its route.
-Recipient = Literal["neighbors", "server", "nobody"]
+Recipient = Literal["neighbors", "server", "none"]
 
 STRATEGIES: Registry[type[Strategy]] = Registry("strategy")
 

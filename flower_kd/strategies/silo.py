@@ -23,7 +23,7 @@ class Silo(GraphStrategy):
         As in GraphStrategy.
     """
 
-    sends_to = "nobody"
+    sends_to = "none"
 
     def __init__(self, graph: nx.Graph, *, seed: int = 0, local_steps: int = 25, evaluate_every: int = 1) -> None:
         order = Order(server_round=0, num_steps=0, seed=seed, reply="nothing")

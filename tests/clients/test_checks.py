@@ -107,7 +107,7 @@ FAULTS: list[tuple[Callable[[Node], object], str]] = [
     (lambda n: setattr(n, "reference", [1, 2]), "the reference set is of type list, but must be a Tensor"),
     (lambda n: setattr(n, "private", [blobs(0, 20)]), "the private data are of type list, but must be a DataLoader"),
     (lambda n: setattr(n, "test", []), "the test data are empty"),
-    (lambda n: setattr(n, "test", iter([blobs(0, 20)])), "the test data can be gone through only once"),
+    (lambda n: setattr(n, "test", iter([blobs(0, 20)])), "the test data can be iterated only once"),
     (lambda n: setattr(n, "test", 5), "the test data are of type int"),
     (lambda n: setattr(n, "test", [(blobs(0, 20)[0], late_label())]), "the test labels contain 3"),
     (
@@ -122,7 +122,7 @@ FAULTS: list[tuple[Callable[[Node], object], str]] = [
     (lambda n: setattr(n, "classes", 3.0), "classes = 3.0 must be a whole number"),
     (lambda n: setattr(n, "model", "mlp"), "the model is of type str, but must be a torch.nn.Module"),
     (lambda n: setattr(n, "optimizer", None), "the optimizer is of type NoneType"),
-    (other_optimizer, "2 of the optimizer's 2 parameters are not those of the model"),
+    (other_optimizer, "2 of the optimizer's 2 parameters do not belong to the model"),
     (half_optimizer, "the optimizer lacks 1 of the model's 2 trainable parameters, such as 'bias'"),
     (lambda n: with_model(n, torch.nn.Linear(4, 3)), "the model fails on private inputs of shape .*mat1 and mat2"),
     (lambda n: with_model(n, nan_model()), "the model returns NaN or Inf for private inputs before any training"),

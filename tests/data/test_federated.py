@@ -139,7 +139,7 @@ def test_only_the_rows_asked_for_are_decoded(tmp_path: Path, monkeypatch: pytest
         (DataSpec(partition="skewed"), "unknown partition 'skewed', did you mean 'skew'"),
         (
             DataSpec(partition="skew", num_partitions=1000),
-            "gives node [0-9]+ no sample: 1438 are too few for 1000",
+            "gives node [0-9]+ no samples: 1438 are too few for 1000",
         ),
     ],
 )
@@ -211,7 +211,7 @@ def test_pictures_of_different_sizes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"image": [1, 2] * 5, "label": [0, 1] * 5}, "column 'image' must hold images, it holds"),
+        ({"image": [1, 2] * 5, "label": [0, 1] * 5}, "column 'image' must hold images, but contains"),
         ({"image": [b"garbage"] * 10, "label": [0, 1] * 5}, "has an image that cannot be decoded"),
         ({"image": [b"garbage"] * 10, "label": ["cat", "dog"] * 5}, "column 'label' must hold whole numbers"),
         ({"image": [b"garbage"] * 10, "label": [-1, 1] * 5}, "column 'label' must hold whole numbers"),

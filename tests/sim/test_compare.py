@@ -167,7 +167,7 @@ def test_a_run_that_breaks_does_not_stop_the_others(tmp_path: Path, monkeypatch:
     ("text", "words"),
     [
         ("[common]\nseed = 1\n", "has no run"),
-        ("strategy = 'silo'\n[runs.a]\n", "has 'strategy' at its top"),
+        ("strategy = 'silo'\n[runs.a]\n", "has an unknown top-level key 'strategy'"),
         ("[runs]\na = 1\n", "must be a table"),
         ("[runs.a\n", "is not a valid TOML file"),
         ("[runs.a]\nstrategy = 'silo'\nseed = [1]\n", "seed"),
@@ -190,7 +190,7 @@ def test_mistakes_in_an_experiment_file(text: str, words: str, tmp_path: Path) -
         (["--strategies", "silo,silo"], "lists 'silo' twice"),
         (["--seeds", "0"], "--seeds 0 must be at least 1"),
         (["--seeds", "a"], "--seeds 'a' must be a number of seeds"),
-        (["--only", "silo"], "picks runs of an experiment file"),
+        (["--only", "silo"], "selects runs of an experiment file"),
         (["nowhere.toml"], "'nowhere.toml' cannot be read"),
         (["-c", "strategy='silo'"], "use --strategies"),
         (["-c", "temperature=0.0"], "temperature = 0.0 must be above 0"),

@@ -23,4 +23,4 @@ def test_a_killed_process_is_one_failed_run(tmp_path: Path, monkeypatch: pytest.
     assert killed.error == "the process that ran it was killed"
     assert well.summary is not None
     assert (jobs[1].folder / "summary.json").exists()
-    assert "no such folder" in wrong.error
+    assert "the folder does not exist" in wrong.error

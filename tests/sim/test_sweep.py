@@ -30,7 +30,7 @@ def test_a_sweep_is_every_combination_with_every_seed(tmp_path: Path) -> None:
     options = ("--grid", "temperature=1,2.5", "--grid", "dissimilarity=kl,js", "--seeds", "0,4")
     result = sweep(tmp_path, *options)
     assert result.exit_code == 0, result.output
-    assert "the best of 4 settings" in result.output
+    assert "best of 4 settings" in result.output
     table = pd.read_csv(tmp_path / "sweep.csv", keep_default_na=False)
     assert table.columns.tolist() == [
         *("temperature", "dissimilarity", "seed", "accuracy", "accuracy-std"),
@@ -59,7 +59,7 @@ def test_runs_that_fail_are_rows_with_their_error(tmp_path: Path) -> None:
     assert result.exit_code == 1
     table = pd.read_csv(tmp_path / "sweep.csv")
     assert table["accuracy"].notna().tolist() == [True, False]
-    assert "no such folder" in table["error"][1]
+    assert "the folder does not exist" in table["error"][1]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_runs_that_fail_are_rows_with_their_error(tmp_path: Path) -> None:
         ("temprature=1", "unknown key 'temprature', did you mean 'temperature'?"),
         ("seed=1,2", "seed cannot be swept, use --seeds"),
         ("output-dir=a", "use --output-dir"),
-        ("temperature", "must be key=value,value"),
+        ("temperature", "must have the form key=value,value"),
         ("temperature=1,hot", "--grid temperature: 'hot' must be a number"),
         ("local-steps=1.5", "'1.5' must be a whole number"),
         ("clamp=yes", "'yes' must be true or false"),
