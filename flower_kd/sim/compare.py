@@ -221,18 +221,12 @@ def _initial_weights(rows: pd.DataFrame) -> str:
 
 def _sent(rows: pd.DataFrame) -> Table:
     shown = Table(title="sent by a node; D-SGD: how many times as many bytes over an edge")
-    for column in (
-        "run",
-        "over an edge",
-        "in total",
-        "over all its edges",
-        "D-SGD, same frequency",
-        "D-SGD every step",
-    ):
+    sizes = ("messages over an edge", "all of them", "over all its edges")
+    for column in ("run", *sizes, "D-SGD, same frequency", "D-SGD every step"):
         shown.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
     for _, row in rows.iterrows():
         shown.add_row(
-            row["run"],
+            Text(row["run"]),
             f"{row['messages-per-edge']:,.4g} x {row['kb-per-message']:,.1f} kB",
             f"{row['mb-per-edge']:,.2f} MB",
             f"{row['mb-per-node']:,.2f} MB",

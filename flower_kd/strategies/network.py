@@ -449,7 +449,7 @@ class Network(Grid):
             del missing[vertex]
             answered += 1
             self._record(server_round, vertex, reply, metrics)
-            if message.content[CONFIG].get("keep"):  # type: ignore[union-attr]
+            if message.content[CONFIG].get("keep"):
                 self.saved_rounds[vertex] = server_round
             if self.absent.get(vertex) == message.metadata.message_type:
                 self._returning[vertex] = f"in round {server_round}, {self._weights(vertex, vertex in given_weights)}"
