@@ -282,7 +282,10 @@ class RunFolder:
 
     def _difference(self) -> str:
         """Return how the requested run differs from the one in the folder."""
-        before, now = results.read_config(self.path).to_dict(), self._config.to_dict()
+        try:
+            before, now = results.read_config(self.path).to_dict(), self._config.to_dict()
+        except InputError:  # the process was killed before it wrote the config
+            return "this config"
         changed = [key for key in now if key not in NOT_OF_THE_RUN and now[key] != before[key]]
         if not changed:
             return "another number of nodes or a changed file (graph, data, weights or model)"

@@ -168,7 +168,7 @@ def test_a_run_that_replaces_another_is_never_mixed_with_it(step: int, disk: Dis
             assert figures(found.summary) == figures(old if found.config.seed == 0 else new)
         resumed, sentence = attempt(lambda: run(folder, seed=1, resume=True))
         if sentence:
-            assert "run: name another folder" in sentence
+            assert "contains another run" in sentence
             refused += 1
             assert figures(run(folder, resume=True)) == figures(old)
         else:

@@ -41,9 +41,9 @@ def test_the_content_of_files_counts(change: str, tmp_path: Path) -> None:
 
 def test_the_module_of_a_users_model_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "own_models.py").write_text("def net(**shape): ...")
-    config = RunConfig(model="own_models:net*2,mlp*2")
+    (tmp_path / "models_of_identity.py").write_text("def net(**shape): ...")
+    config = RunConfig(model="models_of_identity:net*2,mlp*2")
     before = identity(config, 4)
-    (tmp_path / "own_models.py").write_text("def net(**shapes): ...")
+    (tmp_path / "models_of_identity.py").write_text("def net(**shapes): ...")
     assert identity(config, 4) != before
     identity(RunConfig(model="no_such_module.at_all:net"), 4)  # building the model reports what is wrong

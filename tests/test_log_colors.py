@@ -22,8 +22,9 @@ class Terminal(io.StringIO):
     ],
 )
 def test_only_terminals_get_color_codes(
-    stream: io.StringIO, environment: dict[str, str], colored: bool, monkeypatch: pytest.MonkeyPatch
+    stream: io.StringIO, environment: dict[str, str], colored: bool, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:
+    caplog.set_level(logging.INFO, logger=FLOWER_LOGGER.name)
     monkeypatch.delenv("NO_COLOR", raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

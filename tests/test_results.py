@@ -168,7 +168,7 @@ def test_a_folder_with_a_run_is_refused_before_anything_trains(finished: tuple[s
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["config.toml", "report.html", "history.csv", "comparison.csv", "graph.graphml"])
+@pytest.mark.parametrize("name", ["config.toml", "report.html", "history.csv", "graph.graphml"])
 @pytest.mark.parametrize("leave", [{}, {"overwrite": True}, {"resume": True}])
 def test_foreign_files_are_never_replaced(name: str, leave: dict, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine")
@@ -275,7 +275,7 @@ def test_a_disk_that_is_full_from_the_start_keeps_the_earlier_run(
     assert results.read(tmp_path).summary == before
 
 
-def test_the_final_value_is_that_of_the_last_round_that_has_one() -> None:
+def test_the_final_value_is_that_of_the_last_round_and_no_other() -> None:
     metrics = {
         (server_round, vertex): NodeMetrics(server_round, vertex, values)
         for server_round, vertex, values in [
@@ -283,15 +283,16 @@ def test_the_final_value_is_that_of_the_last_round_that_has_one() -> None:
             (1, 1, {"test-accuracy": 0.6}),
             (2, 0, {"test-accuracy": 0.7}),
             (2, 1, {"train-loss": 1.0}),
-            (3, 0, {"train-loss": 1.0}),
         ]
     }
     hellos = {vertex: Hello(vertex, model="mlp") for vertex in range(2)}
-    record = results.RunRecord(RunConfig(), nx.path_graph(2), hellos, metrics, Traffic.none(2), 1.0)
+    record = results.RunRecord(RunConfig(num_server_rounds=2), nx.path_graph(2), hellos, metrics, Traffic.none(2), 1.0)
     assert record.final("test-accuracy") == pytest.approx([0.7, float("nan")], nan_ok=True)
     assert record.history().columns.tolist() == ["round", "vertex", "test-accuracy", "train-loss"]
     summary = results.summarize(record, None)
     assert summary.accuracy == {"mean": 0.7, "std": 0.0, "per_node": [0.7, None]}
+    later = replace(record, config=RunConfig(num_server_rounds=3))  # in whose last round nobody was evaluated
+    assert results.summarize(later, None).accuracy["per_node"] == [None, None]
     silent = replace(record, metrics={})
     assert results.summarize(silent, None).accuracy == {"mean": None, "std": None, "per_node": [None, None]}
 

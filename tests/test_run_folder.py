@@ -103,9 +103,11 @@ def test_workers_keep_the_states_of_their_nodes(tmp_path: Path) -> None:
 def test_a_run_that_cannot_be_resumed_says_why_and_stays_as_it_is(tmp_path: Path) -> None:
     config = SHORT | {"strategy": "neighbor-kd", "baseline": "none"}
     killed(config, tmp_path, ("neighbor-kd", 3, "train"))
-    with pytest.raises(InputError, match="already contains another run: choose another folder"):
+    with pytest.raises(InputError, match=r"contains another run, which cannot be resumed with temperature = 3\.0"):
         sim.run(config | {"resume": True, "temperature": 3.0}, NODES, tmp_path)
-    with pytest.raises(InputError, match="already contains another run"):
+    with pytest.raises(
+        InputError, match="contains another run, which cannot be resumed with another number of nodes or a changed file"
+    ):
         sim.run(config | {"resume": True}, NODES + 1, tmp_path)
     states = list((tmp_path / "checkpoint" / "neighbor-kd" / "node-1").iterdir())
     assert {path.name for path in states} == {"round-2.safetensors", "round-3.safetensors"}
@@ -115,7 +117,7 @@ def test_a_run_that_cannot_be_resumed_says_why_and_stays_as_it_is(tmp_path: Path
     with pytest.raises(InputError, match=r"node 1 cannot take part: its state '.*round-2.safetensors' cannot be read"):
         sim.run(config | {"resume": True}, NODES, tmp_path)
     state.unlink()
-    with pytest.raises(InputError, match="cannot be resumed: node 1 has no saved state"):
+    with pytest.raises(InputError, match="cannot be resumed: node 1 saved its state in round 2, but found none"):
         sim.run(config | {"resume": True}, NODES, tmp_path)
     state.write_bytes(content)
     server = tmp_path / "checkpoint" / "server.safetensors"
@@ -133,7 +135,9 @@ def test_an_edited_graph_is_another_run_and_the_old_one_keeps_its_picture(tmp_pa
     config = SHORT | {"strategy": "neighbor-kd", "baseline": "none", "topology": str(graph)}
     sim.run(config, NODES, tmp_path / "run")
     graph.write_text("a b\na c\n")
-    with pytest.raises(InputError, match="already contains another run"):
+    with pytest.raises(
+        InputError, match="contains another run, which cannot be resumed with another number of nodes or a changed file"
+    ):
         sim.run(config | {"resume": True}, NODES, tmp_path / "run")
     kept = results.read(tmp_path / "run").graph
     assert sorted(kept.edges) == [(0, 1), (1, 2)]
@@ -202,3 +206,46 @@ def test_readers_never_see_a_partially_written_file(tmp_path: Path) -> None:
     assert reads > 10
     assert all(writer.returncode == 0 for writer in writers)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_states_of_an_earlier_round_are_refused(tmp_path: Path) -> None:
+    config = SHORT | {"strategy": "silo"}
+    killed(config, tmp_path, ("silo", 4, "train"))
+    node = tmp_path / "checkpoint" / "silo" / "node-2"
+    (node / "round-4.safetensors").unlink()
+    (node / "round-3.safetensors").rename(node / "round-1.safetensors")
+    with pytest.raises(InputError, match="node 2 saved its state in round 3, but found only that of round 1"):
+        sim.run(config | {"resume": True}, NODES, tmp_path)
+
+
+def test_a_shortened_history_is_refused(tmp_path: Path) -> None:
+    config = SHORT | {"strategy": "silo"}
+    killed(config, tmp_path, ("silo", 4, "train"))
+    lines = (tmp_path / "history.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "history.csv").write_text("".join(lines[:3]))
+    with pytest.raises(InputError, match=r"history.csv. is damaged: it has"):
+        sim.run(config | {"resume": True}, NODES, tmp_path)
+
+
+def test_another_run_is_told_apart_by_name(tmp_path: Path) -> None:
+    sim.run(SHORT | {"strategy": "silo"}, NODES, tmp_path)
+    with pytest.raises(InputError, match=r"cannot be resumed with momentum = 0.5 \(it has 0.9\): choose another"):
+        sim.run(SHORT | {"strategy": "silo", "momentum": 0.5, "resume": True}, NODES, tmp_path)
+    with pytest.raises(InputError, match="another number of nodes or a changed file"):
+        sim.run(SHORT | {"strategy": "silo", "resume": True}, NODES + 1, tmp_path)
+
+
+def test_results_inside_the_data_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(InputError, match=f"is inside the data folder '{tmp_path / 'data'}': choose another folder"):
+        sim.run(SHORT | {"dataset": str(tmp_path / "data")}, NODES, tmp_path / "data" / "out")
+    assert not (tmp_path / "data" / "out").exists()
+
+
+def test_a_resumed_run_keeps_its_own_graph(tmp_path: Path) -> None:
+    config = SHORT | {"strategy": "neighbor-kd", "baseline": "none"}
+    killed(config, tmp_path, ("neighbor-kd", 3, "train"))
+    before = (tmp_path / "graph.graphml").read_text()
+    (tmp_path / "graph.graphml").write_text(before.replace("<edge", "<!-- edge", 1))
+    sim.run(config | {"resume": True}, NODES, tmp_path)
+    assert (tmp_path / "graph.graphml").read_text() == before

@@ -92,7 +92,7 @@ def test_finished_runs_are_refused_shown_or_replaced(finished: Path) -> None:
     assert "silo on digits" in shown.output
     for other in ("seed=5", "momentum=0.5"):
         result = flower_kd(*options, "-c", other, "--resume")
-        assert (result.exit_code, "already contains another run" in result.stderr) == (2, True)
+        assert (result.exit_code, "contains another run, which cannot be resumed with" in result.stderr) == (2, True)
     assert flower_kd(*options[:4], 3, *options[5:], "--resume").exit_code == 2
     assert flower_kd(*options, "--resume", "--overwrite").exit_code == 2
     assert (finished / "summary.json").stat().st_mtime_ns == before

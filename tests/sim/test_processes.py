@@ -20,7 +20,7 @@ def test_a_killed_process_is_one_failed_run(tmp_path: Path, monkeypatch: pytest.
         processes.run(jobs, 1, workers=1, tensorboard=False, display=display, on_outcome=ended.append)
     killed, well, wrong = ended
     assert (killed.job, killed.summary) == (jobs[0], None)
-    assert killed.error == "the process that ran it was killed"
+    assert killed.error == "its process was killed"
     assert well.summary is not None
     assert (jobs[1].folder / "summary.json").exists()
     assert "the folder does not exist" in wrong.error
