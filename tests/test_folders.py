@@ -138,3 +138,43 @@ def test_nothing_is_appended_to_a_file_that_was_shortened(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="is damaged: it has 4 bytes where 10 were written"):
         folders.append(path, b"f", 10)
     assert path.read_bytes() == b"abde"
+
+
+@pytest.mark.parametrize("replace_results", [False, True])
+def test_a_full_disk_leaves_the_earlier_results(
+    replace_results: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders.write(tmp_path, {folders.MARKER: Marker("run", "identity", "token").to_bytes(), "summary.json": b"old"})
+    write_bytes = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        written = write_bytes(path, content[:1])
+        if path.name.startswith(".summary.json"):
+            raise OSError(28, "No space left on device")
+        return written
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match="cannot be written: No space left on device"):
+        folders.write(tmp_path, {"summary.json": b"new"}, replace_results=replace_results)
+    assert {path.name for path in tmp_path.iterdir()} == {folders.MARKER, "summary.json"}
+    assert (tmp_path / "summary.json").read_bytes() == b"old"
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    folders.check_writable(tmp_path / "a" / "b")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match=r"file/b' cannot be created: .*file' is not a folder"):
+        folders.check_writable(tmp_path / "file" / "b")
+    with (
+        pytest.raises(InputError, match=r"file/b' cannot be written: Not a directory"),
+        folders.locked(tmp_path / "file" / "b"),
+    ):
+        pass
+
+
+def test_a_lock_is_free_again_after_its_block(tmp_path: Path) -> None:
+    in_use = pytest.raises(InputError, match="is in use by another flower-kd process")
+    with folders.locked(tmp_path), in_use, folders.locked(tmp_path):
+        pass
+    with folders.locked(tmp_path):
+        pass

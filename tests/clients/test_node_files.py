@@ -1,0 +1,83 @@
+"""What a node keeps between messages, in its context and on disk."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import build_blob_node
+from flwr.app import Context, RecordDict
+
+from flower_kd.clients import state
+from flower_kd.clients.node_files import NodeFiles
+from flower_kd.errors import InputError
+from flower_kd.protocol import Greeting
+
+
+def context_of(records: RecordDict) -> Context:
+    return Context(1, 5, {"partition-id": 0, "num-partitions": 2}, records, {})
+
+
+def node_of(value: float):
+    node = build_blob_node(context_of(RecordDict()))
+    with torch.no_grad():
+        node.model[0].bias.fill_(value)
+    return node
+
+
+def bias(node) -> float:
+    return node.model[0].bias[0].item()
+
+
+def test_the_states_of_the_last_two_rounds_are_kept(tmp_path: Path) -> None:
+    files = NodeFiles(tmp_path / "new" / "node")
+    for server_round in (8, 9, 10, 12):
+        files.save(node_of(server_round), server_round)
+    (tmp_path / "new" / "node" / "round-x.safetensors").write_text("somebody else's")
+    assert sorted(path.name for path in (tmp_path / "new" / "node").glob("round-1*")) == [
+        "round-10.safetensors",
+        "round-12.safetensors",
+    ]
+    for asked, expected in [(12, 12), (99, 12), (11, 10), (10, 10)]:
+        node = node_of(0.0)
+        assert files.load(node, asked) == expected
+        assert bias(node) == expected
+    node = node_of(0.5)
+    assert files.load(node, 9) == 0
+    assert bias(node) == 0.5
+    assert NodeFiles(tmp_path / "none").load(node, 5) == 0
+
+
+def test_a_state_of_another_model_is_named(tmp_path: Path) -> None:
+    files, node = NodeFiles(tmp_path), node_of(1.0)
+    files.save(node, 1)
+    node.model = torch.nn.Linear(2, 2)
+    with pytest.raises(InputError, match=r"its state '.*round-1.safetensors' cannot be read: Error.* in loading state"):
+        files.load(node, 1)
+
+
+@pytest.mark.parametrize("records", [RecordDict, state.LiveState])
+def test_a_context_remembers_the_node_until_it_begins_anew(records: type[RecordDict]) -> None:
+    context = context_of(records())
+    assert not state.has_node(context)
+    assert bias(state.load(context, lambda _: node_of(1.0))) == 1.0
+    assert state.has_node(context)
+    state.save(context, node_of(2.0))
+    assert bias(state.load(context, lambda _: node_of(1.0))) == 2.0
+    assert bias(state.fresh(context, lambda _: node_of(3.0))) == 3.0
+    assert bias(state.load(context, lambda _: node_of(1.0))) == 3.0
+
+    def fails(_: Context):
+        raise RuntimeError("no data")
+
+    with pytest.raises(RuntimeError):
+        state.fresh(context, fails)
+    assert not state.has_node(context)  # what an earlier run left is gone
+
+
+def test_a_greeting_moves_on_with_the_rounds() -> None:
+    context = context_of(RecordDict())
+    assert state.greeting(context) == state.greeting(context, 3) == Greeting()
+    state.remember_greeting(context, Greeting(server_round=2))
+    assert state.greeting(context).server_round == 2
+    assert state.greeting(context, 4).server_round == 4
+    assert state.greeting(context).server_round == 4
