@@ -20,7 +20,7 @@ from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.protocol import Hello
 from flower_kd.strategies import STRATEGIES, links
-from flower_kd.strategies.network import NodeMetrics, Participation, Traffic
+from flower_kd.strategies.node_records import NodeMetrics, Participation, Traffic
 
 CONFIG_FILE = "config.toml"
 SUMMARY_FILE = "summary.json"

@@ -22,7 +22,8 @@ from flower_kd.folders import CHECKPOINT, MARKER, Marker
 from flower_kd.identity import NOT_OF_THE_RUN
 from flower_kd.protocol import ALONE, Greeting, Hello
 from flower_kd.results import RunRecord, Summary
-from flower_kd.strategies.network import Network, NodeMetrics
+from flower_kd.strategies.network import Network
+from flower_kd.strategies.node_records import NodeMetrics
 from flower_kd.strategies.resumable import State as Arrays
 
 # Not the working directory: under Flower, that is where the SuperLink was started.

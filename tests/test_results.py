@@ -15,7 +15,7 @@ from flower_kd import folders, results, run_table, sim
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.protocol import Hello
-from flower_kd.strategies.network import NodeMetrics, Traffic
+from flower_kd.strategies.node_records import NodeMetrics, Traffic
 
 NAMES = (".flower-kd.json", ".flower-kd.lock", "config.toml", "graph.graphml", "history.csv")
 SHORT = {"num-server-rounds": 3, "local-steps": 2, "samples-per-node": 20, "reference-size": 40, "model": "mlp"}

@@ -26,7 +26,7 @@ from flower_kd.errors import InputError
 from flower_kd.protocol import CONFIG, JOIN, METRICS
 from flower_kd.results import Summary
 from flower_kd.seeding import derive
-from flower_kd.strategies.network import StreamingGrid
+from flower_kd.strategies.delivery import StreamingGrid
 
 RUN_ID = 1
 

@@ -3,92 +3,28 @@
 from __future__ import annotations
 
 import json
-import math
 import time
-from abc import abstractmethod
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from logging import DEBUG, WARNING
-from typing import TypeVar
 
 import numpy as np
-from flwr.app import ArrayRecord, Error, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
-from google.protobuf.message import DecodeError
 
 from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, CONFIG, JOIN, Greeting, Hello
 from flower_kd.strategies import inbox
+from flower_kd.strategies.delivery import Delivery
+from flower_kd.strategies.handshake import check_alike, vertex_of
+from flower_kd.strategies.node_records import NodeMetrics, Participation, Traffic
 from flower_kd.strategies.resumable import State
 from flower_kd.wire import message_bytes
 
-T = TypeVar("T", bound=Hashable)
-
-POLL_SECONDS = (0.05, 1.0)  # between polls for replies: at first, as in process, and at most, as on devices
 JOIN_SECONDS = 0.5  # between polls for newly connected nodes
-# What Flower raises for bytes that are not a valid message (its own objects, JSON, protocol buffers).
-UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, DecodeError)
 GIVE_UP_AFTER = 3  # consecutive train exchanges without any node
-
-
-@dataclass
-class Traffic:
-    """Bytes of serialized Flower messages, by vertex.
-
-    Parameters
-    ----------
-    up, down : ndarray
-        All that a node sent and received, including handshake, metrics and evaluation, [nodes].
-    shared, messages : ndarray
-        What a node sent for its neighbors (replies with arrays), in bytes and in messages, [nodes].
-    """
-
-    up: np.ndarray
-    down: np.ndarray
-    shared: np.ndarray
-    messages: np.ndarray
-
-    @classmethod
-    def none(cls, num_nodes: int) -> Traffic:
-        """Return zero bytes for each vertex."""
-        return cls(*(np.zeros(num_nodes, dtype=np.int64) for _ in range(4)))
-
-
-@dataclass
-class NodeMetrics:
-    """What one node reported in one round, by metric."""
-
-    server_round: int
-    vertex: int
-    values: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class Participation:
-    """How many train exchanges a node was due in and took part in, and why it missed the others.
-
-    Parameters
-    ----------
-    due, taken : int
-        Train messages sent to the node; those whose replies were used.
-    reasons : dict
-        How often the node was left out for each reason; the sum is `due - taken` after each exchange.
-    """
-
-    due: int = 0
-    taken: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
-
-
-class StreamingGrid(Grid):
-    """A Grid that answers messages as they are generated, so that few are in memory at a time."""
-
-    @abstractmethod
-    def stream(self, messages: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
-        """Consume messages as needed, and yield each with its reply."""
 
 
 class Network(Grid):
@@ -144,17 +80,15 @@ class Network(Grid):
         self.saved_rounds = np.zeros(num_nodes, dtype=np.int64)  # the last round whose end state each node was to save
         self.clock: Callable[[], float] = time.monotonic
         self.sleep: Callable[[float], None] = time.sleep
+        self._delivery = Delivery(
+            grid, lambda: self.clock(), lambda seconds: self.sleep(seconds), on_sent=self._count_sent
+        )
         self._training: set[int] = set()  # vertices in the current train exchange
         self._returning: dict[int, str] = {}  # replied after an absence, unless the strategy refuses the reply
         self._last_round: dict[int, int] = {}  # the last round in which a node took part
         self._rejoined: set[int] = set()  # under another id, and without a reply since
         self._metric_names: dict[int, set[str]] = {}  # all that a node has reported in this run
-        self._unanswered: dict[
-            int, tuple[str, float]
-        ] = {}  # by node: a message without a reply in time, and when it was sent
-        self._greetings: dict[str, Message] = {}  # unanswered ones, to nodes that connected late
         self._empty_exchanges = 0
-        self._one_by_one = False  # fetch replies one by one, after an unreadable one
         self.absent: dict[int, str] = {}  # by vertex: in which kind of exchange, train or evaluate, it can return
         self._vertex_of: dict[int, int] = {}
         self._node_of: dict[int, int] = {}
@@ -189,15 +123,16 @@ class Network(Grid):
         self._returning.clear()
         self._last_round.clear()
         self._rejoined.clear()
-        self._unanswered.clear()
-        self._greetings.clear()
+        self._delivery.reset()
         self._empty_exchanges = 0
         deadline = self.clock() + self.connect_seconds
         asked: set[int] = set()
         while len(self.hellos) < self.num_nodes:
             new = [node for node in self._grid.get_node_ids() if node not in asked]
             asked.update(new)
-            for message, reply in self._answers(_greetings(new, self.greeting), max(deadline - self.clock(), 1.0)):
+            for message, reply in self._delivery.answers(
+                _greetings(new, self.greeting), max(deadline - self.clock(), 1.0)
+            ):
                 self._admit(message, reply)
             if len(self.hellos) == self.num_nodes:
                 break
@@ -208,7 +143,7 @@ class Network(Grid):
                     f"{', ...' if len(missing) > 8 else ''} ({len(asked)} nodes are connected)"
                 )
             self.sleep(JOIN_SECONDS)
-        self._check_alike(self.hellos)
+        self._check_fit(self.hellos)
         self.on_join()
         return self.hellos
 
@@ -219,15 +154,15 @@ class Network(Grid):
             hello = inbox.hello(message, reply)
         except InputError as error:
             raise InputError(f"the node with Flower's id {node}: {error}") from None
-        vertex = self._vertex_by(hello)
+        vertex = vertex_of(hello, self.num_nodes, self._vertex_of_name)
         if vertex in self.hellos and vertex not in self.absent:
             raise InputError(f"two nodes both claim vertex {self._label(vertex)}: partition-id must differ")
         returning = vertex in self.absent
         if returning:
-            self._check_alike({**self.hellos, vertex: hello})
+            self._check_fit({**self.hellos, vertex: hello})
             old = self._node_of[vertex]
             self._vertex_of.pop(old, None)
-            self._unanswered.pop(old, None)
+            self._delivery.forget(old)
             self._rejoined.add(vertex)
         self.hellos[vertex] = hello
         self._vertex_of[node], self._node_of[vertex] = vertex, node
@@ -236,132 +171,14 @@ class Network(Grid):
         if returning:
             self.on_return(vertex, hello)
 
-    # -- messages and replies -----------------------------------------------------------------------------------------
+    def _count_sent(self, message: Message) -> None:
+        """Count the bytes of a message to a node that has joined."""
+        vertex = self._vertex_of.get(message.metadata.dst_node_id)
+        if vertex is not None:
+            self.traffic.down[vertex] += message_bytes(message)
 
-    def _answers(self, messages: Iterable[Message], timeout: float | None) -> Iterator[tuple[Message, Message]]:
-        """Send messages, and yield each answered one with its reply.
-
-        An error that the SuperLink writes on behalf of a disconnected node does not have the node's id.
-        """
-        if isinstance(self._grid, StreamingGrid):
-            yield from self._grid.stream(self._counted(messages))
-        else:
-            yield from self._polled(messages, math.inf if timeout is None else timeout)
-
-    def _polled(self, messages: Iterable[Message], timeout: float) -> Iterator[tuple[Message, Message]]:
-        """Send messages, wait for the replies of all nodes that replied in time before, and yield the replies.
-
-        A node that did not is still sent messages, but not waited for, so that a silent node costs only one timeout. It
-        gets one message per timeout, not one per exchange, or it would have too many to catch up with. If it replies to
-        an old one, it is back: it is sent the current message and waited for. If all nodes were silent, all are
-        waited for.
-        """
-        started = self.clock()
-        awaited: list[Message] = []
-        unawaited: list[Message] = []
-        held_back: dict[str, Message] = {}
-        for message in messages:
-            earlier, since = self._unanswered.get(message.metadata.dst_node_id, ("", -math.inf))
-            if not earlier:
-                awaited.append(message)
-            elif started - since >= timeout:
-                unawaited.append(message)
-            else:
-                held_back[earlier] = message
-        everyone = not awaited
-        waiting, others = self._push(awaited), self._push(unawaited)
-        pause = POLL_SECONDS[0]
-        while waiting or (everyone and (others or held_back)):
-            for reply in self._pull(waiting | others | held_back):
-                answered = reply.metadata.reply_to_message_id
-                if answered in held_back:
-                    waiting |= self._push([held_back.pop(answered)])
-                elif answered in waiting or answered in others:
-                    message = (waiting if answered in waiting else others).pop(answered)
-                    self._unanswered.pop(message.metadata.dst_node_id, None)
-                    yield message, reply
-            left = started + timeout - self.clock()
-            if left <= 0:
-                break
-            if waiting or everyone:
-                self.sleep(min(pause, left))
-                pause = min(2 * pause, POLL_SECONDS[1])
-        for message_id, message in (waiting | others).items():
-            self._unanswered[message.metadata.dst_node_id] = (message_id, started)
-
-    def _push(self, messages: list[Message]) -> dict[str, Message]:
-        """Send messages, and return them by id."""
-        if messages:
-            self._grid.push_messages(list(self._counted(messages)))
-        return {message.metadata.message_id: message for message in messages}
-
-    def _pull(self, asked: dict[str, Message]) -> list[Message]:
-        """Fetch the replies that have arrived; one that Flower cannot read becomes an error of its sender.
-
-        Flower fetches many at a time, and those fetched with an unreadable one are lost. After the first, which costs
-        the others an exchange, replies are fetched one by one.
-        """
-        if not self._one_by_one:
-            try:
-                return list(self._grid.pull_messages(list(asked)))
-            except UNREADABLE as error:
-                log(WARNING, "replies were lost: one of them cannot be read (%s)", inbox.one_line(str(error)))
-                self._one_by_one = True
-        replies: list[Message] = []
-        for message_id, message in asked.items():
-            try:
-                replies += self._grid.pull_messages([message_id])
-            except UNREADABLE as error:
-                replies.append(Message(Error(0, f"a reply that cannot be read: {error}"), reply_to=message))
-        return replies
-
-    def _counted(self, messages: Iterable[Message]) -> Iterator[Message]:
-        """Yield messages to be sent, counting the bytes of those to nodes that have joined."""
-        for message in messages:
-            vertex = self._vertex_of.get(message.metadata.dst_node_id)
-            if vertex is not None:
-                self.traffic.down[vertex] += message_bytes(message)
-            yield message
-
-    def _vertex_by(self, hello: Hello) -> int:
-        if hello.error:
-            raise InputError(f"node {hello.name or hello.vertex} cannot take part: {hello.error}")
-        if hello.partitions and hello.partitions != self.num_nodes:
-            raise InputError(
-                f"node {hello.name or hello.vertex} reports num-partitions={hello.partitions}, but the graph has "
-                f"{self.num_nodes} vertices"
-            )
-        if self.vertex_names is None or not hello.name:
-            if not 0 <= hello.vertex < self.num_nodes:
-                raise InputError(
-                    f"a node reports partition-id={hello.vertex}, but the graph has vertices 0 to {self.num_nodes - 1}"
-                )
-            return hello.vertex
-        if hello.name not in self._vertex_of_name:
-            names = ", ".join(self.vertex_names[:8])
-            raise InputError(f"node {hello.name!r} is not a vertex of the graph, whose vertices are named {names}")
-        vertex = self._vertex_of_name[hello.name]
-        if hello.vertex not in (-1, vertex):
-            raise InputError(
-                f"node {hello.name!r} reports partition-id={hello.vertex}, but its name is that of vertex {vertex}"
-            )
-        return vertex
-
-    def _check_alike(self, hellos: dict[int, Hello]) -> None:
-        checks = [("classes", "class count"), ("reference_rows", "number of reference rows")]
-        if self.same_reference:
-            checks.append(("fingerprint", "reference set (SHA-256)"))
-        if self.same_model:
-            checks.append(("parameters", "number of parameters"))
-            checks.append(("model", "model"))
-        most = {field: most_common(getattr(h, field) for h in hellos.values()) for field, _ in checks}
-        for vertex, hello in sorted(hellos.items()):
-            for name, words in checks:
-                if getattr(hello, name) != most[name]:
-                    raise InputError(
-                        f"node {self._label(vertex)} has a different {words}: "
-                        f"{getattr(hello, name)}, while the others have {most[name]}"
-                    )
+    def _check_fit(self, hellos: dict[int, Hello]) -> None:
+        check_alike(hellos, self._label, reference=self.same_reference, model=self.same_model)
 
     def _label(self, vertex: int) -> str:
         return str(vertex) if self.vertex_names is None else self.vertex_names[vertex]
@@ -436,7 +253,7 @@ class Network(Grid):
                 yield message
 
         answered = 0
-        for message, reply in self._answers(noted(), timeout):
+        for message, reply in self._delivery.answers(noted(), timeout):
             vertex = self._vertex_of[message.metadata.dst_node_id]
             if vertex not in missing:  # a duplicate reply
                 continue
@@ -524,19 +341,11 @@ class Network(Grid):
 
         Each new node is asked once; its answer is not waited for but polled for each time.
         """
-        if not self.absent and not self._greetings:
+        if not self.absent and not self._delivery.has_unawaited:
             return
         new = [n for n in self._grid.get_node_ids() if n not in self._vertex_of and n not in self._late_nodes]
         self._late_nodes.update(new)
-        answers: Iterable[tuple[Message, Message]]
-        if isinstance(self._grid, StreamingGrid):
-            answers = self._grid.stream(_greetings(new, replace(self.greeting, fresh=False)))
-        else:
-            self._greetings |= self._push(list(_greetings(new, replace(self.greeting, fresh=False))))
-            replies = self._pull(self._greetings) if self._greetings else []
-            by_id = {reply.metadata.reply_to_message_id: reply for reply in replies}
-            answers = [(self._greetings.pop(i), by_id[i]) for i in list(self._greetings) if i in by_id]
-        for message, reply in answers:
+        for message, reply in self._delivery.unawaited(_greetings(new, replace(self.greeting, fresh=False))):
             try:
                 self._admit(message, reply)
             except InputError as error:
@@ -570,8 +379,3 @@ def _greetings(nodes: Iterable[int], greeting: Greeting) -> Iterator[Message]:
     """Yield one handshake message per node."""
     for node in nodes:
         yield Message(RecordDict({CONFIG: greeting.to_record()}), dst_node_id=node, message_type=JOIN)
-
-
-def most_common(values: Iterable[T]) -> T:
-    """Return the most frequent value, the first in a tie."""
-    return Counter(values).most_common(1)[0][0]

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, RecordDict
 from flower_kd import wire
 from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS
-from flower_kd.strategies.network import most_common
+from flower_kd.strategies.handshake import most_common
 
 LARGEST_RATIO = 100
 
