@@ -84,7 +84,7 @@ def test_every_strategy_has_the_same_figures_in_flower_and_in_process(simulation
 
 
 def test_a_run_killed_in_flower_can_be_resumed_in_flower(simulation, tmp_path: Path) -> None:
-    config = SHORT | {"num-server-rounds": 60, "evaluate-every": 20}
+    config = SHORT | {"num-server-rounds": 16, "evaluate-every": 8}
     options = as_run_config(config | {"output-dir": str(tmp_path / "flower"), "resume": True})
     command = ("--federation-config", "num-supernodes=4", "--run-config", options)
     killed: list[str] = []
@@ -115,7 +115,7 @@ def test_a_run_killed_in_flower_can_be_resumed_in_flower(simulation, tmp_path: P
     assert flower["accuracy"]["per_node"] == pytest.approx(here.accuracy["per_node"], abs=1e-6)
     assert flower["bytes"] == here.bytes
     history = pd.read_csv(tmp_path / "flower" / "history.csv")
-    assert len(history) == 60 * 4
+    assert len(history) == 16 * 4
     # Rounds of the first process are there as it left them, with the seconds that they took.
     kept = pd.read_csv(io.StringIO(killed[0])).merge(history, on=["round", "vertex", "seconds"])
     assert len(kept) >= 8
