@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
@@ -68,6 +69,11 @@ class Node:
             self.private = LoaderBatches(self.private)
         if isinstance(self.reference, DataLoader):
             self.reference = inputs_of(self.reference)
+
+    @cached_property
+    def has_batch_norm(self) -> bool:
+        """Whether a row's logits depend on the other rows of its batch in training."""
+        return any(isinstance(module, _BatchNorm) for module in self.model.modules())
 
 
 @dataclass(frozen=True)

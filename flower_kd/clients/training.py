@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from flower_kd import dissimilarity
 from flower_kd.clients.node import Batch, Node
@@ -67,7 +66,7 @@ def train(
         node.model.train()
     label_weight = order.label_weight if teacher is not None else 1.0
     kd_batches: Iterable[DistillationBatch | None] = repeat(None)
-    joint_pass = order.kd_weight > 0 and not _has_batch_statistics(node.model)
+    joint_pass = order.kd_weight > 0 and not node.has_batch_norm
     if teacher is not None and order.kd_weight > 0:
         kd_batches = _distillation_batches(node, order, teacher, rows, vertex)
     elif order.joint and joint_pass:
@@ -75,14 +74,16 @@ def train(
     measure = dissimilarity.get(order.dissimilarity, reduction="none")
     label_losses, kd_losses = [], []
     predictions: Tensor | None = None
-    with torch_seeded(derive(order.seed, "private loader", vertex, order.first_step), device):
+    # Seeded for each step, so that noise depends neither on the steps per message nor on reference rows. The first seed
+    # also drives a private loader that shuffles.
+    with torch_seeded(derive(order.seed, "training noise", vertex, order.first_step), device):
         batches = node.private.batches(order.first_step, order.num_steps)  # type: ignore[union-attr]
         for done, ((inputs, labels), kd_batch) in enumerate(zip(batches, kd_batches, strict=False)):
             if order.joint and not joint_pass and done == order.num_steps - 1:
                 predictions = predict(node.model, _reference(node, rows))
                 node.model.train()
-            # Seeded for each step, so that noise depends neither on the steps per message nor on reference rows.
-            seed_torch(derive(order.seed, "training noise", vertex, order.first_step + done), device)
+            if done > 0:
+                seed_torch(derive(order.seed, "training noise", vertex, order.first_step + done), device)
             inputs, labels = inputs.to(device), labels.to(device)
             if kd_batch is not None and joint_pass:  # half the kernel launches
                 own, shared = node.model(torch.cat([inputs, kd_batch[0]])).tensor_split([len(labels)])
@@ -106,11 +107,6 @@ def train(
             raise InputError(f"{name} is {value}: the model diverged (lower learning-rate?)")
     metrics |= {"num-examples": len(node.private), "seconds": time.perf_counter() - started}
     return metrics, predictions if order.joint else None
-
-
-def _has_batch_statistics(model: nn.Module) -> bool:
-    """Return whether a row's logits depend on the other rows of its batch."""
-    return any(isinstance(module, _BatchNorm) and module.training for module in model.modules())
 
 
 def predict(model: nn.Module, inputs: Tensor) -> Tensor:
