@@ -129,9 +129,11 @@ class RobustPooling:
                 voters = weights.indices[weights.indptr[some] + np.arange(count)[:, None]].astype(np.int64)
                 center = self.center(soft_labels[torch.from_numpy(voters)])
                 total = center.sum(dim=-1, keepdim=True)
-                # Votes without any agreement, such as one-hot votes for three classes, have a median of zeros.
-                agreed = torch.where(total > 0, center / total, 1 / center.shape[-1])
-                pooled[torch.from_numpy(some)] = agreed
+                # What the votes leave open, as they disagree, goes to the node's own vote: scaling up what little is
+                # common to them would hand such rows to a liar.
+                own = soft_labels[torch.from_numpy(some)]
+                open_share = (1 - total).clamp_min(0)
+                pooled[torch.from_numpy(some)] = (center + open_share * own) / total.clamp_min(1)
         return pooled
 
 

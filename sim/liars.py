@@ -50,8 +50,6 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "neighbor-kd, mean": ("neighbor-kd", {}),
     "neighbor-kd, median": ("neighbor-kd", {"pooling": "median"}),
     "neighbor-kd, trimmed-mean": ("neighbor-kd", {"pooling": "trimmed-mean"}),
-    "neighbor-kd, trimmed-mean, rho 24": ("neighbor-kd", {"pooling": "trimmed-mean", "rho": 24.0}),
-    "neighbor-kd, trimmed-mean, rho 32": ("neighbor-kd", {"pooling": "trimmed-mean", "rho": 32.0}),
     "neighbor-kd, geometric-median, rho 24": ("neighbor-kd", {"pooling": "geometric-median", "rho": 24.0}),
     "d-dist, tracking": ("d-dist-tracking", {}),
     "d-dist, gradient": ("d-dist-tracking", {"consensus": "gradient"}),

@@ -90,9 +90,10 @@ def test_robust_teachers_are_distributions(name: str, votes: int, seed: int, sca
 
 @settings(max_examples=20, deadline=None)
 @given(name=st.sampled_from(ROBUST), votes=st.integers(2, 12), seed=st.integers(0, 99))
-def test_the_order_of_votes_does_not_matter(name: str, votes: int, seed: int) -> None:
+def test_the_order_of_neighbors_does_not_matter(name: str, votes: int, seed: int) -> None:
     logits, weights = logits_of(seed, votes), complete_votes(votes)
-    shuffled = logits[torch.randperm(votes, generator=torch.Generator().manual_seed(seed))]
+    order = 1 + torch.randperm(votes - 1, generator=torch.Generator().manual_seed(seed))
+    shuffled = torch.cat([logits[:1], logits[order]])
     assert torch.allclose(taught(name, logits, weights), taught(name, shuffled, weights), atol=1e-5)
 
 
@@ -163,7 +164,8 @@ def test_nodes_of_any_degree_are_pooled_in_parts_with_the_same_result(name, monk
     whole = pooling.get(name)(logits, weights, 2.0)
     for node, teacher in enumerate(whole):
         voters = weights.indices[weights.indptr[node] : weights.indptr[node + 1]]
-        alone = taught(name, logits[torch.from_numpy(voters.astype(np.int64))], complete_votes(len(voters)))
+        among = logits[torch.from_numpy(voters.astype(np.int64))]
+        alone = taught(name, among, complete_votes(len(voters)), node=int(np.flatnonzero(voters == node)[0]))
         assert teacher is not None
         assert torch.allclose(teacher.soft_labels, alone, atol=1e-6)
     monkeypatch.setattr("flower_kd.pooling._PART", 200)
@@ -173,9 +175,21 @@ def test_nodes_of_any_degree_are_pooled_in_parts_with_the_same_result(name, monk
         assert torch.allclose(teacher.soft_labels, other.soft_labels, atol=1e-6)
 
 
-def test_votes_that_agree_on_nothing_teach_nothing() -> None:
+@pytest.mark.parametrize("name", ["median", "trimmed-mean"])
+def test_where_votes_agree_on_nothing_a_node_keeps_its_own(name: str) -> None:
+    """Scaled up, what little is common to three votes would be the liar's."""
     logits = 1e4 * torch.eye(3)[:, None]  # three nodes, each sure of another class
-    assert torch.allclose(taught("median", logits, complete_votes(3)), torch.full((1, 3), 1 / 3))
+    for node in range(3):
+        assert torch.allclose(taught(name, logits, complete_votes(3), node)[0], torch.eye(3)[node])
+
+
+def test_what_the_votes_leave_open_goes_to_the_own_vote() -> None:
+    votes = torch.tensor([[0.6, 0.4, 0.0], [0.2, 0.0, 0.8], [0.0, 0.5, 0.5]])  # median 0.2, 0.4, 0.5: more than 1
+    pooled = taught("median", 2 * votes.clamp_min(1e-9).log()[:, None], complete_votes(3))[0]
+    assert torch.allclose(pooled, torch.tensor([0.2, 0.4, 0.5]) / 1.1, atol=1e-5)
+    votes = torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.0, 0.9], [0.0, 0.9, 0.1]])  # median 0.1, 0.1, 0.1: 0.7 are open
+    pooled = taught("median", 2 * votes.clamp_min(1e-9).log()[:, None], complete_votes(3))[0]
+    assert torch.allclose(pooled, 0.1 + 0.7 * votes[0], atol=1e-5)
 
 
 def test_centers_by_hand() -> None:
