@@ -20,8 +20,9 @@ $(READY): pyproject.toml
 demo: $(READY)
 	$(DEMO) sh sim/demo.sh
 
+# Two processes: tests of Flower's engines mostly wait.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
