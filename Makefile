@@ -20,9 +20,8 @@ $(READY): pyproject.toml
 demo: $(READY)
 	$(DEMO) sh sim/demo.sh
 
-# Two processes: tests of Flower's engines mostly wait.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -83,6 +83,7 @@ def test_every_strategy_has_the_same_figures_in_flower_and_in_process(simulation
     assert len({str(figures["accuracy"]) for figures in here.values()}) == len(RUNS)
 
 
+@pytest.mark.slow  # two more starts of Flower's engine: a minute or two
 def test_a_run_killed_in_flower_can_be_resumed_in_flower(simulation, tmp_path: Path) -> None:
     config = SHORT | {"num-server-rounds": 16, "evaluate-every": 8}
     options = as_run_config(config | {"output-dir": str(tmp_path / "flower"), "resume": True})
