@@ -190,8 +190,7 @@ def write(folder: Path, parts: Mapping[str, bytes], *, replace_results: bool = F
         folder.mkdir(parents=True, exist_ok=True)
         if not replace_results:
             for name, content in parts.items():
-                partial = _partial(folder / name, content)
-                _rename(partial, folder / name)
+                replace_file(folder / name, content)
             return
         partials = [(_partial(folder / name, content), folder / name) for name, content in parts.items()]
     except OSError as error:

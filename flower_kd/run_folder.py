@@ -42,9 +42,9 @@ def path_of(config: RunConfig) -> Path:
     return path
 
 
-def check_outside_data(path: Path, dataset: object) -> None:
+def check_outside_data(path: Path, dataset: str) -> None:
     """Raise InputError if a results folder is inside a local data folder: the results would change its content."""
-    data = Path(str(dataset)).expanduser().absolute()
+    data = Path(dataset).expanduser().absolute()
     if data.is_dir() and path.is_relative_to(data):
         raise InputError(f"output-dir {str(path)!r} is inside the data folder {str(data)!r}: choose another folder")
 
@@ -83,7 +83,6 @@ class RunFolder:
         self._config = config
         self.identity = identity
         self._token = secrets.token_hex(8)
-        self._graph: nx.Graph | None = None
         self._resumed: Checkpoint | None = None
         self._history_bytes: dict[str, int] = {}
         self._history_columns: dict[str, list[str]] = {}

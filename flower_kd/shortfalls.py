@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from math import isnan
 
 from flower_kd.errors import InputError
 from flower_kd.results import MEANINGLESS_LOSS, RunRecord, Summary
-
-MAX_NAMED = 8
+from flower_kd.strategies.node_records import MAX_NAMED, Participation, missed_exchanges, most_frequent
 
 
 def check(record: RunRecord) -> None:
@@ -23,7 +21,7 @@ def check(record: RunRecord) -> None:
     """
     parts = record.participation.values()
     due, taken = sum(part.due for part in parts), sum(part.taken for part in parts)
-    why = _reasons(part.reasons for part in parts)
+    why = most_frequent(part.reasons for part in parts)
     if due and not taken:
         raise InputError(f"nothing was exchanged: none of the nodes' {due} replies could be used ({why})")
     last = record.config.num_server_rounds
@@ -47,20 +45,7 @@ def missed(summary: Summary) -> tuple[int, int]:
 
 def remarks(summary: Summary) -> list[str]:
     """Return one sentence for each problem that readers of the figures must know; empty if there are none."""
-    return [*_participation(summary.participation), *_accuracy(summary)]
-
-
-def _participation(parts: Sequence[Mapping]) -> Iterator[str]:
-    short = [vertex for vertex, part in enumerate(parts) if part["taken"] < part["due"]]
-    for vertex in short[:MAX_NAMED]:
-        part = parts[vertex]
-        missing = part["due"] - part["taken"]
-        yield f"node {vertex} missed {missing} of {part['due']} exchanges: {_reasons([part['reasons']])}"
-    if len(short) > MAX_NAMED:
-        others = short[MAX_NAMED:]
-        missing = sum(parts[vertex]["due"] - parts[vertex]["taken"] for vertex in others)
-        words = _reasons(parts[vertex]["reasons"] for vertex in others)
-        yield f"{len(others):,} more nodes missed {missing:,} exchanges: {words}"
+    return [*missed_exchanges([Participation(**part) for part in summary.participation]), *_accuracy(summary)]
 
 
 def _accuracy(summary: Summary) -> Iterator[str]:
@@ -78,12 +63,3 @@ def _nodes(vertices: Sequence[int]) -> str:
     named = ", ".join(map(str, vertices[:MAX_NAMED]))
     more = f" and {len(vertices) - MAX_NAMED:,} more" if len(vertices) > MAX_NAMED else ""
     return f"node{'s' if len(vertices) > 1 else ''} {named}{more}"
-
-
-def _reasons(counts: Iterable[Mapping[str, int]]) -> str:
-    """Return the most frequent reasons with their counts."""
-    total: Counter[str] = Counter()
-    for reasons in counts:
-        total.update(reasons)
-    shown = [f"{reason} ({times:,} time{'s' if times > 1 else ''})" for reason, times in total.most_common(3)]
-    return "; ".join([*shown, "..."] if len(total) > len(shown) else shown)

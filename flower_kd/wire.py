@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from torch import Tensor
 
@@ -216,6 +216,12 @@ def message_bytes(message: Message) -> int:
     Ids in the metadata count with their full width, as their length depends on the engine.
     """
     return METADATA_BYTES + len(message.error.reason or "") if message.has_error() else content_bytes(message.content)
+
+
+def reply_bytes(name: str, record: ArrayRecord, num_examples: int) -> int:
+    """Return the size in bytes of a node's reply to a train message with this record, including its metrics."""
+    metrics = MetricRecord({"train-loss": 0.0, "kd-loss": 0.0, "num-examples": num_examples, "seconds": 0.0})
+    return content_bytes(RecordDict({"metrics": metrics, name: record}))
 
 
 def content_bytes(content: RecordDict) -> int:

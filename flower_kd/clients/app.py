@@ -171,7 +171,7 @@ def _hello(node: Node, context: Context) -> Hello:
         classes=node.classes,
         model=node.name,
         parameters=num_parameters(node.model),
-        weights_bytes=_weights_bytes(node),
+        weights_bytes=wire.reply_bytes(ARRAYS, wire.encode_weights(node.model.state_dict()), len(node.private)),
         reference_rows=len(reference),
         fingerprint=node.fingerprint or fingerprint(reference),
     )
@@ -204,10 +204,3 @@ def _teacher(message: Message, order: Order, rows: int, classes: int) -> Teacher
     ):  # only squared error allows teachers that are not distributions (D-Dist's z)
         soft_labels /= soft_labels.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     return Teacher(soft_labels, None if weights is None else wire.decode(ArrayRecord({"rows": weights}), (None,)))
-
-
-def _weights_bytes(node: Node) -> int:
-    """Return the size of a reply with the node's weights, which carries metrics too."""
-    metrics = MetricRecord({"train-loss": 0.0, "kd-loss": 0.0, "num-examples": len(node.private), "seconds": 0.0})
-    weights = wire.encode_weights(node.model.state_dict())
-    return wire.content_bytes(RecordDict({METRICS: metrics, ARRAYS: weights}))

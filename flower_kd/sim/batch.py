@@ -97,7 +97,7 @@ def claimed(folder: Path, jobs: Sequence[Job], kind: str, *, overwrite: bool, re
     names = [job.folder.name for job in jobs]
     folders.check_foreign_files(folder, kind, names)
     for job in jobs:
-        run_folder.check_outside_data(folder, job.config.get("dataset"))
+        run_folder.check_outside_data(folder, str(job.config.get("dataset", RunConfig.dataset)))
     with folders.locked(folder):
         marker = folders.read_marker(folder)
         if marker is not None and not overwrite:

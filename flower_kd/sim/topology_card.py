@@ -7,13 +7,14 @@ from math import isnan
 
 import networkx as nx
 import numpy as np
-from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from rich.table import Table
 from rich.text import Text
 
 from flower_kd import data, models, topology, wire
 from flower_kd.config import RunConfig
-from flower_kd.protocol import ARRAYS, LOGITS, METRICS
+from flower_kd.protocol import ARRAYS, LOGITS
+
+NUM_EXAMPLES = 100  # typical: its size in a message is that of its bits
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def card(config: RunConfig, num_nodes: int) -> TopologyCard:
         wire=config.wire,
         model=config.model,
         exchanges=config.local_steps // (config.exchange_every or config.local_steps),
-        logits_bytes=_reply_bytes(LOGITS, logits),
+        logits_bytes=wire.reply_bytes(LOGITS, logits, NUM_EXAMPLES),
         weights_bytes=float(np.mean([weights[name] for name in names])),
     )
 
@@ -94,13 +95,7 @@ def table(card: TopologyCard, name: str) -> Table:
 
 def _weights_bytes(name: str, corpus: data.FederatedData) -> int:
     model = models.build(name, corpus.num_classes, corpus.shape)
-    return _reply_bytes(ARRAYS, wire.encode_weights(model.state_dict()))
-
-
-def _reply_bytes(name: str, record: ArrayRecord) -> int:
-    """Return the size of a node's reply to a train message, including its metrics."""
-    metrics = MetricRecord({"train-loss": 0.0, "kd-loss": 0.0, "num-examples": 100, "seconds": 0.0})
-    return wire.content_bytes(RecordDict({METRICS: metrics, name: record}))
+    return wire.reply_bytes(ARRAYS, wire.encode_weights(model.state_dict()), NUM_EXAMPLES)
 
 
 def _degree(found: topology.Description) -> str:

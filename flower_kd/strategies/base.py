@@ -21,10 +21,9 @@ from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, CONFIG, Hello, Order
 from flower_kd.ranges import require_number, require_whole
 from flower_kd.strategies.network import Network
+from flower_kd.strategies.node_records import missed_exchanges
 from flower_kd.strategies.registry import NamedArguments, Recipient, links
 from flower_kd.strategies.resumable import Resumable
-
-NAMED_NODES = 8
 
 
 class GraphStrategy(NamedArguments, Resumable, Strategy):
@@ -175,18 +174,10 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
                 result.evaluate_metrics_clientapp[server_round] = tested
                 log(INFO, "[ROUND %d/%d] accuracy %.4f", server_round, num_rounds, tested["accuracy"])
             self._finish_round(server_round)
-        self._log_shortfalls(network)
+        for sentence in missed_exchanges([network.participation[vertex] for vertex in range(self.num_nodes)]):
+            log(INFO, "%s", sentence)
         log(INFO, "%s finished in %.1f s", type(self).__name__, time.monotonic() - started)
         return result
-
-    def _log_shortfalls(self, network: Network) -> None:
-        """Log which nodes missed exchanges."""
-        short = {vertex: part for vertex, part in network.participation.items() if part.taken < part.due}
-        for vertex, part in list(short.items())[:NAMED_NODES]:
-            missed = part.due - part.taken
-            log(INFO, "node %d missed %d of %d exchanges: %s", vertex, missed, part.due, "; ".join(part.reasons))
-        if len(short) > NAMED_NODES:
-            log(INFO, "%d more nodes missed exchanges", len(short) - NAMED_NODES)
 
     def network(self, grid: Grid) -> Network:
         """Return the grid as a Network for this strategy's graph."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
+MAX_NAMED = 8
 
 
 @dataclass
@@ -54,3 +58,25 @@ class Participation:
     due: int = 0
     taken: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+
+
+def missed_exchanges(parts: Sequence[Participation]) -> Iterator[str]:
+    """Yield a sentence per node that missed exchanges, by vertex; those after `MAX_NAMED` share one."""
+    short = [vertex for vertex, part in enumerate(parts) if part.taken < part.due]
+    for vertex in short[:MAX_NAMED]:
+        part = parts[vertex]
+        yield f"node {vertex} missed {part.due - part.taken} of {part.due} exchanges: {most_frequent([part.reasons])}"
+    if len(short) > MAX_NAMED:
+        others = [parts[vertex] for vertex in short[MAX_NAMED:]]
+        missing = sum(part.due - part.taken for part in others)
+        words = most_frequent(part.reasons for part in others)
+        yield f"{len(others):,} more nodes missed {missing:,} exchanges: {words}"
+
+
+def most_frequent(counts: Iterable[Mapping[str, int]]) -> str:
+    """Return the most frequent reasons with their counts."""
+    total: Counter[str] = Counter()
+    for reasons in counts:
+        total.update(reasons)
+    shown = [f"{reason} ({times:,} time{'s' if times > 1 else ''})" for reason, times in total.most_common(3)]
+    return "; ".join([*shown, "..."] if len(total) > len(shown) else shown)
