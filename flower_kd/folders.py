@@ -49,7 +49,7 @@ class Marker:
     kind : {"run", "comparison", "sweep"}
         What the folder contains.
     identity : str
-        Of a run: the hash of everything that determines its figures (`flower_kd.identity`).
+        Of a run: the hash of everything that determines its figures (`flower_kd.runs.identity`).
     token : str
         Of a run: a random string sent to the nodes in the handshake, by which those on this machine recognize the
         folder.

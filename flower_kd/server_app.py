@@ -12,13 +12,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
-from flower_kd import log_colors, models, results, run_folder, run_table, shortfalls, unused
+from flower_kd import log_colors, models, unused
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError, RunRefusedError
-from flower_kd.identity import identity
 from flower_kd.protocol import ALONE
-from flower_kd.results import RunRecord
-from flower_kd.run_folder import RunFolder
+from flower_kd.report import run_pictures, run_table
+from flower_kd.runs import results, run_folder, shortfalls
+from flower_kd.runs.identity import identity
+from flower_kd.runs.results import RunRecord
+from flower_kd.runs.run_folder import RunFolder
 from flower_kd.strategies import Network, Silo
 from flower_kd.strategies.resumable import Resumable
 
@@ -37,7 +39,7 @@ def main(grid: Grid, context: Context) -> None:
         num_nodes = config.num_nodes or len(list(grid.get_node_ids()))
         if line := unused.warning([config]):
             log(WARNING, "%s", line)
-        with RunFolder(path, config, identity(config, num_nodes)) as folder:
+        with RunFolder(path, config, identity(config, num_nodes), run_pictures.draw) as folder:
             summary = folder.finished
             if summary is None:
                 record, baseline = run(grid, config, num_nodes, folder)

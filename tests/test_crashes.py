@@ -14,11 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flower_kd import folders, pictures, results, sim
+from flower_kd import folders, sim
 from flower_kd.errors import InputError
-from flower_kd.sim import grid, report
-from flower_kd.sim.compare import Comparison
-from flower_kd.sim.sweep import Sweep
+from flower_kd.report import pictures, report
+from flower_kd.runs import results
+from flower_kd.study import grid
+from flower_kd.study.compare import Comparison
+from flower_kd.study.sweep import Sweep
 
 SHORT: dict[str, Any] = {
     "strategy": "silo", "num-server-rounds": 2, "local-steps": 1, "samples-per-node": 20, "reference-size": 10,

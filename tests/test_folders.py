@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from flower_kd import folders, results, sim
+from flower_kd import folders, sim
 from flower_kd.errors import InputError
 from flower_kd.folders import Marker
-from flower_kd.sim import report
-from flower_kd.sim.compare import Comparison
+from flower_kd.report import report
+from flower_kd.runs import results
+from flower_kd.study.compare import Comparison
 
 SHORT: dict[str, Any] = {
     "strategy": "silo", "num-server-rounds": 1, "local-steps": 1, "samples-per-node": 20, "reference-size": 10,

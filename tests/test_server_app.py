@@ -8,8 +8,8 @@ from conftest import build_same_model_node
 from flower_kd import server_app
 from flower_kd.clients import make_client_app
 from flower_kd.config import RunConfig
-from flower_kd.identity import identity
-from flower_kd.run_folder import RunFolder
+from flower_kd.runs.identity import identity
+from flower_kd.runs.run_folder import RunFolder
 from flower_kd.sim import InProcessGrid
 
 

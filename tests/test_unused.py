@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from flower_kd import sim
+from flower_kd.cli.commands import app
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
-from flower_kd.sim.cli import app
 from flower_kd.unused import WARNING, Reason, check_grid, unused, warning
 
 ROOT = Path(__file__).parents[1]
@@ -87,7 +87,7 @@ def test_what_is_changed_and_used_by_no_run_is_reported_in_one_line() -> None:
     ],
 )
 def test_a_grid_of_keys_without_effect_is_refused(grid: dict, common: dict, refused: str) -> None:
-    from flower_kd.sim.grid import combinations
+    from flower_kd.study.grid import combinations
 
     configs = {label: RunConfig.parse({**common, **choice}) for label, choice in combinations(grid).items()}
     if not refused:

@@ -1,4 +1,4 @@
-"""The in-process engine, and experiments with it."""
+"""The in-process engine: grids on this machine, and runs over them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flower_kd.results import Summary
-    from flower_kd.sim.engine import InProcessGrid, run, run_apps
+    from flower_kd.runs.results import Summary
+    from flower_kd.sim.engine import run, run_apps
+    from flower_kd.sim.grids import InProcessGrid
 
 __all__ = ["InProcessGrid", "Summary", "run", "run_apps"]
 

@@ -12,7 +12,7 @@ from flower_kd.sim.signals import blocked_in_children
 
 # Imports take seconds, which processes forked after them are spared. The server itself computes nothing: forks of a
 # process that has used torch's threads can hang.
-MODULES = ["flower_kd.sim.orphans", "flower_kd.sim.job", "flower_kd.client_app"]
+MODULES = ["flower_kd.sim.orphans", "flower_kd.study.job", "flower_kd.client_app"]
 
 
 def context() -> ForkServerContext:

@@ -16,7 +16,7 @@ from flwr.app import Message
 from flower_kd.errors import InputError
 from flower_kd.failures import describe
 from flower_kd.sim import orphans, preload
-from flower_kd.sim.engine import InProcessGrid, Listener, LocalGrid
+from flower_kd.sim.grids import InProcessGrid, Listener, LocalGrid
 
 MESSAGES_AHEAD = 64
 

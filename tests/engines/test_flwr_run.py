@@ -16,8 +16,8 @@ import pytest
 from processes import ROOT, as_run_config
 
 from flower_kd import sim, strategies
-from flower_kd.sim import loopback
-from flower_kd.sim.loopback import environment, flwr_run, free_port, running, superlink
+from flower_kd.bench import loopback
+from flower_kd.bench.loopback import environment, flwr_run, free_port, running, superlink
 
 SHORT: dict[str, object] = {
     "model": "mlp,lenet5",

@@ -7,10 +7,11 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from flower_kd import results, server_app
+from flower_kd import server_app
 from flower_kd.config import RunConfig
-from flower_kd.identity import identity
-from flower_kd.run_folder import RunFolder
+from flower_kd.runs import results
+from flower_kd.runs.identity import identity
+from flower_kd.runs.run_folder import RunFolder
 
 RUNS = {
     "silo": {"strategy": "silo"},

@@ -1,0 +1,387 @@
+"""The command line: `flower-kd`.
+
+Commands import what they need when they are called: importing torch takes seconds, which `--help` should not wait for.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from flower_kd.errors import InputError
+from flower_kd.registry import unknown
+from flower_kd.sim.signals import as_interruption
+
+if TYPE_CHECKING:
+    from flower_kd.study.job import Outcome
+
+MISTAKE, FAILED, INTERRUPTED = 2, 1, 130
+DEFAULT_NODES = 8
+PIPE_WIDTH = 120
+DEFAULT_STRATEGIES = "silo,fedavg,d-sgd,d-dist,neighbor-kd"
+
+
+class _Commands(TyperGroup):
+    """Ends a command with one sentence where the user made a mistake."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        """Parse the options before the command."""
+        with _usage_in_one_sentence():
+            return super().make_context(*args, **options)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the requested command; raises InputError if there is no command of that name."""
+        if args and args[0] not in self.commands:
+            raise InputError(unknown("command", args[0], list(self.commands)))
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the requested command; SIGTERM and a closed terminal end it as Ctrl-C does."""
+        try:
+            with as_interruption(), _usage_in_one_sentence():
+                return super().invoke(ctx)
+        except InputError as error:
+            _print_error(str(error))
+            raise typer.Exit(MISTAKE) from None
+        except KeyboardInterrupt:
+            _print_error("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            _discard_output()  # the terminal was closed while a progress bar was drawn
+            raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def _usage_in_one_sentence() -> Iterator[None]:
+    """End the program with one sentence if options or arguments in a block are wrong."""
+    try:
+        yield
+    except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # this is not an error
+            raise
+        hint = f" (see {error.ctx.command_path} --help)" if error.ctx is not None else ""
+        _print_error(f"{error.format_message().rstrip('.')}{hint}")
+        raise typer.Exit(MISTAKE) from None
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Config = Annotated[
+    list[str] | None,
+    typer.Option("--run-config", "-c", help="What `flwr run -c` takes: 'key=value key=value', or a TOML file."),
+]
+Nodes = Annotated[
+    int | None,
+    typer.Option("--num-nodes", min=1, help=f"Number of nodes (default: num-nodes of the config, or {DEFAULT_NODES})."),
+]
+Workers = Annotated[int, typer.Option(min=1, help="Number of processes over which the nodes of one run are spread.")]
+Jobs = Annotated[int, typer.Option(min=1, help="How many runs to execute at the same time, each in its own process.")]
+Seeds = Annotated[str, typer.Option(help="How many seeds, from that of the config on, or a list: 0,4,7.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Keep finished runs that belong to this batch.")]
+Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Also write scalars for TensorBoard.")]
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    show_version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Federated and decentralized knowledge distillation, in process: runs, comparisons, sweeps."""
+    if show_version:
+        typer.echo(f"flower-kd {version('flower-kd')}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    config: Config = None,
+    num_nodes: Nodes = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Where results go (default: in ~/flower-kd-results).")] = None,
+    workers: Workers = 1,
+    overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted run; show the results of a finished one.")
+    ] = False,
+    tensorboard: Tensorboard = False,
+) -> None:
+    """Run the same apps as `flwr run`, without Flower's engine."""
+    _prepare(workers)
+    from flower_kd.cli import run_config
+    from flower_kd.config import RunConfig
+    from flower_kd.report import run_table
+    from flower_kd.runs import run_folder
+    from flower_kd.study import job, progress
+    from flower_kd.study.logs import warnings_to
+
+    _not_both(overwrite, resume)
+    if tensorboard:
+        _check_tensorboard()
+    settings = run_config.parse(config)
+    nodes = _num_nodes(num_nodes, settings)
+    if output_dir is not None:
+        settings["output-dir"] = str(output_dir)
+    if resume and not settings.get("output-dir"):
+        raise InputError("--resume needs --output-dir, the folder of the run to continue")
+    settings |= {key: True for key, asked in (("overwrite", overwrite), ("resume", resume)) if asked}
+    folder = run_folder.path_of(RunConfig.parse(settings))
+    this_run = job.Job("run", settings, nodes, folder)
+    with (
+        _interruptible(lambda: _kept_of_run(folder)),
+        progress.display() as display,
+        warnings_to(lambda line: display.warn(this_run.name, line)),
+    ):
+        display.begin(this_run.name)
+        summary = job.execute(
+            this_run, lambda event: display.update(this_run.name, event), workers=workers, tensorboard=tensorboard
+        )
+        display.end(this_run.name)
+    console = _console()
+    console.print(run_table.table(summary))
+    _print_location(console, folder)
+
+
+@app.command()
+def compare(
+    experiment: Annotated[
+        Path | None, typer.Argument(help="A TOML file with [common] and [runs.NAME] tables.", show_default=False)
+    ] = None,
+    strategies: Annotated[str, typer.Option(help=f"Comma-separated strategies (default: {DEFAULT_STRATEGIES}).")] = "",
+    only: Annotated[str, typer.Option(help="Comma-separated runs of the experiment.")] = "",
+    seeds: Seeds = "1",
+    config: Config = None,
+    num_nodes: Nodes = None,
+    output_dir: Annotated[Path, typer.Option(help="Where results go.")] = Path("results/compare"),
+    jobs: Jobs = 1,
+    workers: Workers = 1,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    tensorboard: Tensorboard = False,
+) -> None:
+    """Run strategies, or the runs of an experiment file, on the same data and seeds. Repeat the command to continue."""
+    _prepare(max(jobs, workers))
+    from flower_kd.cli import run_config
+    from flower_kd.study import experiment as experiments
+    from flower_kd.study.compare import Comparison, screen
+
+    _not_both(overwrite, resume)
+    if tensorboard:
+        _check_tensorboard()
+    settings = run_config.parse(config)
+    if experiment is None and only:
+        raise InputError(f"--only {only!r} selects runs of an experiment file, but no file is given")
+    if experiment is not None and strategies:
+        raise InputError(f"--strategies {strategies!r} and the experiment {str(experiment)!r} cannot be used together")
+    runs = (
+        experiments.of_strategies(strategies or DEFAULT_STRATEGIES, settings)
+        if experiment is None
+        else experiments.read(experiment, settings, only)
+    )
+    comparison = Comparison(runs, seeds, _num_nodes(num_nodes, settings), output_dir.expanduser().absolute())
+    _warn(comparison.warning)
+    console = _console()
+    try:
+        with _interruptible(lambda: _kept_of_batch(comparison.folder, comparison.outcomes, len(comparison.jobs))):
+            comparison.run(processes=jobs, workers=workers, tensorboard=tensorboard, overwrite=overwrite, resume=resume)
+    finally:
+        if comparison.outcomes:
+            console.print(screen(comparison))
+    _end_batch(console, comparison.folder, comparison.failed)
+
+
+@app.command()
+def sweep(
+    grid: Annotated[list[str] | None, typer.Option(help="key=value,value,... (repeat for each key).")] = None,
+    seeds: Seeds = "1",
+    config: Config = None,
+    num_nodes: Nodes = None,
+    output_dir: Annotated[Path, typer.Option(help="Where results go.")] = Path("results/sweep"),
+    jobs: Jobs = 1,
+    workers: Workers = 1,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> None:
+    """Run every combination of the values of some keys. Repeat the command to continue."""
+    _prepare(max(jobs, workers))
+    from flower_kd.cli import run_config
+    from flower_kd.study import grid as grids
+    from flower_kd.study.sweep import Sweep
+
+    _not_both(overwrite, resume)
+    settings = run_config.parse(config)
+    nodes = _num_nodes(num_nodes, settings)
+    swept = Sweep(settings, grids.parse(grid or []), seeds, nodes, output_dir.expanduser().absolute())
+    _warn(swept.warning)
+    console = _console()
+    try:
+        with _interruptible(lambda: _kept_of_batch(swept.folder, swept.outcomes, len(swept.jobs))):
+            swept.run(processes=jobs, workers=workers, overwrite=overwrite, resume=resume)
+    finally:
+        if len(swept.failed) < len(swept.outcomes):
+            console.print(swept.best())
+    _end_batch(console, swept.folder, swept.failed)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Results folder of run, compare or sweep.", show_default=False)],
+) -> None:
+    """Make one web page of a run, a comparison or a sweep."""
+    from flower_kd.report import report as reports
+
+    typer.echo(reports.write(folder.expanduser()))
+
+
+@app.command()
+def topology(
+    name: Annotated[
+        str | None, typer.Argument(help="A topology or a graph file (default: the config's).", show_default=False)
+    ] = None,
+    config: Config = None,
+    num_nodes: Nodes = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Where to draw it (default: results/topology/NAME-NODES.png).")
+    ] = None,
+) -> None:
+    """Draw a communication graph; show degree, diameter, spectral gap, and the bytes of a round."""
+    from flower_kd import folders
+    from flower_kd.cli import run_config
+    from flower_kd.config import RunConfig
+    from flower_kd.report import pictures, topology_card
+
+    settings = run_config.parse(config)
+    if name is not None:
+        settings["topology"] = name
+    parsed = RunConfig.parse(settings)
+    nodes = _num_nodes(num_nodes, settings)
+    shown = Path(parsed.topology).stem
+    path = (picture or Path("results/topology") / f"{shown}-{nodes}.png").expanduser().absolute()
+    if path.is_dir():
+        raise InputError(f"--picture {str(picture)!r} is a directory, but must be a file")
+    folders.check_writable(path.parent)
+    card = topology_card.card(parsed, nodes)
+    console = _console()
+    console.print(topology_card.table(card, shown))
+    folders.write(path.parent, {path.name: pictures.png(pictures.draw_graph(card.graph, f"{shown} of {nodes} nodes"))})
+    console.print(f"drawn: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def bench(
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Which figures to measure (repeat for each).")] = None,
+) -> None:
+    """Measure how fast this machine runs."""
+    from flower_kd import bench as benches
+
+    benches.run(json_file, only or [], _console())
+
+
+def _prepare(processes: int) -> None:
+    """Start preparing the worker processes in the background, if there will be any."""
+    if processes > 1:
+        from flower_kd.sim import preload
+
+        preload.context()
+
+
+def _print_error(sentence: str) -> None:
+    try:
+        typer.echo(f"flower-kd: {' '.join(sentence.split())}", err=True)
+    except OSError:  # the terminal is closed
+        _discard_output()
+
+
+def _discard_output() -> None:
+    """Discard all further output to a closed terminal: Python would fail to flush it at exit."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            os.dup2(sink, stream.fileno())
+
+
+def _warn(line: str) -> None:
+    """Print a warning before the runs begin, if there is one."""
+    if line:
+        _print_error(line)
+
+
+def _console() -> Console:
+    """Return the console; a file or a pipe is as wide as the tables need."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPE_WIDTH)
+
+
+def _not_both(overwrite: bool, resume: bool) -> None:
+    if overwrite and resume:
+        raise InputError("--overwrite and --resume cannot be used together")
+
+
+def _check_tensorboard() -> None:
+    from flower_kd.study.tensorboard import summary_writer
+
+    summary_writer()
+
+
+def _num_nodes(option: int | None, settings: dict[str, Any]) -> int:
+    """Return the number of nodes from the command line, the config, or the default."""
+    in_config = settings.get("num-nodes") or None
+    if option is not None and in_config not in (None, option):
+        raise InputError(f"num-nodes = {in_config!r} and --num-nodes {option} are different")
+    nodes = option or in_config or DEFAULT_NODES
+    if not isinstance(nodes, int) or nodes < 1:
+        raise InputError(f"num-nodes = {nodes!r} must be a whole number, at least 1")
+    return nodes
+
+
+@contextmanager
+def _interruptible(describe_kept: Callable[[], str]) -> Iterator[None]:
+    """On Ctrl-C, end with a line that says what has been kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _print_error(f"interrupted; {describe_kept()}")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _kept_of_run(folder: Path) -> str:
+    if not any(folder.glob("history*.csv")):
+        return "no round was finished"
+    return f"the history so far is in {folder}; to continue, repeat the command with --resume"
+
+
+def _kept_of_batch(folder: Path, outcomes: list[Outcome], jobs: int) -> str:
+    finished = sum(outcome.summary is not None for outcome in outcomes)
+    return f"{finished} of {jobs} runs are finished in {folder}; to continue, repeat the command"
+
+
+def _end_batch(console: Console, folder: Path, failed: list[Outcome]) -> None:
+    """Print where the results are and what failed."""
+    by_error: dict[str, list[str]] = {}
+    for outcome in failed:
+        by_error.setdefault(outcome.error, []).append(outcome.job.name)
+    for error, names in by_error.items():
+        _print_error(f"{', '.join(names)} failed: {error}")
+    _print_location(console, folder)
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _print_location(console: Console, folder: Path) -> None:
+    lines = f"results: {folder}\nto make a web page of them: flower-kd report {shlex.quote(str(folder))}"
+    console.print(lines, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""What one run leaves: its folder, checkpoints, identity and results."""

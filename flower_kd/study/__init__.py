@@ -1,0 +1,1 @@
+"""Many runs: experiments, comparisons, sweeps, and their progress."""

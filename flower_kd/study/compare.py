@@ -1,0 +1,254 @@
+"""Several strategies or settings side by side, with several seeds: `flower-kd compare`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from flower_kd import folders
+from flower_kd.config import RunConfig
+from flower_kd.errors import InputError
+from flower_kd.report import pictures
+from flower_kd.report.interval import interval
+from flower_kd.runs import results, shortfalls
+from flower_kd.sim.signals import deferred_signals
+from flower_kd.study import batch
+from flower_kd.study.job import Outcome
+from flower_kd.unused import warning
+
+PICTURE_SECONDS = 5.0
+SENT = ("per_message", "messages_per_edge", "per_edge", "per_node")
+
+
+class Comparison:
+    """A comparison and its folder, which is up to date after each run.
+
+    Parameters
+    ----------
+    runs : mapping
+        Run configs by label.
+    seed_text : str
+        See `seeds.parse`.
+    num_nodes : int
+        Number of nodes.
+    folder : Path
+        Results folder.
+
+    Raises
+    ------
+    InputError
+        If none of the runs can be executed.
+    """
+
+    def __init__(self, runs: Mapping[str, Mapping[str, Any]], seed_text: str, num_nodes: int, folder: Path) -> None:
+        self.folder = folder
+        self.jobs = batch.jobs(runs, seed_text, num_nodes, folder)
+        self._outcomes: dict[Path, Outcome] = {}
+        self._drawn_at = -PICTURE_SECONDS
+        found = batch.problems(self.jobs)
+        # A run that cannot be executed becomes a row with its error, as long as any other can.
+        failing = {label for labels in found.values() for label in labels}
+        if failing == set(runs):
+            raise InputError("; ".join(found))
+        self.warning = warning(RunConfig.parse(config) for label, config in runs.items() if label not in failing)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """The outcomes so far, in the order of the jobs."""
+        return [self._outcomes[job.folder] for job in self.jobs if job.folder in self._outcomes]
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """The outcomes of runs that failed."""
+        return [outcome for outcome in self.outcomes if outcome.summary is None]
+
+    def run(
+        self,
+        *,
+        processes: int = 1,
+        workers: int = 1,
+        tensorboard: bool = False,
+        overwrite: bool = False,
+        resume: bool = False,
+    ) -> None:
+        """Run what is not finished yet; see `batch.run_all` and `batch.claimed`.
+
+        Raises
+        ------
+        InputError
+            If the folder holds something else, or cannot be written.
+        """
+        with batch.claimed(self.folder, self.jobs, "comparison", overwrite=overwrite, resume=resume):
+            self._write()
+            try:
+                batch.run_all(
+                    self.jobs, processes=processes, workers=workers, tensorboard=tensorboard, on_outcome=self._record
+                )
+            finally:
+                with deferred_signals():
+                    self._write()
+                    self._draw()
+
+    def _record(self, outcome: Outcome) -> None:
+        self._outcomes[outcome.job.folder] = outcome
+        self._write()
+        if time.monotonic() - self._drawn_at > PICTURE_SECONDS:
+            self._draw()
+
+    def _write(self) -> None:
+        finished = [
+            asdict(outcome.summary)
+            | {"run": outcome.job.label, "folder": outcome.job.folder.relative_to(self.folder).as_posix()}
+            for outcome in self.outcomes
+            if outcome.summary is not None
+        ]
+        failed = [
+            {"run": outcome.job.label, "seed": outcome.job.seed, "error": outcome.error} for outcome in self.failed
+        ]
+        parts = {
+            "failed.json": json.dumps(failed, indent=2),
+            "comparison.csv": table(self.outcomes).to_csv(index=False, lineterminator="\n"),
+            "comparison.json": json.dumps(finished, indent=2, allow_nan=False),  # last: if it exists, so do the others
+        }
+        folders.write(self.folder, {name: text.encode() for name, text in parts.items()})
+
+    def _draw(self) -> None:
+        histories: dict[str, list[pd.DataFrame]] = {}
+        finals: dict[str, tuple[Any, list[float | None]]] = {}
+        for outcome in self.outcomes:
+            if outcome.summary is not None:
+                run = results.read(outcome.job.folder)
+                histories.setdefault(outcome.job.label, []).append(run.history)
+                finals.setdefault(outcome.job.label, (run.graph, run.summary.accuracy["per_node"]))
+        if histories:
+            picture = pictures.png(pictures.comparison(histories, finals))
+            folders.write(self.folder, {"comparison.png": picture})
+        self._drawn_at = time.monotonic()
+
+
+def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """Return the rows of comparison.csv: one per label, with means over its seeds.
+
+    Columns: `run`; `seeds`, how many finished; `accuracy`, mean over nodes and seeds, with `accuracy-low` and
+    `accuracy-high` and the `interval` that they are; `spread`, standard deviation over nodes; `kb-per-message` (10^3
+    bytes) and `messages-per-edge`, what a node sends over one edge in one direction; `mb-per-edge` (10^6 bytes), both
+    together; `mb-per-node`, over all edges of a node, if neighbors are linked directly; `d-sgd-times-same-frequency`
+    and `d-sgd-times-every-step`, how many times as much D-SGD sends over an edge; `initial-weights`, common to all
+    nodes of a model or separate; `seconds`; `exchanges-due`, `exchanges-missed` and `diverged` (nodes), summed over
+    nodes and seeds; `error`, empty if none failed.
+    """
+    by_label: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_label.setdefault(outcome.job.label, []).append(outcome)
+    return pd.DataFrame([_row(label, ended) for label, ended in by_label.items()], columns=list(_row("", [])))
+
+
+def _row(label: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    summaries = [outcome.summary for outcome in outcomes if outcome.summary is not None]
+    accuracy = interval([_number(summary.accuracy["mean"]) for summary in summaries])
+    sent = {name: _mean([summary.bytes[name] for summary in summaries]) for name in SENT}
+    missed, due = (sum(counts) for counts in zip((0, 0), *map(shortfalls.missed, summaries), strict=True))
+    return {
+        "run": label,
+        "seeds": len(summaries),
+        "accuracy": accuracy.mean,
+        "accuracy-low": accuracy.low,
+        "accuracy-high": accuracy.high,
+        "interval": accuracy.kind,
+        "spread": _mean([_number(summary.accuracy["std"]) for summary in summaries]),
+        "kb-per-message": sent["per_message"] / 1e3,
+        "messages-per-edge": sent["messages_per_edge"],
+        "mb-per-edge": sent["per_edge"] / 1e6,
+        "mb-per-node": sent["per_node"] / 1e6,
+        "d-sgd-times-same-frequency": _mean([s.d_sgd_ratio("d_sgd_same_frequency_per_edge") for s in summaries]),
+        "d-sgd-times-every-step": _mean([s.d_sgd_ratio("d_sgd_per_edge") for s in summaries]),
+        "initial-weights": summaries[0].initial_weights if summaries else "",
+        "seconds": _mean([summary.seconds["total"] for summary in summaries]),
+        "exchanges-due": due,
+        "exchanges-missed": missed,
+        "diverged": sum(len(summary.diverged) for summary in summaries),
+        "error": "; ".join(dict.fromkeys(outcome.error for outcome in outcomes if outcome.error)),
+    }
+
+
+def screen(comparison: Comparison) -> Group:
+    """Return the tables for the terminal: the accuracy of the runs, and what their nodes send."""
+    rows = table(comparison.outcomes)
+    sending = rows[rows["messages-per-edge"] > 0]
+    return Group(_accuracies(rows), *([] if sending.empty else [_sent(sending)]))
+
+
+def _accuracies(rows: pd.DataFrame) -> Table:
+    kinds = ", ".join(dict.fromkeys(kind for kind in rows["interval"] if kind != "no value"))
+    shown = Table(
+        title=f"means over nodes and seeds; interval: {kinds}" if kinds else None,
+        caption=_initial_weights(rows) or None,
+    )
+    incomplete = (rows["exchanges-missed"] > 0) | (rows["diverged"] > 0)
+    for column in ("run", "accuracy", "interval", "spread", "seconds", *(["incomplete"] if incomplete.any() else [])):
+        left = column in ("run", "incomplete")
+        shown.add_column(column, justify="left" if left else "right", overflow="fold")
+    for _, row in rows.iterrows():
+        if row["seeds"] == 0:
+            shown.add_row(Text(row["run"]), "failed")
+            continue
+        shown.add_row(
+            Text(row["run"]),
+            f"{row['accuracy']:.3f}",
+            f"{row['accuracy-low']:.3f} to {row['accuracy-high']:.3f}",
+            f"{row['spread']:.3f}",
+            f"{row['seconds']:.1f}",
+            *([_shortfall(row)] if incomplete.any() else []),
+        )
+    return shown
+
+
+def _initial_weights(rows: pd.DataFrame) -> str:
+    """Return which runs began with common weights; empty if all runs of the table began in the same way."""
+    runs = {how: rows.loc[rows["initial-weights"] == how, "run"] for how in ("common", "separate")}
+    if any(len(labels) == 0 for labels in runs.values()):
+        return ""
+    return "; ".join(f"{how} initial weights: {', '.join(map(str, labels))}" for how, labels in runs.items())
+
+
+def _sent(rows: pd.DataFrame) -> Table:
+    shown = Table(title="sent by a node; D-SGD: how many times as many bytes over an edge")
+    sizes = ("messages over an edge", "all of them", "over all its edges")
+    for column in ("run", *sizes, "D-SGD, same frequency", "D-SGD every step"):
+        shown.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
+    for _, row in rows.iterrows():
+        shown.add_row(
+            Text(row["run"]),
+            f"{row['messages-per-edge']:,.4g} x {row['kb-per-message']:,.1f} kB",
+            f"{row['mb-per-edge']:,.2f} MB",
+            f"{row['mb-per-node']:,.2f} MB",
+            f"{row['d-sgd-times-same-frequency']:,.1f} x",
+            f"{row['d-sgd-times-every-step']:,.1f} x",
+        )
+    return shown
+
+
+def _shortfall(row: pd.Series) -> str:
+    missed, diverged = row["exchanges-missed"], row["diverged"]
+    parts = [f"{missed:,} of {row['exchanges-due']:,} exchanges missed"] if missed else []
+    parts += [f"{diverged:,} node{'s' if diverged > 1 else ''} diverged"] if diverged else []
+    return ", ".join(parts)
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else np.nan
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value

@@ -1,0 +1,177 @@
+"""Every combination of some keys' values, with several seeds: `flower-kd sweep`."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+from rich.text import Text
+
+from flower_kd import folders
+from flower_kd.config import RunConfig
+from flower_kd.errors import InputError
+from flower_kd.report import pictures
+from flower_kd.report.interval import interval
+from flower_kd.runs import shortfalls
+from flower_kd.sim.signals import deferred_signals
+from flower_kd.study import batch
+from flower_kd.study.grid import as_text, combinations
+from flower_kd.study.job import Outcome
+from flower_kd.unused import check_grid, warning
+
+WRITE_SECONDS = 5.0
+BEST = 5
+FIGURES = ("accuracy", "accuracy-std", "bytes-per-edge", "bytes-per-node", "seconds")
+
+
+class Sweep:
+    """A sweep and its folder.
+
+    Parameters
+    ----------
+    config : mapping
+        The keys of all runs.
+    grid : mapping
+        Values by key, which override the config's.
+    seed_text : str
+        See `seeds.parse`.
+    num_nodes : int
+        Number of nodes.
+    folder : Path
+        Results folder.
+
+    Raises
+    ------
+    InputError
+        If any of the combinations cannot run.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        grid: Mapping[str, Sequence[Any]],
+        seed_text: str,
+        num_nodes: int,
+        folder: Path,
+    ) -> None:
+        self.folder = folder
+        self.grid = grid
+        self._choices = combinations(grid)
+        runs = {label: {**config, **choice} for label, choice in self._choices.items()}
+        self.jobs = batch.jobs(runs, seed_text, num_nodes, folder)
+        found = batch.problems(self.jobs)
+        if found:
+            labels = list(dict.fromkeys(label for labels in found.values() for label in labels))
+            raise InputError(
+                f"{len(labels)} of {len(runs)} combinations cannot run, such as {labels[0]}: {'; '.join(found)}"
+            )
+        configs = {label: RunConfig.parse(run) for label, run in runs.items()}
+        check_grid(grid, configs)
+        self.warning = warning(configs.values())
+        self._about = {
+            "config": dict(config),
+            "num_nodes": num_nodes,
+            "grid": {key: list(values) for key, values in grid.items()},
+            "seeds": list(dict.fromkeys(job.seed for job in self.jobs)),
+        }
+        self._outcomes: dict[Path, Outcome] = {}
+        self._written = -WRITE_SECONDS
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """The outcomes so far, in the order of the jobs."""
+        return [self._outcomes[job.folder] for job in self.jobs if job.folder in self._outcomes]
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """The outcomes of runs that failed."""
+        return [outcome for outcome in self.outcomes if outcome.summary is None]
+
+    def run(self, *, processes: int = 1, workers: int = 1, overwrite: bool = False, resume: bool = False) -> None:
+        """Run what is not finished yet; see `batch.run_all` and `batch.claimed`.
+
+        Raises
+        ------
+        InputError
+            If the folder contains other results, or cannot be written to.
+        """
+        with batch.claimed(self.folder, self.jobs, "sweep", overwrite=overwrite, resume=resume):
+            self._write()
+            try:
+                batch.run_all(self.jobs, processes=processes, workers=workers, on_outcome=self._record)
+            finally:
+                with deferred_signals():
+                    self._write()
+
+    def table(self) -> pd.DataFrame:
+        """Return the rows of sweep.csv: one per run that ended.
+
+        Columns: the grid's keys; `seed`; `accuracy` and `accuracy-std` over nodes, in [0, 1]; `bytes-per-edge`, what a
+        node sends over one edge; `bytes-per-node`, over all its edges; `seconds`; `exchanges-missed`, summed over
+        nodes; `error`, empty if the run finished; `folder`.
+        """
+        columns = [*self.grid, "seed", *FIGURES, "exchanges-missed", "error", "folder"]
+        return pd.DataFrame([self._row(outcome) for outcome in self.outcomes], columns=columns)
+
+    def _row(self, outcome: Outcome) -> dict[str, Any]:
+        job, summary = outcome.job, outcome.summary
+        figures = {}
+        if summary is not None:
+            figures = {
+                "accuracy": summary.accuracy["mean"],
+                "accuracy-std": summary.accuracy["std"],
+                "bytes-per-edge": summary.bytes["per_edge"],
+                "bytes-per-node": summary.bytes["per_node"],
+                "seconds": summary.seconds["total"],
+            }
+        known = {name: np.nan if figures.get(name) is None else figures[name] for name in FIGURES}
+        return {
+            **self._choices[job.label],
+            "seed": job.seed,
+            **known,
+            "exchanges-missed": shortfalls.missed(summary)[0] if summary is not None else 0,
+            "error": outcome.error,
+            "folder": job.folder.relative_to(self.folder).as_posix(),
+        }
+
+    def best(self) -> Table:
+        """Return a table of the best settings for the terminal."""
+        accuracies: dict[str, list[float]] = {}
+        for outcome in self.outcomes:
+            if outcome.summary is not None and outcome.summary.accuracy["mean"] is not None:
+                accuracies.setdefault(outcome.job.label, []).append(outcome.summary.accuracy["mean"])
+        intervals = {label: interval(values) for label, values in accuracies.items()}
+        shown = Table(title=f"best of {len(intervals)} settings")
+        for column in (*self.grid, "accuracy", "interval"):
+            shown.add_column(column, justify="right")
+        for label in sorted(intervals, key=lambda label: -intervals[label].mean)[:BEST]:
+            found = intervals[label]
+            words = f"{found.low:.3f} to {found.high:.3f} ({found.kind})"
+            values = [Text(as_text(value)) for value in self._choices[label].values()]
+            shown.add_row(*values, f"{found.mean:.3f}", words)
+        return shown
+
+    def _record(self, outcome: Outcome) -> None:
+        self._outcomes[outcome.job.folder] = outcome
+        if time.monotonic() - self._written > WRITE_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        table, parquet = self.table(), io.BytesIO()
+        table.to_parquet(parquet, index=False)
+        parts = {
+            "sweep.csv": table.to_csv(index=False, lineterminator="\n").encode(),
+            "sweep.parquet": parquet.getvalue(),
+        }
+        if table["accuracy"].notna().any():
+            parts["sweep.png"] = pictures.png(pictures.heat_maps(table, list(self.grid)))
+        parts["sweep.json"] = json.dumps(self._about, indent=2).encode()  # last: if it exists, so do the others
+        folders.write(self.folder, parts)
+        self._written = time.monotonic()
