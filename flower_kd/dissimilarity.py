@@ -24,21 +24,24 @@ A new one is a function of rows and its registration::
     @DISSIMILARITIES.register("chebyshev")
     class Chebyshev(Dissimilarity):
         function = staticmethod(chebyshev)
+
+Outside this package, a function of rows alone is a part too: its settings are its keyword-only parameters.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import wraps
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flower_kd.errors import InputError
-from flower_kd.registry import Registry, unknown
+from flower_kd.errors import InputError, unknown
+from flower_kd.parts import Registry
 
 _REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": Tensor.mean,
@@ -96,6 +99,8 @@ class Dissimilarity(nn.Module):
         Whether student and teacher can be swapped.
     multiway : bool
         Whether [teachers, ..., classes] gives one value for all teachers together.
+    of_distributions : bool
+        Whether the teacher must be a distribution; otherwise any values from 0 to 1 are meaningful.
 
     Raises
     ------
@@ -106,6 +111,7 @@ class Dissimilarity(nn.Module):
     function: ClassVar[DissimilarityFunction]
     symmetric: ClassVar[bool] = False
     multiway: ClassVar[bool] = False
+    of_distributions: ClassVar[bool] = True
 
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
@@ -121,7 +127,31 @@ class Dissimilarity(nn.Module):
         return f"reduction={self.reduction!r}"
 
 
-DISSIMILARITIES: Registry[type[Dissimilarity]] = Registry("dissimilarity")
+class OfFunction(Dissimilarity):
+    """A module of any function.
+
+    Parameters
+    ----------
+    function : callable
+        From `log_p` and `log_q` to one value per row, as for `reducible`; or a function that `reducible` returned.
+    reduction : {"mean", "sum", "none"}
+        Over all rows and teachers.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        reduces = "reduction" in inspect.signature(function).parameters
+        self._function = function if reduces else reducible(function)
+
+    def forward(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """Return the dissimilarity; raises InputError if the shapes do not fit."""
+        return self._function(log_p, log_q, reduction=self.reduction)
+
+
+# A Dissimilarity, or a function from log-probabilities to one value per row.
+DISSIMILARITIES: Registry[Callable[..., Any]] = Registry(
+    "dissimilarity", group="flower_kd.dissimilarities", given=("reduction",)
+)
 
 
 def names() -> list[str]:
@@ -130,8 +160,28 @@ def names() -> list[str]:
 
 
 def get(name: str, reduction: str = "mean") -> Dissimilarity:
-    """Return a dissimilarity as a module; raises InputError for an unknown name or reduction."""
-    return DISSIMILARITIES.get(name)(reduction)
+    """Return a dissimilarity as a module.
+
+    Parameters
+    ----------
+    name : str
+        One of `names()` or `module:attribute`, with settings in parentheses if it has any: "my.parts:Renyi(order=0.5)".
+    reduction : {"mean", "sum", "none"}
+        Over all rows and teachers.
+
+    Raises
+    ------
+    InputError
+        If the name, a setting or the reduction cannot be used.
+    """
+    _reduction(reduction)
+    bound = DISSIMILARITIES.bind(name)
+    if not isinstance(DISSIMILARITIES.get(name), type):
+        return OfFunction(bound, reduction)
+    found = DISSIMILARITIES.call(name, bound, reduction=reduction)
+    if not isinstance(found, Dissimilarity):
+        raise InputError(f"dissimilarity {name!r} is a {type(found).__name__}, not a flower_kd.dissimilarity.Dissimilarity")
+    return found
 
 
 def soften(logits: Tensor, temperature: float) -> Tensor:
@@ -298,6 +348,7 @@ class SquaredError(Dissimilarity):
 
     function = staticmethod(squared_error)
     symmetric = True
+    of_distributions = False
 
 
 @reducible

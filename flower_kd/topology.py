@@ -21,9 +21,9 @@ from scipy.sparse import coo_array, csr_array, diags_array, eye_array
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, cg, eigs, eigsh
 
-from flower_kd.errors import InputError
+from flower_kd.errors import InputError, unknown
+from flower_kd.parts import Registry
 from flower_kd.ranges import require_number, require_whole
-from flower_kd.registry import Registry, unknown
 from flower_kd.seeding import derive
 
 # (number of nodes, random stream, *, the topology's own options) -> connected graph with vertices 0, 1, ...

@@ -15,7 +15,7 @@ from flwr.common.serde import recorddict_to_proto
 from torch import Tensor
 
 from flower_kd.errors import InputError
-from flower_kd.registry import Registry
+from flower_kd.parts import Registry
 
 Arrays = dict[str, np.ndarray]
 

@@ -20,8 +20,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from flower_kd.errors import InputError
-from flower_kd.registry import unknown
+from flower_kd.errors import InputError, unknown
 from flower_kd.sim.signals import as_interruption
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Data sets, partitions, the reference set."""
 
 from flower_kd.data.federated import FederatedData, fingerprint, load
-from flower_kd.data.partition import PARTITIONS, partition_names, partition_options
+from flower_kd.data.partition import PARTITIONS, partition_names
 from flower_kd.data.skew_partitioner import SkewPartitioner
 from flower_kd.data.spec import DataSpec
 
@@ -13,5 +13,4 @@ __all__ = [
     "fingerprint",
     "load",
     "partition_names",
-    "partition_options",
 ]

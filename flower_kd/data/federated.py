@@ -11,10 +11,11 @@ from datasets import Dataset
 from torch import Tensor
 
 from flower_kd.data.normalization import Normalization, known_normalization, normalization
-from flower_kd.data.partition import LABEL, partitioner_of
+from flower_kd.data.partition import LABEL, partitioner_of, with_settings
 from flower_kd.data.sources import Source, Split, load_source
 from flower_kd.data.spec import DataSpec
 from flower_kd.errors import InputError
+from flower_kd.failures import describe
 from flower_kd.seeding import derive
 
 Samples = tuple[Tensor, Tensor]
@@ -99,23 +100,16 @@ class FederatedData:
     def _partitioned(self) -> list[np.ndarray]:
         """Return the training rows of each node's partition, from labels and row numbers: no image is read."""
         spec = self.spec
-        if spec.labels_per_node > self.num_classes:
-            raise InputError(
-                f"partition {spec.partition!r} does not fit: labels-per-node = {spec.labels_per_node} is above the "
-                f"{self.num_classes} labels of dataset {spec.dataset!r}"
-            )
         partitioner = partitioner_of(spec, derive(spec.seed, "partition") % 2**32)
         labels = self._source.train.labels[self._private_rows]
         partitioner.dataset = Dataset.from_dict({LABEL: labels, "row": self._private_rows})
         try:
             parts = [partitioner.load_partition(vertex) for vertex in range(spec.num_partitions)]
-        except InputError:
-            raise
-        except ValueError as error:
+        except Exception as error:
+            reason = str(error).splitlines()[0] if isinstance(error, ValueError) and str(error) else describe(error)
             raise InputError(
-                f"partition {spec.partition!r} does not fit {len(labels)} samples and {spec.num_partitions} nodes "
-                f"(dirichlet-alpha = {spec.dirichlet_alpha}, labels-per-node = {spec.labels_per_node}): "
-                f"{str(error).splitlines()[0]}"
+                f"partition {with_settings(spec)!r} does not fit {len(labels)} samples of {self.num_classes} labels and "
+                f"{spec.num_partitions} nodes: {reason}"
             ) from None
         empty = next((vertex for vertex, part in enumerate(parts) if len(part) == 0), None)
         if empty is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Literal
 
 import networkx as nx
 import numpy as np
@@ -18,6 +19,9 @@ from flower_kd.protocol import LOGITS, TEACHER, Hello, Order, exchanged_rows
 from flower_kd.ranges import require_number, require_whole
 from flower_kd.strategies.base import GraphStrategy
 from flower_kd.strategies.resumable import State
+
+
+Reduction = Literal["mean", "sum"]  # of the distillation term, over the rows of a step
 
 
 class DistillationStrategy(GraphStrategy):

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, Type
 from typing_extensions import TypedDict
 
 from flower_kd import failures
+from flower_kd.annotations import misfit
 from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, CONFIG, HELLO, JOIN, LOGITS, METRICS, Hello, Text
 from flower_kd.wire import check_layout, short_repr
@@ -167,9 +168,9 @@ def _checked(adapter: TypeAdapter[T], values: object, what: str) -> T:
     try:
         return adapter.validate_python(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        name = " ".join(short_repr(part) for part in first["loc"] if part != "[key]")
-    match first["type"]:
+        found = misfit(error)
+    name = " ".join(short_repr(part) for part in found.place if part != "[key]")
+    match found.kind:
         case "missing":
             raise InputError(f"its {what} lacks {name}")
         case "too_long":
@@ -177,5 +178,5 @@ def _checked(adapter: TypeAdapter[T], values: object, what: str) -> T:
         case "predicate_failed":
             problem = "should be printable text"
         case _:
-            problem = first["msg"].removeprefix("Input ").removeprefix("String ").removeprefix("Value error, ")
-    raise InputError(f"{name} = {short_repr(first['input'])} in its {what} {problem}")
+            problem = found.words
+    raise InputError(f"{name} = {short_repr(found.value)} in its {what} {problem}")

@@ -10,8 +10,7 @@ from typing import Any
 from flwr.common.config import flatten_dict
 
 from flower_kd import strategies
-from flower_kd.errors import InputError
-from flower_kd.registry import unknown
+from flower_kd.errors import InputError, unknown
 
 Runs = dict[str, dict[str, Any]]
 

@@ -9,8 +9,7 @@ from itertools import product
 from typing import Any
 
 from flower_kd.config import RunConfig
-from flower_kd.errors import InputError
-from flower_kd.registry import unknown
+from flower_kd.errors import InputError, unknown
 
 Grid = dict[str, list[Any]]
 
