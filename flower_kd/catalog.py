@@ -87,6 +87,6 @@ def _check_owner(text: str, settings: Mapping[str, Any]) -> None:
         if name in OF_THE_RUN or (name in settings and name not in STRATEGIES.settings(text)):
             key = name.replace("_", "-")
             raise InputError(
-                f"strategy {text!r} cannot set {name}, which belongs to the whole run: write {key} = {value!r} as a key "
-                "of its own"
+                f"strategy {text!r} cannot set {name}, which belongs to the whole run: write {key} = {value!r} as a "
+                "key of its own"
             )

@@ -29,7 +29,7 @@ def build_node(context: Context) -> Node:
     InputError
         If the node config lacks partition-id or num-partitions, or the run config is invalid for this node.
     """
-    config = RunConfig.parse(context.run_config)
+    config = RunConfig.read(context.run_config)
     for key in ("partition-id", "num-partitions"):
         if not isinstance(context.node_config.get(key), int):
             raise InputError(f"the node config needs an integer {key!r}: --node-config 'partition-id=0 ...'")

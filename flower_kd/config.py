@@ -12,9 +12,10 @@ from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
-from flower_kd import annotations, moved, part_text
+from flower_kd import moved, part_text
 from flower_kd.errors import InputError
 from flower_kd.ranges import Count, Momentum, NonNegative, Positive, Share, Whole
+from flower_kd.typed_values import checked
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -110,7 +111,7 @@ class RunConfig:
         for key, annotation in known.items():
             if key in run_config:
                 try:
-                    value = annotations.checked(key, run_config[key], annotation)
+                    value = checked(key, run_config[key], annotation)
                     values[key.replace("-", "_")] = value
                     if key in _PARTS:
                         part_text.parse(value, key)

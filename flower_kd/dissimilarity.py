@@ -180,7 +180,9 @@ def get(name: str, reduction: str = "mean") -> Dissimilarity:
         return OfFunction(bound, reduction)
     found = DISSIMILARITIES.call(name, bound, reduction=reduction)
     if not isinstance(found, Dissimilarity):
-        raise InputError(f"dissimilarity {name!r} is a {type(found).__name__}, not a flower_kd.dissimilarity.Dissimilarity")
+        raise InputError(
+            f"dissimilarity {name!r} is a {type(found).__name__}, not a flower_kd.dissimilarity.Dissimilarity"
+        )
     return found
 
 

@@ -301,7 +301,7 @@ def append(path: Path, content: bytes, size: int) -> int:
 
 def file_name_of(text: str) -> str:
     """Return a readable file name for a text; different texts get different names."""
-    name = quote(text, safe="=,+@ ")
+    name = quote(text, safe="=,+@ ()[]")
     if len(name) <= LONGEST_NAME:
         return name
     return f"{name[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

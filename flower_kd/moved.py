@@ -58,6 +58,13 @@ def argument(name: str, value: Any) -> str:
     return _sentence(HOMES[key].kind, {key: value}, None) if key in HOMES else ""
 
 
+def in_grid(key: str, listed: str) -> str:
+    """Return the sentence for a moved key in a grid, with its listed values."""
+    home = HOMES[key]
+    choices = ",".join(f"{home.parts[0]}({key.replace('-', '_')}={value.strip()})" for value in listed.split(","))
+    return f"{key} is now a setting of the {home.kind}: write --grid {home.kind}={choices}"
+
+
 def _sentence(kind: str, values: Mapping[str, Any], named: PartText | None) -> str:
     listed = " and ".join(f"{key} = {_shown(value)}" for key, value in values.items())
     are = "is now a setting" if len(values) == 1 else "are now settings"

@@ -54,7 +54,7 @@ class PartText:
 
     def __str__(self) -> str:
         """Return a text that parses to the same part."""
-        listed = ", ".join(f"{key}={_written(value)}" for key, value in self.arguments.items())
+        listed = ", ".join(f"{key}={written(value)}" for key, value in self.arguments.items())
         return f"{self.name}({listed})" if listed else self.name
 
 
@@ -174,13 +174,14 @@ def _value(text: str) -> Any:
     return value
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
+    """Return a value as it is written in parentheses."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         return value if _WORD.fullmatch(value) and value not in _CONSTANTS else repr(value)
     if isinstance(value, list | tuple):
-        listed = ", ".join(_written(each) for each in value)
+        listed = ", ".join(written(each) for each in value)
         if isinstance(value, list):
             return f"[{listed}]"
         return f"({listed},)" if len(value) == 1 else f"({listed})"

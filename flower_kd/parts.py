@@ -148,7 +148,7 @@ class Registry(Generic[T]):
             found = self._settings[id(part)] = (part, own)
         return found[1]
 
-    def bind(self, text: str, **options: Any) -> Callable[..., Any]:
+    def bind(self, text: str, /, **options: Any) -> Callable[..., Any]:
         """Return the part that a text names, with its settings bound; a class is not instantiated yet.
 
         Parameters
@@ -176,7 +176,7 @@ class Registry(Generic[T]):
         bound = signatures.check_arguments(owner, settings, arguments, prefix=f"{owner}: ")
         return partial(cast(Callable[..., Any], part), **bound)
 
-    def make(self, text: str, given: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    def make(self, text: str, given: Mapping[str, Any] | None = None, /, **options: Any) -> Any:
         """Return a callable: a function with its settings bound, or an instance of a class.
 
         Parameters
@@ -201,7 +201,7 @@ class Registry(Generic[T]):
             return partial(bound, **keywords) if keywords else bound
         return self.call(text, bound, **keywords)
 
-    def call(self, text: str, bound: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    def call(self, text: str, bound: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
         """Return what a part returns; raises InputError in one sentence if it fails."""
         try:
             return bound(*arguments, **keywords)
@@ -221,9 +221,7 @@ class Registry(Generic[T]):
             Plain values by name; others than the part's settings are ignored.
         """
         found = self.parse(text)
-        added = {
-            name: values[name] for name in self.settings(text) if name in values and name not in found.arguments
-        }
+        added = {name: values[name] for name in self.settings(text) if name in values and name not in found.arguments}
         return str(PartText(found.name, {**found.arguments, **added})) if added else text
 
     def _entry_point(self, name: str) -> EntryPoint:
@@ -255,7 +253,9 @@ class Registry(Generic[T]):
 
 def first_line(part: object) -> str:
     """Return the first line of a part's docstring; empty if it has none of its own."""
-    documented = inspect.getdoc(part) if isinstance(part, type) or inspect.isroutine(part) else inspect.getdoc(type(part))
+    documented = (
+        inspect.getdoc(part) if isinstance(part, type) or inspect.isroutine(part) else inspect.getdoc(type(part))
+    )
     return (documented or "").strip().split("\n")[0]
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, get_type_hints
 
-from flower_kd import annotations
 from flower_kd.errors import InputError, unknown
+from flower_kd.typed_values import checked
 
 _REQUIRED = inspect.Parameter.empty
 
@@ -113,7 +113,7 @@ def check_arguments(
     return {
         name: value
         if not settings[name].required and value is settings[name].default
-        else annotations.checked(f"{prefix}{name}", value, settings[name].annotation)
+        else checked(f"{prefix}{name}", value, settings[name].annotation)
         for name, value in arguments.items()
     }
 
@@ -137,5 +137,6 @@ def _annotation(parameter: inspect.Parameter, names: dict[str, Any]) -> Any:
         return get_type_hints(holder, names, include_extras=True)[parameter.name]
     except Exception as error:  # an annotation may be any code
         raise InputError(
-            f"the annotation {parameter.annotation!r} of {parameter.name} cannot be read: {type(error).__name__}: {error}"
+            f"the annotation {parameter.annotation!r} of {parameter.name} cannot be read: {type(error).__name__}: "
+            f"{error}"
         ) from None

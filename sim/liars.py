@@ -43,7 +43,7 @@ NOISE = 10.0  # standard deviation of random logits
 EXPERIMENT = tomllib.loads((Path(__file__).parent / "digits.toml").read_text())
 GRAPHS: dict[str, dict[str, Any]] = {
     "ring": {"topology": "ring"},
-    "4-regular": {"topology": "regular", "degree": 4},
+    "4-regular": {"topology": "regular(degree=4)"},
 }
 # By name: a run of digits.toml, and the changed keys.
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {

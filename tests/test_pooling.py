@@ -107,7 +107,9 @@ def test_a_minority_cannot_move_the_center_out_of_the_honest_range(votes: int, s
     lies = torch.softmax(logits_of(seed + 1, liars, scale=100.0), dim=-1)
     everyone = torch.cat([lies, honest])[torch.randperm(votes, generator=torch.Generator().manual_seed(seed))]
     low, high = honest.amin(0) - 1e-6, honest.amax(0) + 1e-6
-    centers = [pooling.Median().center(everyone)] + ([pooling.TrimmedMean().center(everyone)] if liars <= dropped else [])
+    centers = [pooling.Median().center(everyone)] + (
+        [pooling.TrimmedMean().center(everyone)] if liars <= dropped else []
+    )
     for center in centers:
         assert ((low <= center) & (center <= high)).all()
 

@@ -102,6 +102,7 @@ def main(
     show_version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
 ) -> None:
     """Federated and decentralized knowledge distillation, in process: runs, comparisons, sweeps."""
+    _find_modules_in_current_folder()
     if show_version:
         typer.echo(f"flower-kd {version('flower-kd')}")
         raise typer.Exit
@@ -259,6 +260,7 @@ def topology(
 ) -> None:
     """Draw a communication graph; show degree, diameter, spectral gap, and the bytes of a round."""
     from flower_kd import folders
+    from flower_kd import topology as topologies
     from flower_kd.cli import run_config
     from flower_kd.config import RunConfig
     from flower_kd.report import pictures, topology_card
@@ -268,8 +270,9 @@ def topology(
         settings["topology"] = name
     parsed = RunConfig.parse(settings)
     nodes = _num_nodes(num_nodes, settings)
-    shown = Path(parsed.topology).stem
-    path = (picture or Path("results/topology") / f"{shown}-{nodes}.png").expanduser().absolute()
+    shown = Path(parsed.topology).stem if topologies.is_file(parsed.topology) else parsed.topology
+    drawn = folders.file_name_of(f"{shown}-{nodes}")
+    path = (picture or Path("results/topology") / f"{drawn}.png").expanduser().absolute()
     if path.is_dir():
         raise InputError(f"--picture {str(picture)!r} is a directory, but must be a file")
     folders.check_writable(path.parent)
@@ -281,6 +284,22 @@ def topology(
 
 
 @app.command()
+def parts(
+    kind: Annotated[
+        str | None, typer.Argument(help="Only those of one kind, such as topology.", show_default=False)
+    ] = None,
+) -> None:
+    """List every part that a run config can name: where it comes from, its settings, and what it does."""
+    from flower_kd.catalog import REGISTRIES
+    from flower_kd.cli import parts_table
+
+    if kind is not None and kind not in REGISTRIES:
+        raise InputError(unknown("kind of part", kind, REGISTRIES))
+    for name in [kind] if kind else REGISTRIES:
+        _console().print(parts_table.table(name, REGISTRIES[name]))
+
+
+@app.command()
 def bench(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Which figures to measure (repeat for each).")] = None,
@@ -289,6 +308,17 @@ def bench(
     from flower_kd import bench as benches
 
     benches.run(json_file, only or [], _console())
+
+
+def _find_modules_in_current_folder() -> None:
+    """Let parts be named `module:attribute` after a file in the current folder, as Python's own -m option does.
+
+    It comes last, so that no file there hides a module of Python or of an installed package. Worker processes get the
+    same path.
+    """
+    folder = os.getcwd()
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.append(folder)
 
 
 def _prepare(processes: int) -> None:

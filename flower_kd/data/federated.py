@@ -108,8 +108,8 @@ class FederatedData:
         except Exception as error:
             reason = str(error).splitlines()[0] if isinstance(error, ValueError) and str(error) else describe(error)
             raise InputError(
-                f"partition {with_settings(spec)!r} does not fit {len(labels)} samples of {self.num_classes} labels and "
-                f"{spec.num_partitions} nodes: {reason}"
+                f"partition {with_settings(spec)!r} does not fit {len(labels)} samples of {self.num_classes} labels "
+                f"and {spec.num_partitions} nodes: {reason}"
             ) from None
         empty = next((vertex for vertex, part in enumerate(parts) if len(part) == 0), None)
         if empty is not None:

@@ -15,8 +15,8 @@ def parse(spec: str) -> list[tuple[str, int | None]]:
     Raises
     ------
     InputError
-        If a model is neither known nor "module:factory", its settings do not fit, a count is not a positive integer, or only some names have
-        one.
+        If a model is neither known nor "module:factory", its settings do not fit, a count is not a positive integer, or
+        only some models have one.
     """
     parts: list[tuple[str, int | None]] = []
     try:

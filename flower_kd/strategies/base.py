@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from logging import INFO
-from typing import Any
 
 import networkx as nx
 import numpy as np

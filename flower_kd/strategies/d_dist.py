@@ -22,6 +22,7 @@ from flower_kd.strategies.distillation import DistillationStrategy, Reduction
 from flower_kd.strategies.registry import STRATEGIES
 from flower_kd.strategies.resumable import State
 
+
 @STRATEGIES.register("d-dist")
 class DDist(DistillationStrategy):
     """Minimize `L_n + rho * D(z_n, s_n)` on each node while neighbors agree on the consensus z (report, equation 5).

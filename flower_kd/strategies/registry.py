@@ -8,10 +8,11 @@ import networkx as nx
 import numpy as np
 from flwr.serverapp.strategy import Strategy
 
-from flower_kd import annotations, moved, signatures
+from flower_kd import moved, signatures
 from flower_kd.errors import InputError, unknown
 from flower_kd.parts import Registry
 from flower_kd.strategies.resumable import Resumable
+from flower_kd.typed_values import checked
 
 # The intended recipient of what a node sends, whatever its route.
 Recipient = Literal["neighbors", "server", "none"]
@@ -40,7 +41,7 @@ class NamedArguments:
             if name not in known:
                 raise InputError(moved.argument(name, value) or unknown(f"argument of {cls.__name__}", name, known))
             if known[name].keyword_only:
-                annotations.checked(name, value, known[name].annotation)
+                checked(name, value, known[name].annotation)
         return super().__new__(cls)
 
 
