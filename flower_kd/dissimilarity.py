@@ -207,7 +207,7 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("kl")
 class KL(Dissimilarity):
-    """`kl` as a module."""
+    """Kullback-Leibler divergence, `kl` as a module."""
 
     function = staticmethod(kl)
 
@@ -220,7 +220,7 @@ def ce(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("ce")
 class CE(Dissimilarity):
-    """`ce` as a module."""
+    """Cross entropy, `ce` as a module."""
 
     function = staticmethod(ce)
 
@@ -235,7 +235,7 @@ def js(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("js")
 class JS(Dissimilarity):
-    """`js` as a module."""
+    """Jensen-Shannon divergence, `js` as a module."""
 
     function = staticmethod(js)
     symmetric = True
@@ -249,7 +249,7 @@ def sed(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("sed")
 class SED(Dissimilarity):
-    """`sed` as a module."""
+    """Structural entropic distance, `sed` as a module."""
 
     function = staticmethod(sed)
     symmetric = True
@@ -265,7 +265,7 @@ def td(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("td")
 class TD(Dissimilarity):
-    """`td` as a module."""
+    """Triangular discrimination, `td` as a module."""
 
     function = staticmethod(td)
     symmetric = True
@@ -287,7 +287,7 @@ def msed(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("msed")
 class MSED(Dissimilarity):
-    """`msed` as a module."""
+    """Multi-way structural entropic distance of the student and all its teachers, `msed` as a module."""
 
     function = staticmethod(msed)
     multiway = True
@@ -301,7 +301,7 @@ def jeffreys(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("jeffreys")
 class Jeffreys(Dissimilarity):
-    """`jeffreys` as a module."""
+    """Jeffreys divergence, `jeffreys` as a module."""
 
     function = staticmethod(jeffreys)
     symmetric = True
@@ -318,7 +318,7 @@ def hellinger(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("hellinger")
 class Hellinger(Dissimilarity):
-    """`hellinger` as a module."""
+    """Hellinger distance, `hellinger` as a module."""
 
     function = staticmethod(hellinger)
     symmetric = True
@@ -332,7 +332,7 @@ def total_variation(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("total-variation")
 class TotalVariation(Dissimilarity):
-    """`total_variation` as a module."""
+    """Total variation, `total_variation` as a module."""
 
     function = staticmethod(total_variation)
     symmetric = True
@@ -346,7 +346,7 @@ def squared_error(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("squared-error")
 class SquaredError(Dissimilarity):
-    """`squared_error` as a module."""
+    """Squared error (Brier score), `squared_error` as a module."""
 
     function = staticmethod(squared_error)
     symmetric = True
@@ -361,7 +361,7 @@ def reverse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("reverse-kl")
 class ReverseKL(Dissimilarity):
-    """`reverse_kl` as a module."""
+    """Reverse Kullback-Leibler divergence, `reverse_kl` as a module."""
 
     function = staticmethod(reverse_kl)
 
@@ -374,7 +374,7 @@ def cosine(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("cosine")
 class Cosine(Dissimilarity):
-    """`cosine` as a module."""
+    """One minus the cosine of the angle between p and q, `cosine` as a module."""
 
     function = staticmethod(cosine)
     symmetric = True

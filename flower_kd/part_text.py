@@ -84,7 +84,7 @@ def parse(text: str, kind: str = "part") -> PartText:
     if len(text) > LONGEST:
         raise InputError(f"{kind} {text[:40]!r}... has more than {LONGEST} characters")
     if not _NAME.fullmatch(name):
-        raise _unreadable(kind, text, f"{name!r} is not a name", "")
+        raise _unreadable(kind, text, f"{name!r} is neither a name nor module:attribute", "")
     try:
         return PartText(name, _arguments(arguments))
     except ValueError as problem:

@@ -60,6 +60,8 @@ class Registry(Generic[T]):
         The group of entry points with which packages add parts; none if empty.
     given : collection of str
         Parameters that flower-kd supplies itself.
+    also : str
+        What else a name may be, for errors.
     problem : callable, optional
         Returns what is wrong with an imported part, such as "is not a subclass of Strategy"; empty if nothing is.
     """
@@ -70,11 +72,13 @@ class Registry(Generic[T]):
         *,
         group: str = "",
         given: Collection[str] = (),
+        also: str = "",
         problem: Callable[[Any], str] = lambda part: "",
     ) -> None:
         self.kind = kind
         self.group = group
         self.given = frozenset(given)
+        self._also = [OWN, also] if also else [OWN]
         self._problem = problem
         self._parts: dict[str, T] = {}
         self._settings: dict[int, tuple[Any, dict[str, Setting]]] = {}
@@ -227,7 +231,7 @@ class Registry(Generic[T]):
     def _entry_point(self, name: str) -> EntryPoint:
         points = self.installed().get(name, [])
         if not points:
-            raise InputError(unknown(self.kind, name, [*self.names(), OWN]))
+            raise InputError(unknown(self.kind, name, [*self.names(), *self._also]))
         if len(points) > 1:
             packages = " and ".join(sorted(_package(point) for point in points))
             raise InputError(

@@ -20,7 +20,9 @@ from flower_kd.topology.files import read_graph
 # (number of nodes, random stream, *, the topology's own settings) -> connected graph with vertices 0, 1, ...
 Builder = Callable[..., nx.Graph]
 
-TOPOLOGIES: Registry[Builder] = Registry("topology", group="flower_kd.topologies", given=("num_nodes", "rng"))
+TOPOLOGIES: Registry[Builder] = Registry(
+    "topology", group="flower_kd.topologies", given=("num_nodes", "rng"), also="an existing file"
+)
 
 
 def names() -> list[str]:

@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         ({"strategy": "x", "pooling": "y"}, 8, "2 problems: unknown strategy 'x'"),
         ({"reference-size": 1437, "exchange-rows": 0}, 8, "too few for reference-size = 1437 and 8 nodes"),
         ({"dataset": "./nowhere"}, 4, "node 0 cannot take part: dataset './nowhere': the folder does not exist"),
-        ({"partition": "pathological", "labels-per-node": 12}, 4, "labels-per-node = 12 is above the 10 labels"),
+        ({"partition": "pathological(labels_per_node=12)"}, 4, "does not fit .* samples of 10 labels"),
     ],
 )
 def test_mistakes_end_before_anything_trains(config: dict, nodes: int, words: str, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_runs_that_fail_are_rows_with_their_error(tmp_path: Path) -> None:
         ("temperature", "must have the form key=value,value"),
         ("temperature=1,hot", "--grid temperature: 'hot' must be a number"),
         ("local-steps=1.5", "'1.5' must be a whole number"),
-        ("clamp=yes", "'yes' must be true or false"),
+        ("resume=yes", "'yes' must be true or false"),
         ("alpha=0,0.0", "lists 0 twice"),
         ("alpha=", "'' must be a number"),
     ],
@@ -84,14 +84,14 @@ def test_mistakes_in_a_grid(text: str, sentence: str) -> None:
 
 
 def test_values_have_the_type_of_their_key() -> None:
-    parsed = grid.parse(["temperature=1,10", "local-steps=5", "clamp=true,false", "model='mlp,lenet5',mlp"])
+    parsed = grid.parse(["temperature=1,10", "local-steps=5", "resume=true,false", "model='mlp,lenet5',mlp"])
     assert parsed == {
-        "temperature": [1.0, 10.0], "local-steps": [5], "clamp": [True, False], "model": ["mlp,lenet5", "mlp"],
+        "temperature": [1.0, 10.0], "local-steps": [5], "resume": [True, False], "model": ["mlp,lenet5", "mlp"],
     }  # fmt: skip
     assert all(type(value) is float for value in parsed["temperature"])
     labels = list(grid.combinations(parsed))
     assert len(labels) == len(set(labels)) == 8
-    assert labels[0] == "temperature=1,local-steps=5,clamp=true,model=mlp%2Clenet5"
+    assert labels[0] == "temperature=1,local-steps=5,resume=true,model=mlp%2Clenet5"
 
 
 def test_no_run_begins_if_a_combination_cannot(tmp_path: Path) -> None:

@@ -50,8 +50,7 @@ def test_undirected_graphml(tmp_path) -> None:
 
 def test_a_file_takes_no_options(tmp_path) -> None:
     path = written(tmp_path, "0 1\n")
-    assert topology.options_of(path) == ()
-    with pytest.raises(InputError, match="takes no options, but got 'degree'"):
+    with pytest.raises(InputError, match="is a file, which takes no arguments, but got 'degree'"):
         topology.build(path, 2, degree=3)
 
 

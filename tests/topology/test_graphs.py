@@ -111,25 +111,35 @@ def test_random_directed_degree_bounds() -> None:
     assert {degree for _, degree in graph.out_degree} == {2}
 
 
-def test_options_come_from_the_signature() -> None:
-    assert topology.options_of("random-directed") == ("min_degree", "max_degree")
-    assert topology.options_of("small-world") == ("degree", "rewire_probability")
-    assert topology.options_of("ring") == ()
+def test_settings_come_from_the_signature() -> None:
+    assert list(topology.TOPOLOGIES.settings("random-directed")) == ["min_degree", "max_degree"]
+    assert list(topology.TOPOLOGIES.settings("small-world")) == ["degree", "rewire_probability"]
+    assert list(topology.TOPOLOGIES.settings("ring")) == []
+
+
+def test_settings_in_parentheses_and_by_keyword_are_the_same() -> None:
+    texts = topology.build("small-world(degree=2, rewire_probability=0.5)", 16, seed=3)
+    keywords = topology.build("small-world(degree=2)", 16, seed=3, rewire_probability=0.5)
+    assert sorted(texts.edges) == sorted(keywords.edges)
+    with pytest.raises(InputError, match=r"topology 'regular\(degree=4\)' is given degree = 3 once more"):
+        topology.build("regular(degree=4)", 8, degree=3)
 
 
 @pytest.mark.parametrize(
     ("name", "num_nodes", "options", "sentence"),
     [
-        ("rng", 4, {}, "unknown topology 'rng', did you mean 'ring'.*random-directed, an existing file"),
+        ("regular(degre=3)", 8, {}, "unknown argument of topology 'regular' 'degre', did you mean 'degree'"),
+        ("regular(4)", 8, {}, "cannot be read: '4' is not of the form key=value"),
+        ("rng", 4, {}, "unknown topology 'rng', did you mean 'ring'.*random-directed, module:attribute, an existing file"),
         ("no/such.edgelist", 4, {}, "unknown topology 'no/such.edgelist'"),
-        ("ring", 4, {"degree": 3}, "topology 'ring' takes no options, but got 'degree'"),
-        ("regular", 6, {"degre": 3}, r"unknown option of topology 'regular' 'degre', did you mean 'degree'"),
+        ("ring", 4, {"degree": 3}, "topology 'ring' takes no arguments, but got 'degree'"),
+        ("regular", 6, {"degre": 3}, r"unknown argument of topology 'regular' 'degre', did you mean 'degree'"),
         ("ring", 1, {}, "at least 2 nodes, not 1"),
         ("ring", 4.0, {}, "num_nodes = 4.0 must be a whole number, at least 2"),
         ("ring", "4", {}, "num_nodes = '4' must be a whole number"),
         ("regular", 8, {"degree": 3.0}, "degree = 3.0 must be a whole number"),
         ("regular", 8, {"degree": "3"}, "degree = '3' must be a whole number"),
-        ("erdos-renyi", 8, {"edge_probability": "0.5"}, "edge-probability = '0.5' must be a number"),
+        ("erdos-renyi", 8, {"edge_probability": "0.5"}, "edge_probability = '0.5' must be a number or None"),
         ("torus", 13, {}, r"13 nodes have no such grid \(nearest: 12, 15\)"),
         ("torus", 4, {}, r"4 nodes have no such grid \(nearest: 9\)"),
         ("torus", 14, {}, r"nearest: 12, 15"),
@@ -137,15 +147,15 @@ def test_options_come_from_the_signature() -> None:
         ("regular", 4, {}, "degree = 4 is outside 1 to 3 for 4 nodes"),
         ("regular", 7, {"degree": 3}, "not 7 nodes of degree 3"),
         ("regular", 8, {"degree": 1}, "no connected graph: degree = 1 is too low for 8 nodes"),
-        ("erdos-renyi", 8, {"edge_probability": 1.5}, r"edge-probability = 1.5 is outside \(0, 1\]"),
-        ("erdos-renyi", 50, {"edge_probability": 0.001}, "edge-probability = 0.001 is too low for 50 nodes"),
+        ("erdos-renyi", 8, {"edge_probability": 1.5}, r"edge_probability = 1.5 must be above 0 and at most 1"),
+        ("erdos-renyi", 50, {"edge_probability": 0.001}, "edge_probability = 0.001 is too low for 50 nodes"),
         ("small-world", 8, {"degree": 3}, "degree = 3 must be even"),
         ("small-world", 8, {"degree": 8}, "degree = 8 is outside 2 to 7"),
-        ("small-world", 8, {"rewire_probability": -0.1}, r"rewire-probability = -0.1 is outside \[0, 1\]"),
+        ("small-world", 8, {"rewire_probability": -0.1}, r"rewire_probability = -0.1 must be at least 0 and at most 1"),
         ("scale-free", 8, {"attachment": 8}, "attachment = 8 is outside 1 to 7"),
-        ("random-directed", 8, {"min_degree": 0}, "min-degree = 0 is outside 1 to 7"),
-        ("random-directed", 8, {"min_degree": 3, "max_degree": 2}, "max-degree = 2 is outside 3 to 7"),
-        ("random-directed", 3, {}, "max-degree = 3 is outside 1 to 2"),
+        ("random-directed", 8, {"min_degree": 0}, "min_degree = 0 must be at least 1"),
+        ("random-directed", 8, {"min_degree": 3, "max_degree": 2}, "max_degree = 2 is outside 3 to 7"),
+        ("random-directed", 3, {}, "max_degree = 3 is outside 1 to 2"),
     ],
 )
 def test_topologies_refused(name: str, num_nodes: int, options: dict[str, float], sentence: str) -> None:
