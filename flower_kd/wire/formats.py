@@ -73,7 +73,7 @@ def encode(rows: Tensor | np.ndarray, wire_format: str = "float32") -> ArrayReco
     return get(wire_format).encode(rows)
 
 
-def decode(record: ArrayRecord, shape: tuple[int, ...], wire_format: str = "float32") -> Tensor:
+def decode(record: ArrayRecord, shape: tuple[int, ...] | None = None, wire_format: str = "float32") -> Tensor:
     """Return `get(wire_format).decode(record, shape)`."""
     return get(wire_format).decode(record, shape)
 
@@ -118,15 +118,16 @@ class WireFormat:
             raise InputError(f"the codec of wire format {self.name!r} is not consistent: {problem}")
         return record
 
-    def decode(self, record: ArrayRecord, shape: tuple[int, ...]) -> Tensor:
+    def decode(self, record: ArrayRecord, shape: tuple[int, ...] | None = None) -> Tensor:
         """Return the rows in a record as float32, after checking everything that a node could get wrong.
 
         Parameters
         ----------
         record : ArrayRecord
             A record made by `encode` on any machine.
-        shape : tuple of int
-            The shape of the rows.
+        shape : tuple of int, optional
+            The shape of the rows, which strategies and nodes know. If omitted, that of the record's array "rows", which
+            formats without one do not allow.
 
         Raises
         ------
@@ -134,6 +135,13 @@ class WireFormat:
             If the record is not in this format (arrays are missing, unknown, of another dtype or shape, or unreadable),
             or if its values are not finite or too large.
         """
+        if shape is None:
+            if "rows" not in record:
+                raise InputError(
+                    f"wire format {self.name!r} needs the shape of the rows: no array 'rows' in the record"
+                )
+            check_layout(record)
+            shape = tuple(record["rows"].shape)
         problem = self._mismatch(record, shape)
         if problem:
             raise InputError(f"rows that are not in wire format {self.name!r}: {problem}")

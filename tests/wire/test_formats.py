@@ -318,3 +318,12 @@ def test_what_a_codec_can_encode_wrong(encode, words: str) -> None:
     with pytest.raises(InputError, match=words):
         codec_with(encode=encode).encode(SOFT)
     assert SOFT.sum() == 2
+
+
+@pytest.mark.parametrize("name", wire.names())
+def test_without_a_shape_it_is_that_of_the_rows(name: str) -> None:
+    values = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    record = wire.get(name).encode(values)
+    torch.testing.assert_close(wire.get(name).decode(record), wire.get(name).decode(record, (4, 5)))
+    with pytest.raises(InputError, match="needs the shape"):
+        wire.get(name).decode(ArrayRecord())
