@@ -76,7 +76,9 @@ def find_files(context: Context, greeting: Greeting) -> NodeFiles | None:
     marker = folders.read_marker(folder)
     if marker is None or marker.token != greeting.token:
         return None
-    return NodeFiles(folder / folders.CHECKPOINT / greeting.stage / folders.file_name_of(f"node-{label}"))
+    return NodeFiles(
+        folder / folders.CHECKPOINT / folders.file_name_of(greeting.stage) / folders.file_name_of(f"node-{label}")
+    )
 
 
 def _label(context: Context) -> object:

@@ -65,6 +65,18 @@ def in_grid(key: str, listed: str) -> str:
     return f"{key} is now a setting of the {home.kind}: write --grid {home.kind}={choices}"
 
 
+def applied(run_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run config of an earlier version in which moved keys are settings of the parts that take them."""
+    found = dict(run_config)
+    for key, home in HOMES.items():
+        value = found.pop(key, home.unset)
+        named = _named(found.get(home.kind), home.kind)
+        if named is not None and named.name in home.parts and value != home.unset:
+            argument = {key.replace("-", "_"): value}
+            found[home.kind] = str(PartText(named.name, {**argument, **named.arguments}))
+    return found
+
+
 def _sentence(kind: str, values: Mapping[str, Any], named: PartText | None) -> str:
     listed = " and ".join(f"{key} = {_shown(value)}" for key, value in values.items())
     are = "is now a setting" if len(values) == 1 else "are now settings"

@@ -21,6 +21,7 @@ from typing import Any
 from flower_kd.errors import InputError
 
 LONGEST = 2000  # characters; a run config is no place for data
+DEEPEST = 16
 
 _NAME = re.compile(r"\w[\w.+-]*(:\w[\w.]*)?")
 _OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -123,14 +124,16 @@ def split(text: str, separator: str = ",") -> list[str]:
             quote = character
         elif character in _CLOSING:
             open_brackets.append(_CLOSING[character])
+            if len(open_brackets) > DEEPEST:
+                raise ValueError(f"more than {DEEPEST} nested brackets")
         elif character in _CLOSING.values():
             if not open_brackets or open_brackets.pop() != character:
-                raise ValueError(f"a bracket {character!r} too many")
+                raise ValueError(f"a {character} too many")
         elif character == separator and not open_brackets:
             pieces.append(text[start:place].strip())
             start = place + 1
     if quote or open_brackets:
-        raise ValueError(f"{quote or open_brackets[-1]} is missing")
+        raise ValueError(f"a {quote or open_brackets[-1]} is missing")
     return [*pieces, text[start:].strip()]
 
 

@@ -255,12 +255,12 @@ class Registry(Generic[T]):
         return cast(T, part)
 
 
-def first_line(part: object) -> str:
-    """Return the first line of a part's docstring; empty if it has none of its own."""
-    documented = (
-        inspect.getdoc(part) if isinstance(part, type) or inspect.isroutine(part) else inspect.getdoc(type(part))
-    )
-    return (documented or "").strip().split("\n")[0]
+def first_line(part: Any) -> str:
+    """Return the first line of a part's docstring; empty if it has none."""
+    while isinstance(part, partial):
+        part = part.func
+    documented = part if isinstance(part, type) or inspect.isroutine(part) else type(part)
+    return (inspect.getdoc(documented) or "").strip().split("\n")[0]
 
 
 def forget_installed() -> None:

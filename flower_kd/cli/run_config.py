@@ -36,6 +36,12 @@ def parse(texts: Sequence[str] | None) -> dict[str, Any]:
     try:
         return parse_config_args(list(texts or []))
     except click.ClickException:
+        unquoted = _unquoted(texts or [])
+        if unquoted:
+            key, value = unquoted
+            raise InputError(
+                f"-c {key}={value} cannot be read: a string needs quotes, such as {key}='{value}'"
+            ) from None
         raise InputError(
             f"-c {shown!r} cannot be read: write key=value pairs, each key once and strings in quotes, such as "
             "\"strategy='d-dist' alpha=0.5\""
@@ -44,3 +50,12 @@ def parse(texts: Sequence[str] | None) -> dict[str, Any]:
         raise InputError(f"-c {shown!r} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise InputError(f"-c {shown!r} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _unquoted(texts: Sequence[str]) -> tuple[str, str] | None:
+    """Return the first key and value of which the value must be a string without quotes; None if there is none."""
+    for text in texts:
+        for key, value in _PAIR.findall(text):
+            if re.match(r"[^\W\d]", value) and value not in ("true", "false", "inf", "nan") and "'" not in value:
+                return key, value
+    return None

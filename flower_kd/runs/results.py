@@ -16,7 +16,7 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 
-from flower_kd import folders, topology
+from flower_kd import folders, moved, topology
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.protocol import Hello
@@ -265,7 +265,7 @@ class FinishedRun:
 def read_config(folder: Path) -> RunConfig:
     """Return the config in a run's folder, finished or not; raises InputError if it cannot be read."""
     try:
-        return RunConfig.parse(tomllib.loads((folder / CONFIG_FILE).read_text("utf-8")))
+        return RunConfig.read(moved.applied(tomllib.loads((folder / CONFIG_FILE).read_text("utf-8"))))
     except (OSError, ValueError) as error:
         raise InputError(f"{str(folder / CONFIG_FILE)!r} cannot be read: {_line(error)}") from None
 
@@ -274,7 +274,7 @@ def read(folder: Path) -> FinishedRun:
     """Return the finished run in a results folder; raises InputError if there is none, or it cannot be read."""
     try:
         summary = Summary(**json.loads((folder / SUMMARY_FILE).read_text("utf-8")))
-        config = RunConfig.parse(tomllib.loads((folder / CONFIG_FILE).read_text("utf-8")))
+        config = RunConfig.read(moved.applied(tomllib.loads((folder / CONFIG_FILE).read_text("utf-8"))))
         rows, alone = (
             pd.read_csv(path) if (path := folder / name).exists() else None
             for name in ("history.csv", "history-silo.csv")

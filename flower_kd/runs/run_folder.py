@@ -40,7 +40,7 @@ Draw = Callable[[RunRecord | None, RunRecord | None], dict[str, bytes]]
 def path_of(config: RunConfig) -> Path:
     """Return the absolute path of a run's results folder; raises InputError if it cannot be written to."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    default = DEFAULT_FOLDER / f"{stamp}-{config.strategy}-seed{config.seed}"
+    default = DEFAULT_FOLDER / folders.file_name_of(f"{stamp}-{config.strategy}-seed{config.seed}")
     path = Path(config.output_dir or default).expanduser().absolute()
     folders.check_writable(path)
     check_outside_data(path, config.dataset)

@@ -78,8 +78,12 @@ def as_text(value: Any) -> str:
 
 
 def _escaped(value: Any) -> str:
-    # Labels must be unique: commas separate the values in them.
-    return as_text(value).replace("%", "%25").replace(",", "%2C")
+    # Labels must be unique: commas outside brackets separate the values in them.
+    text = as_text(value).replace("%", "%25")
+    try:
+        return "%2C".join(part_text.split(text))
+    except ValueError:
+        return text.replace(",", "%2C")
 
 
 def _unquoted(value: str) -> str:

@@ -79,7 +79,9 @@ def test_gradient_update_by_hand() -> None:
 
 
 def test_clamping_keeps_soft_decisions_in_the_unit_interval() -> None:
-    free, clamped = (started(nx.cycle_graph(6), consensus=f"gradient(eta=1.0, clamp={clamp})") for clamp in (False, True))
+    free, clamped = (
+        started(nx.cycle_graph(6), consensus=f"gradient(eta=1.0, clamp={clamp})") for clamp in (False, True)
+    )
     for exchange in range(20):
         for strategy in (free, clamped):
             strategy.teach(ROWS, predictions(exchange, 6), np.ones(6, dtype=bool))

@@ -130,7 +130,12 @@ def test_settings_in_parentheses_and_by_keyword_are_the_same() -> None:
     [
         ("regular(degre=3)", 8, {}, "unknown argument of topology 'regular' 'degre', did you mean 'degree'"),
         ("regular(4)", 8, {}, "cannot be read: '4' is not of the form key=value"),
-        ("rng", 4, {}, "unknown topology 'rng', did you mean 'ring'.*random-directed, module:attribute, an existing file"),
+        (
+            "rng",
+            4,
+            {},
+            "unknown topology 'rng', did you mean 'ring'.*random-directed, module:attribute, an existing file",
+        ),
         ("no/such.edgelist", 4, {}, "unknown topology 'no/such.edgelist'"),
         ("ring", 4, {"degree": 3}, "topology 'ring' takes no arguments, but got 'degree'"),
         ("regular", 6, {"degre": 3}, r"unknown argument of topology 'regular' 'degre', did you mean 'degree'"),
