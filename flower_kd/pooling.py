@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor
 
 from flower_kd.registry import Registry
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array  # nodes import this module for Teacher
 
 _PART = 2**20  # values pooled at a time
 _WEISZFELD_STEPS = 5

@@ -154,10 +154,3 @@ class FederatedData:
 def load(spec: DataSpec) -> FederatedData:
     """Return the data of a spec, shared by the nodes of a process; raises the same errors as FederatedData."""
     return FederatedData(spec)
-
-
-def fingerprint(reference: Tensor) -> str:
-    """Return the SHA-256 of a reference set [rows, ...], in hexadecimal: including shape and dtype."""
-    digest = hashlib.sha256(f"{tuple(reference.shape)} {reference.dtype}".encode())
-    digest.update(reference.contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()

@@ -14,9 +14,7 @@ import PIL.Image
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset
 from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from sklearn.datasets import load_digits
 from torch import Tensor
-from torchvision.transforms import v2
 
 from flower_kd.errors import InputError
 from flower_kd.seeding import derive
@@ -166,6 +164,8 @@ def load_source(dataset: str, image_size: int, seed: int) -> Source:
 
 
 def _digits(image_size: int, seed: int) -> Source:
+    from sklearn.datasets import load_digits  # with scipy, a second that other data sets do not need
+
     data = load_digits()
     pixels = data.images.astype(np.uint8)
     train, test = (
@@ -265,8 +265,13 @@ def _channels_first(pixels: Pixels) -> Tensor:
 
 
 def _resized(images: Tensor, image_size: int) -> Tensor:
-    return v2.functional.resize(images, [image_size, image_size], antialias=True) if image_size else images
+    if not image_size:
+        return images
+    from torchvision.transforms import v2  # with torch._dynamo, seconds that images of the right size do not need
+
+    return v2.functional.resize(images, [image_size, image_size], antialias=True)
 
 
 def _as_float(images: Tensor) -> Tensor:
-    return v2.functional.to_dtype(images, torch.float32, scale=True)
+    """Return bytes as floats in [0, 1], as torchvision's `to_dtype` scales them; floats unchanged."""
+    return images.to(torch.float32).mul_(1 / 255) if images.dtype == torch.uint8 else images
