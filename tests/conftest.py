@@ -123,6 +123,14 @@ class DelayedGrid:
         return [self._replies.pop(i)[1] for i in ready]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decode images into a cache of this session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWER_KD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def ring() -> nx.Graph:
     return nx.cycle_graph(4)

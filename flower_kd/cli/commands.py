@@ -292,6 +292,26 @@ def bench(
     benches.run(json_file, only or [], _console())
 
 
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove everything in it.")] = False,
+) -> None:
+    """Show where decoded images are kept, so that each is decoded only once, and how large they are."""
+    from flower_kd.data import pixel_cache
+
+    folder = pixel_cache.folder()
+    if folder is None:
+        typer.echo(f"switched off: {pixel_cache.FOLDER} = {os.environ[pixel_cache.FOLDER]}")
+        return
+    if clear:
+        try:
+            pixel_cache.clear(folder)
+        except OSError as error:
+            raise InputError(f"{str(error.filename or folder)!r} cannot be removed: {error.strerror}") from None
+    megabytes, most = pixel_cache.size(folder) / 1e6, pixel_cache.LARGEST / 1e9
+    typer.echo(f"{folder}\n{megabytes:,.1f} MB of at most {most:.1f} GB ({pixel_cache.FOLDER} moves it, or is 'off')")
+
+
 def _prepare(processes: int) -> None:
     """Start preparing the worker processes in the background, if there will be any."""
     if processes > 1:

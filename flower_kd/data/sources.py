@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import datasets
 import numpy as np
+import PIL.features
 import PIL.Image
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset
 from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from datasets.utils.file_utils import xopen
 from torch import Tensor
 
+from flower_kd.data import pixel_cache
+from flower_kd.data.pixel_cache import PixelCache
 from flower_kd.errors import InputError
 from flower_kd.seeding import derive
 
 IMAGE_COLUMNS = ("image", "img")  # CIFAR-10 on the hub calls it img
 LABEL_COLUMN = "label"
 TEST_SHARE = 0.2
+PART = 1000  # rows decoded at a time
 
 
 # Pixels as they are stored, [height, width] or [height, width, channels]: integers, or floats where the file has them.
@@ -80,7 +87,21 @@ class DigitsSplit:
 
 @dataclass(frozen=True)
 class TableSplit:
-    """Images in a table of Hugging Face `datasets`, decoded by PIL on request."""
+    """Images in a table of Hugging Face `datasets`, decoded by PIL on request, and once per machine.
+
+    Parameters
+    ----------
+    dataset : str
+        Its name or folder.
+    table : Dataset
+        With a column of image files that `datasets` does not decode.
+    column : str
+        The name of this column.
+    labels : ndarray
+        [rows].
+    image_size : int
+        Side in pixels; 0 to keep the size.
+    """
 
     dataset: str
     table: Dataset
@@ -96,9 +117,12 @@ class TableSplit:
         InputError
             If an image cannot be decoded, or has values outside the range of its kind.
         """
-        # The first image decides whether the data set is gray.
-        gray = _is_gray(next(self._pictures([0])))
-        return [self._pixels(picture, gray) for picture in self._pictures(rows)]
+        parts = np.array_split(rows, -(-len(rows) // PART) or 1)
+        decoded = {
+            part: self._cache.pixels(self._files(parts[part]), self._decoded)
+            for part in pixel_cache.shared_order(len(parts))
+        }
+        return [pixels for part in range(len(parts)) for pixels in decoded[part]]
 
     def images(self, pixels: list[Pixels]) -> Tensor:
         """Return pixels as images [rows, channels, height, width] in [0, 1], float32.
@@ -117,8 +141,22 @@ class TableSplit:
             images = [_as_float(image) for image in images]
         return _as_float(torch.stack(images))
 
-    def _pixels(self, picture: PIL.Image.Image, gray: bool) -> Pixels:
+    @cached_property
+    def _gray(self) -> bool:
+        """Whether all images are gray, which the first one decides."""
+        return _is_gray(self._picture(self._files(np.array([0]))[0]))
+
+    @cached_property
+    def _cache(self) -> PixelCache:
+        jpeg = PIL.features.version("jpg")
+        libraries = f"datasets {datasets.__version__}, PIL {PIL.__version__}, libjpeg {jpeg}"
+        path = Path(self.dataset).expanduser()
+        place = str(path.resolve()) if path.is_dir() else self.dataset
+        return PixelCache(pixel_cache.folder(), place, f"{libraries}, {'gray' if self._gray else 'color'}")
+
+    def _decoded(self, file: bytes) -> Pixels:
         """Return gray pixels with the depth that they are stored in, which PIL would clip at 255."""
+        picture, gray = self._picture(file), self._gray
         if picture.mode == "F":
             pixels, highest = np.asarray(picture, dtype=np.float32), 1
         elif picture.mode.startswith("I"):  # 16 bits; the 32-bit mode "I" is what PIL makes of a 16-bit PGM file
@@ -133,12 +171,24 @@ class TableSplit:
         pixels = pixels if picture.mode == "F" else pixels.astype(np.uint16)
         return pixels if gray else np.repeat(pixels[..., None], 3, axis=-1)
 
-    def _pictures(self, rows: Sequence[int] | np.ndarray) -> Iterator[PIL.Image.Image]:
+    def _files(self, rows: np.ndarray) -> list[bytes]:
+        """Return the contents of the image files of some rows."""
+        return [self._content(image) for image in self.table.select(rows)[self.column][:]]
+
+    def _content(self, image: dict[str, Any] | None) -> bytes:
+        if image is None or (image["bytes"] is None and image["path"] is None):
+            raise InputError(f"dataset {self.dataset!r} has a row without an image")
+        if image["bytes"] is not None:
+            return image["bytes"]
         try:
-            for row in self.table.select(rows):
-                if row[self.column] is None:
-                    raise InputError(f"dataset {self.dataset!r} has a row without an image")
-                yield row[self.column]
+            with xopen(image["path"], "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise InputError(f"dataset {self.dataset!r} has an image that cannot be read: {error}") from None
+
+    def _picture(self, file: bytes) -> PIL.Image.Image:
+        try:
+            return Image().decode_example({"bytes": file, "path": None})
         except OSError as error:  # PIL's own errors are of this kind
             raise InputError(f"dataset {self.dataset!r} has an image that cannot be decoded: {error}") from None
 
@@ -202,7 +252,7 @@ def _split(dataset: str, table: Dataset, image_size: int) -> TableSplit:
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
         raise InputError(f"dataset {dataset!r}: column 'label' must hold whole numbers from 0 on")
     try:
-        table = table.cast_column(column, Image())
+        table = table.cast_column(column, Image(decode=False))
     except (TypeError, NotImplementedError):  # raised by pyarrow for unsupported casts
         kind = table.features[column]
         raise InputError(f"dataset {dataset!r}: column {column!r} must hold images, but contains {kind}") from None

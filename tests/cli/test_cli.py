@@ -4,11 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
 from flower_kd.cli.commands import app
+from flower_kd.data.pixel_cache import PixelCache
 from flower_kd.runs import results
 from flower_kd.sim import engine
 
@@ -158,3 +160,15 @@ def test_wrong_usage_is_one_sentence(words: list[str], sentence: str) -> None:
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert result.stderr.startswith("flower-kd: ")
     assert sentence in result.stderr
+
+
+def test_the_cache_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWER_KD_CACHE", str(tmp_path / "cache"))
+    PixelCache(tmp_path / "cache", "data", "settings").pixels([b"file"], lambda file: np.zeros((1000, 2000), np.uint8))
+    shown = flower_kd("cache").output
+    assert str(tmp_path / "cache") in shown
+    assert "2.0 MB" in shown
+    assert "0.0 MB" in flower_kd("cache", "--clear").output
+    assert list((tmp_path / "cache").iterdir()) == []
+    monkeypatch.setenv("FLOWER_KD_CACHE", "off")
+    assert flower_kd("cache", "--clear").output == "switched off: FLOWER_KD_CACHE = off\n"
