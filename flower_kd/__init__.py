@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from flower_kd.errors import InputError
     from flower_kd.strategies import DSGD, DDist, FedAvg, NeighborKD, Silo
 
+    __version__: str
+
 __all__ = [
     "DSGD",
     "DDist",
@@ -31,6 +33,8 @@ _MODULE_OF = dict.fromkeys(_CLIENTS, "clients") | dict.fromkeys(_STRATEGIES, "st
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first access: `flower-kd --help` should not wait for torch."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("flower-kd")
     if name in _MODULE_OF:
         return getattr(import_module(f"flower_kd.{_MODULE_OF[name]}"), name)
     if name in __all__:

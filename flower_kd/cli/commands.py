@@ -11,7 +11,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,7 +83,9 @@ app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pre
 
 Config = Annotated[
     list[str] | None,
-    typer.Option("--run-config", "-c", help="What `flwr run -c` takes: 'key=value key=value', or a TOML file."),
+    typer.Option(
+        "--run-config", "-c", help="What `flwr run -c` takes: 'key=value key=value', or a TOML file; or preset:NAME."
+    ),
 ]
 Nodes = Annotated[
     int | None,
@@ -104,7 +105,9 @@ def main(
 ) -> None:
     """Federated and decentralized knowledge distillation, in process: runs, comparisons, sweeps."""
     if show_version:
-        typer.echo(f"flower-kd {version('flower-kd')}")
+        import flower_kd
+
+        typer.echo(f"flower-kd {flower_kd.__version__}")
         raise typer.Exit
 
 
@@ -159,7 +162,8 @@ def run(
 @app.command()
 def compare(
     experiment: Annotated[
-        Path | None, typer.Argument(help="A TOML file with [common] and [runs.NAME] tables.", show_default=False)
+        str | None,
+        typer.Argument(help="A TOML file with [common] and [runs.NAME] tables, or preset:NAME.", show_default=False),
     ] = None,
     strategies: Annotated[str, typer.Option(help=f"Comma-separated strategies (default: {DEFAULT_STRATEGIES}).")] = "",
     only: Annotated[str, typer.Option(help="Comma-separated runs of the experiment.")] = "",
@@ -175,7 +179,7 @@ def compare(
 ) -> None:
     """Run strategies, or the runs of an experiment file, on the same data and seeds. Repeat the command to continue."""
     _prepare(max(jobs, workers))
-    from flower_kd.cli import run_config
+    from flower_kd.cli import presets, run_config
     from flower_kd.study import experiment as experiments
     from flower_kd.study.compare import Comparison, screen
 
@@ -186,11 +190,11 @@ def compare(
     if experiment is None and only:
         raise InputError(f"--only {only!r} selects runs of an experiment file, but no file is given")
     if experiment is not None and strategies:
-        raise InputError(f"--strategies {strategies!r} and the experiment {str(experiment)!r} cannot be used together")
+        raise InputError(f"--strategies {strategies!r} and the experiment {experiment!r} cannot be used together")
     runs = (
         experiments.of_strategies(strategies or DEFAULT_STRATEGIES, settings)
         if experiment is None
-        else experiments.read(experiment, settings, only)
+        else experiments.read(presets.path_of(experiment, experiment=True), settings, only)
     )
     comparison = Comparison(runs, seeds, _num_nodes(num_nodes, settings), output_dir.expanduser().absolute())
     _warn(comparison.warning)
@@ -290,6 +294,20 @@ def bench(
     from flower_kd import bench as benches
 
     benches.run(json_file, only or [], _console())
+
+
+@app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Print only the path of this one.", show_default=False)] = None,
+) -> None:
+    """List the run configs and experiments that come with the package."""
+    from flower_kd.cli import presets as files
+
+    if name is not None:
+        typer.echo(files.get(name.removeprefix(files.PREFIX)).path)
+        return
+    for preset in files.presets():
+        typer.echo(f"{preset.usage}\n    {preset.description}\n    {preset.path}")
 
 
 @app.command()

@@ -61,7 +61,7 @@ def test_config_files_nested_pairs_and_several_options(tmp_path: Path) -> None:
     ("config", "words"),
     [
         ("strategy=silo", "cannot be read: write key=value pairs, each key once and strings in quotes"),
-        ("seed", "'seed' is neither key=value nor the path of a .toml file"),
+        ("seed", "'seed' is neither key=value nor preset:NAME nor the path of a .toml file"),
         ("nowhere.toml", "'nowhere.toml' cannot be read: No such file"),
         ("gama=1.0", "unknown key 'gama', did you mean 'gamma'?"),
         ("num-nodes=3", "num-nodes = 3 and --num-nodes 2 are different"),
@@ -76,13 +76,6 @@ def test_mistakes_are_one_sentence(config: str, words: str, tmp_path: Path) -> N
     assert words in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
-
-
-def test_mixed_config_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.toml").write_text("seed = 1")
-    result = flower_kd("run", "-c", tmp_path / "a.toml", "-c", "seed=2")
-    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert "TOML files cannot be passed alongside" in result.stderr
 
 
 def test_finished_runs_are_refused_shown_or_replaced(finished: Path) -> None:
