@@ -24,7 +24,7 @@ def imported(statement: str) -> set[str]:
         ("from flower_kd import Node, make_client_app", ()),
         ("import flower_kd.client_app", SERVER),
         ("from flower_kd import models, data; models.build('lenet5', 10, (1, 28, 28)); data.DataSpec()", ()),
-        ("from flower_kd import dissimilarity, pooling, wire", ()),
+        ("from flower_kd import dissimilarity, wire", ()),
     ],
 )
 def test_nodes_import_neither_data_sets_nor_pictures_nor_the_server(statement: str, allowed: tuple[str, ...]) -> None:
