@@ -18,6 +18,8 @@ MODEL = "flower-kd.model"
 OPTIMIZER = "flower-kd.optimizer"
 GREETING = "flower-kd.greeting"
 
+MODEL_PREFIX = "model."  # of the names of its tensors in a file
+
 
 class LiveState(RecordDict):
     """A context's state with the node itself, for engines that run every node in one process."""
@@ -110,7 +112,7 @@ def restored_on_error(context: Context, node: Node) -> Iterator[None]:
 
 def to_tensors(node: Node) -> dict[str, torch.Tensor]:
     """Return copies of a node's model and optimizer tensors, by name."""
-    tensors = {f"model.{name}": value for name, value in node.model.state_dict().items()}
+    tensors = {f"{MODEL_PREFIX}{name}": value for name, value in node.model.state_dict().items()}
     tensors |= {f"optimizer.{name}": value for name, value in _optimizer_tensors(node.optimizer).items()}
     return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
 
