@@ -148,6 +148,11 @@ def check_foreign_files(folder: Path, kind: str, runs: Collection[str] = ()) -> 
         )
 
 
+def has_summary(folder: Path) -> bool:
+    """Return whether a folder has the file that a run writes last."""
+    return (folder / _FILES["run"][0]).is_file()
+
+
 def is_report(folder: Path) -> bool:
     """Return whether a folder's report page was written by flower-kd."""
     try:

@@ -149,7 +149,8 @@ class FederatedData:
         return normalization(self.spec.dataset, self._unnormalized_reference)
 
     def _samples(self, split: Split, rows: np.ndarray) -> Samples:
-        return self.normalization(split.images(split.decode(rows))), torch.from_numpy(split.labels[rows].astype(np.int64))
+        images = self.normalization(split.images(split.decode(rows)))
+        return images, torch.from_numpy(split.labels[rows].astype(np.int64))
 
 
 @lru_cache(maxsize=4)

@@ -77,7 +77,8 @@ class DigitsSplit:
 
     def images(self, pixels: list[Pixels]) -> Tensor:
         """Return pixels as images [rows, 1, height, width] in [0, 1], float32."""
-        return _resized(torch.from_numpy(np.stack(pixels)[:, None].astype(np.float32) / 16), self.image_size, self.image_size)
+        images = torch.from_numpy(np.stack(pixels)[:, None].astype(np.float32) / 16)
+        return _resized(images, self.image_size, self.image_size)
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,8 @@ def write(
     if len(cards) < len(hellos):
         log(
             INFO,
-            "the models of %d of %d nodes stay on the nodes, which save no states in this folder (nodes on the server's "
-            "machine do if output-dir is an absolute path)",
+            "the models of %d of %d nodes stay on the nodes, which saved no states in this folder (those on the "
+            "server's machine do if output-dir is an absolute path)",
             len(hellos) - len(cards),
             len(hellos),
         )
