@@ -78,9 +78,21 @@ def save(context: Context, node: Node) -> None:
     """Store the node for the next message."""
     if isinstance(context.state, LiveState):
         context.state.node = node
-        return
-    context.state[MODEL] = ArrayRecord(node.model.state_dict())
-    context.state[OPTIMIZER] = _optimizer_record(node.optimizer)
+    else:
+        _store(context.state, node)
+
+
+def _store(records: RecordDict, node: Node) -> None:
+    records[MODEL] = ArrayRecord(node.model.state_dict())
+    records[OPTIMIZER] = _optimizer_record(node.optimizer)
+
+
+def to_records(context: Context) -> RecordDict:
+    """Return the state as records, in which the node is stored as on engines that keep no live nodes."""
+    records = RecordDict(dict(context.state.items()))
+    if isinstance(context.state, LiveState) and context.state.node is not None:
+        _store(records, context.state.node)
+    return records
 
 
 @contextmanager
