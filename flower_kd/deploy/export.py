@@ -150,6 +150,11 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+def _program(model: FromPixels, example: Tensor) -> torch.export.ExportedProgram:
+    """Return the model as a graph for batches of any size."""
+    return torch.export.export(model, (example,), dynamic_shapes={INPUT: {0: torch.export.Dim("batch", min=1)}})
+
+
 def _write_torchscript(model: FromPixels, example: Tensor, about: dict[str, str]) -> bytes:
     file = io.BytesIO()
     torch.jit.save(torch.jit.trace(model, example), file, _extra_files={CARD_FILE: json.dumps(about)})
@@ -162,9 +167,7 @@ def _read_torchscript(content: bytes) -> Run:
 
 def _write_pt2(model: FromPixels, example: Tensor, about: dict[str, str]) -> bytes:
     file = io.BytesIO()
-    batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(model, (example,), dynamic_shapes={INPUT: {0: batch}})
-    torch.export.save(program, file, extra_files={CARD_FILE: json.dumps(about)})
+    torch.export.save(_program(model, example), file, extra_files={CARD_FILE: json.dumps(about)})
     return file.getvalue()
 
 
@@ -174,13 +177,7 @@ def _read_pt2(content: bytes) -> Run:
 
 def _write_onnx(model: FromPixels, example: Tensor, about: dict[str, str]) -> bytes:
     program = torch.onnx.export(
-        model,
-        (example,),
-        dynamo=True,
-        dynamic_shapes={INPUT: {0: torch.export.Dim("batch", min=1)}},
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        verbose=False,
+        _program(model, example), dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False
     )
     assert program is not None
     proto = program.model_proto
