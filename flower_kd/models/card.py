@@ -90,10 +90,12 @@ class Cards:
         from pydantic import TypeAdapter
 
         found = tomllib.loads(text)
-        read = TypeAdapter(ModelCard).validate_python
+        names = TypeAdapter(dict[str, int]).validate_python(found.get("names", {}))
+        card, vertices = TypeAdapter(ModelCard), TypeAdapter(list[int])
+        of: dict[int, ModelCard] = {}
         try:
-            tables = [(table.pop("nodes"), read(table)) for table in found["models"]]
+            for table in found["models"]:
+                of |= dict.fromkeys(vertices.validate_python(table.pop("nodes")), card.validate_python(table))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from None
-        names = TypeAdapter(dict[str, int]).validate_python(found.get("names", {}))
-        return cls({int(vertex): card for vertices, card in tables for vertex in vertices}, names)
+        return cls(of, names)

@@ -66,10 +66,10 @@ def test_files_and_folders(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     files = prediction.image_files([tmp_path / "b", tmp_path / "a.unknown"])
     assert [str(path.relative_to(tmp_path)) for path in files] == ["b/1.png", "b/deep/2.JPG", "a.unknown"]
-    with pytest.raises(InputError, match="image '.*none.png' does not exist"):
+    with pytest.raises(InputError, match=r"image '.*none.png' does not exist"):
         prediction.image_files([tmp_path / "none.png"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="folder '.*empty' has no image files"):
+    with pytest.raises(InputError, match=r"folder '.*empty' has no image files"):
         prediction.image_files([tmp_path / "empty"])
 
 
