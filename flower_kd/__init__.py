@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flower_kd import dissimilarity, topology
     from flower_kd.clients import Node, make_client_app
+    from flower_kd.deploy.loading import load_card, load_model
     from flower_kd.errors import InputError
     from flower_kd.strategies import DSGD, DDist, FedAvg, NeighborKD, Silo
 
@@ -22,13 +23,21 @@ __all__ = [
     "Node",
     "Silo",
     "dissimilarity",
+    "load_card",
+    "load_model",
     "make_client_app",
     "topology",
 ]
 
 _CLIENTS = ("Node", "make_client_app")
 _STRATEGIES = ("DSGD", "DDist", "FedAvg", "NeighborKD", "Silo")
-_MODULE_OF = dict.fromkeys(_CLIENTS, "clients") | dict.fromkeys(_STRATEGIES, "strategies") | {"InputError": "errors"}
+_LOADING = ("load_card", "load_model")
+_MODULE_OF = {
+    **dict.fromkeys(_CLIENTS, "clients"),
+    **dict.fromkeys(_STRATEGIES, "strategies"),
+    **dict.fromkeys(_LOADING, "deploy.loading"),
+    "InputError": "errors",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from flower_kd.cli import model_commands
+from flower_kd.cli.terminal import console as _console
 from flower_kd.errors import InputError
 from flower_kd.registry import unknown
 from flower_kd.sim.signals import as_interruption
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 MISTAKE, FAILED, INTERRUPTED = 2, 1, 130
 DEFAULT_NODES = 8
-PIPE_WIDTH = 120
 DEFAULT_STRATEGIES = "silo,fedavg,d-sgd,d-dist,neighbor-kd"
 
 
@@ -330,6 +331,10 @@ def cache(
     typer.echo(f"{folder}\n{megabytes:,.1f} MB of at most {most:.1f} GB ({pixel_cache.FOLDER} moves it, or is 'off')")
 
 
+app.command()(model_commands.predict)
+app.command()(model_commands.export)
+
+
 def _prepare(processes: int) -> None:
     """Start preparing the worker processes in the background, if there will be any."""
     if processes > 1:
@@ -357,12 +362,6 @@ def _warn(line: str) -> None:
     """Print a warning before the runs begin, if there is one."""
     if line:
         _print_error(line)
-
-
-def _console() -> Console:
-    """Return the console; a file or a pipe is as wide as the tables need."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PIPE_WIDTH)
 
 
 def _not_both(overwrite: bool, resume: bool) -> None:

@@ -51,11 +51,11 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """A data set with its two splits."""
+    """A data set with its two splits and the names of its labels."""
 
     train: Split
     test: Split
-    num_classes: int
+    label_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class DigitsSplit:
 
     def images(self, pixels: list[Pixels]) -> Tensor:
         """Return pixels as images [rows, 1, height, width] in [0, 1], float32."""
-        return _resized(torch.from_numpy(np.stack(pixels)[:, None].astype(np.float32) / 16), self.image_size)
+        images = torch.from_numpy(np.stack(pixels)[:, None].astype(np.float32) / 16)
+        return _resized(images, self.image_size, self.image_size)
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class TableSplit:
         InputError
             If images differ in size and `image_size` is 0.
         """
-        images = [_resized(_channels_first(each), self.image_size) for each in pixels]
+        images = [_resized(_channels_first(each), self.image_size, self.image_size) for each in pixels]
         sizes = sorted({tuple(image.shape[1:]) for image in images})
         if len(sizes) > 1:
             shown = ", ".join(f"{height} x {width}" for height, width in sizes[:3])
@@ -155,21 +156,7 @@ class TableSplit:
         return PixelCache(pixel_cache.folder(), place, f"{libraries}, {'gray' if self._gray else 'color'}")
 
     def _decoded(self, file: bytes) -> Pixels:
-        """Return gray pixels with the depth that they are stored in, which PIL would clip at 255."""
-        picture, gray = self._picture(file), self._gray
-        if picture.mode == "F":
-            pixels, highest = np.asarray(picture, dtype=np.float32), 1
-        elif picture.mode.startswith("I"):  # 16 bits; the 32-bit mode "I" is what PIL makes of a 16-bit PGM file
-            pixels, highest = np.asarray(picture).astype(np.int64), 2**16 - 1
-        else:
-            return np.asarray(picture.convert("L" if gray else "RGB"))
-        if not (pixels.min() >= 0 and pixels.max() <= highest):
-            raise InputError(
-                f"dataset {self.dataset!r} has a gray image with pixels from {pixels.min():g} to {pixels.max():g}: "
-                f"in PIL's mode {picture.mode!r} they must be 0 to {highest}"
-            )
-        pixels = pixels if picture.mode == "F" else pixels.astype(np.uint16)
-        return pixels if gray else np.repeat(pixels[..., None], 3, axis=-1)
+        return pixels_of(self._picture(file), self._gray, f"dataset {self.dataset!r}")
 
     def _files(self, rows: np.ndarray) -> list[bytes]:
         """Return the contents of the image files of some rows."""
@@ -221,7 +208,7 @@ def _digits(image_size: int, seed: int) -> Source:
     train, test = (
         DigitsSplit(pixels[rows], data.target[rows], image_size) for rows in _train_test_rows(len(pixels), seed)
     )
-    return Source(train, test, num_classes=10)
+    return Source(train, test, _numbered(10))
 
 
 def _table(dataset: str, image_size: int, seed: int) -> Source:
@@ -237,10 +224,14 @@ def _table(dataset: str, image_size: int, seed: int) -> Source:
     splits = [_split(dataset, table, image_size) for table in (train, test)]
     feature = train.features[LABEL_COLUMN]
     if isinstance(feature, ClassLabel):
-        num_classes = feature.num_classes
+        names = tuple(feature.names)
     else:
-        num_classes = int(max(split.labels.max() for split in splits)) + 1
-    return Source(splits[0], splits[1], num_classes)
+        names = _numbered(int(max(split.labels.max() for split in splits)) + 1)
+    return Source(splits[0], splits[1], names)
+
+
+def _numbered(classes: int) -> tuple[str, ...]:
+    return tuple(str(label) for label in range(classes))
 
 
 def _split(dataset: str, table: Dataset, image_size: int) -> TableSplit:
@@ -302,6 +293,35 @@ def _train_test_rows(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
+def pixels_of(picture: PIL.Image.Image, gray: bool, owner: str) -> Pixels:
+    """Return the pixels of a picture, gray or RGB; gray ones have the depth they are stored in, which PIL would clip.
+
+    Raises
+    ------
+    InputError
+        If they are outside the range of their kind; `owner` names what has this picture.
+    """
+    if picture.mode == "F":
+        pixels, highest = np.asarray(picture, dtype=np.float32), 1
+    elif picture.mode.startswith("I"):  # 16 bits; the 32-bit mode "I" is what PIL makes of a 16-bit PGM file
+        pixels, highest = np.asarray(picture).astype(np.int64), 2**16 - 1
+    else:
+        return np.asarray(picture.convert("L" if gray else "RGB"))
+    if not (pixels.min() >= 0 and pixels.max() <= highest):
+        raise InputError(
+            f"{owner} has gray pixels from {pixels.min():g} to {pixels.max():g}: in PIL's mode {picture.mode!r} they "
+            f"must be 0 to {highest}"
+        )
+    pixels = pixels if picture.mode == "F" else pixels.astype(np.uint16)
+    return pixels if gray else np.repeat(pixels[..., None], 3, axis=-1)
+
+
+def image_of(pixels: Pixels, height: int, width: int) -> Tensor:
+    """Return pixels as an image [channels, height, width] in [0, 1], float32, resized as `TableSplit.images` does."""
+    image = _channels_first(pixels)
+    return _as_float(image if image.shape[1:] == (height, width) else _resized(image, height, width))
+
+
 def _is_gray(picture: PIL.Image.Image) -> bool:
     return picture.mode in ("L", "LA", "1", "F") or picture.mode.startswith("I")
 
@@ -314,12 +334,12 @@ def _channels_first(pixels: Pixels) -> Tensor:
     return torch.tensor(values).permute(2, 0, 1)
 
 
-def _resized(images: Tensor, image_size: int) -> Tensor:
-    if not image_size:
+def _resized(images: Tensor, height: int, width: int) -> Tensor:
+    if not height:
         return images
     from torchvision.transforms import v2  # with torch._dynamo, seconds that images of the right size do not need
 
-    return v2.functional.resize(images, [image_size, image_size], antialias=True)
+    return v2.functional.resize(images, [height, width], antialias=True)
 
 
 def _as_float(images: Tensor) -> Tensor:
