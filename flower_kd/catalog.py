@@ -49,15 +49,6 @@ def texts(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield kind, settings[kind]
 
 
-def filled(kind: str, settings: Mapping[str, Any]) -> str:
-    """Return the text of a part in which the settings that it leaves open have the values of run-config keys.
-
-    What the strategy's parentheses set counts for its parts too.
-    """
-    shared = {**settings, **STRATEGIES.parse(settings["strategy"]).arguments}
-    return REGISTRIES[kind].filled(settings[kind], shared)
-
-
 def problems(settings: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the parts of a run config: unknown ones, and settings that do not fit."""
     found = []

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import networkx as nx
 
     from flower_kd.data import DataSpec
+    from flower_kd.parts import Registry
 
 # Keys whose value names a part; that of a topology may also be a file, and that of a model a list.
 _PARTS = ("strategy", "partition", "dissimilarity", "pooling", "consensus", "wire")
@@ -158,26 +159,29 @@ class RunConfig:
 
     def data_spec(self, num_nodes: int) -> DataSpec:
         """Return how the data set is split over the nodes."""
-        from flower_kd import catalog, data
+        from flower_kd import data
 
         own = {spec.name for spec in fields(data.DataSpec)} & {spec.name for spec in fields(self)}
-        values = {name: getattr(self, name) for name in own} | {"partition": catalog.filled("partition", asdict(self))}
+        values = {name: getattr(self, name) for name in own}
+        values["partition"] = self._with_settings(self.partition, data.PARTITIONS)
         return data.DataSpec(num_partitions=num_nodes, **values)
 
     def graph(self, num_nodes: int) -> nx.Graph:
         """Return the communication graph."""
-        from flower_kd import catalog, topology
+        from flower_kd import topology
 
-        text = self.topology if topology.is_file(self.topology) else catalog.filled("topology", asdict(self))
+        name = self.topology
+        text = name if topology.is_file(name) else self._with_settings(name, topology.TOPOLOGIES)
         return topology.build(text, num_nodes, seed=self.seed)
 
     def build_strategy(self, graph: nx.Graph) -> Any:
         """Return the strategy on a graph."""
-        from flower_kd import catalog, strategies
+        from flower_kd import strategies
+        from flower_kd.catalog import REGISTRIES
 
-        settings = asdict(self)
-        parts = {kind: catalog.filled(kind, settings) for kind in ("dissimilarity", "pooling", "consensus", "wire")}
-        return strategies.build(self.strategy, graph, settings | parts)
+        kinds = ("dissimilarity", "pooling", "consensus", "wire")
+        parts = {kind: self._with_settings(getattr(self, kind), REGISTRIES[kind]) for kind in kinds}
+        return strategies.build(self.strategy, graph, asdict(self) | parts)
 
     @property
     def common_weights(self) -> bool:
@@ -192,7 +196,14 @@ class RunConfig:
         """Return the model that a vertex trains, with its settings."""
         from flower_kd import models
 
-        return models.MODELS.filled(models.assign(self.model, num_nodes)[vertex], asdict(self))
+        return self._with_settings(models.assign(self.model, num_nodes)[vertex], models.MODELS)
+
+    def _with_settings(self, text: str, registry: Registry[Any]) -> str:
+        """Return the text of a part in which the settings that it leaves open have the values of keys.
+
+        What the strategy's parentheses set counts for its parts too.
+        """
+        return registry.filled(text, asdict(self) | dict(part_text.parse(self.strategy, "strategy").arguments))
 
 
 @cache

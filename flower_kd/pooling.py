@@ -14,25 +14,10 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from flower_kd.parts import Registry
+from flower_kd.teacher import Teacher
 
 _PART = 2**20  # values pooled at a time
 _WEISZFELD_STEPS = 5
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """What one node distills from.
-
-    Parameters
-    ----------
-    soft_labels : Tensor
-        Probabilities, [rows, classes], or [teachers, rows, classes] if each neighbor remains a separate teacher.
-    weights : Tensor or None
-        [teachers], positive, with a mean of 1, for separate teachers.
-    """
-
-    soft_labels: Tensor
-    weights: Tensor | None = None
 
 
 class Pooling(Protocol):

@@ -8,7 +8,9 @@ from flower_kd import part_text
 from flower_kd.errors import InputError
 from flower_kd.part_text import PartText, is_own, parse, split
 
-names = st.from_regex(r"[a-z][a-z0-9]{0,5}(-[a-z0-9]{1,4}){0,2}|[a-z]{1,4}(\.[a-z]{1,3})?:[A-Za-z_]{1,6}", fullmatch=True)
+names = st.from_regex(
+    r"[a-z][a-z0-9]{0,5}(-[a-z0-9]{1,4}){0,2}|[a-z]{1,4}(\.[a-z]{1,3})?:[A-Za-z_]{1,6}", fullmatch=True
+)
 scalars = (
     st.integers()
     | st.floats(allow_nan=False)

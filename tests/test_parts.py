@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from annotated_types import Interval
+from outside_parts import TEXTS, installed, module
 from pydantic import AllowInfNan
 
 from flower_kd import dissimilarity, models, pooling, strategies, topology, wire
@@ -19,7 +20,6 @@ from flower_kd.data import DataSpec
 from flower_kd.data.partition import partitioner_of
 from flower_kd.errors import InputError
 from flower_kd.parts import Registry
-from outside_parts import TEXTS, installed, module
 
 
 @pytest.fixture
@@ -88,7 +88,10 @@ def test_functions_are_bound_and_classes_are_instantiated() -> None:
     ("text", "words"),
     [
         ("circel", r"unknown shape 'circel', did you mean 'circle'\? \(allowed: circle, .*module:attribute\)"),
-        ("circle(radios=2)", "unknown argument of shape 'circle' 'radios', did you mean 'radius'.*allowed: radius, corn"),
+        (
+            "circle(radios=2)",
+            "unknown argument of shape 'circle' 'radios', did you mean 'radius'.*allowed: radius, corn",
+        ),
         ("circle(radius=0)", "shape 'circle': radius = 0 must be above 0 and at most 9"),
         ("circle(radius=nan)", "radius = nan must be finite"),
         ("circle(radius=true)", "radius = True must be a number"),
@@ -102,7 +105,10 @@ def test_functions_are_bound_and_classes_are_instantiated() -> None:
         ("square", "shape 'square' needs the argument side"),
         ("frame(width=2)", "shape 'frame' needs the argument side"),
         ("dot(weight=0)", "weight = 0 must be at least 1"),
-        ("no_such_module_:x", "shape 'no_such_module_:x' cannot be imported: ModuleNotFoundError: No module named 'no_su"),
+        (
+            "no_such_module_:x",
+            "shape 'no_such_module_:x' cannot be imported: ModuleNotFoundError: No module named 'no_su",
+        ),
         ("math:absent", "shape 'math:absent' cannot be imported: AttributeError: module 'math' has no attribute 'abs"),
         ("math:pi", "shape 'math:pi' is of type float, which is not callable"),
         ("math:pi.real", "is of type float"),
@@ -179,7 +185,10 @@ def test_each_kind_by_module_and_attribute(kind: str, outside: str) -> None:
     assert f"{outside}:{wrong.split('(')[0]}" in str(refusal.value)
     with pytest.raises(InputError, match=words):
         RunConfig.parse({kind: f"{outside}:{wrong}"})
-    for text, reason in ((f"{outside}:NOT_CALLABLE", "which is not callable"), (f"{outside}:absent", "has no attribute")):
+    for text, reason in (
+        (f"{outside}:NOT_CALLABLE", "which is not callable"),
+        (f"{outside}:absent", "has no attribute"),
+    ):
         with pytest.raises(InputError, match=reason):
             use(kind, text)
     with pytest.raises(InputError, match=r"'absent_module:x' cannot be imported: ModuleNotFoundError"):
@@ -188,7 +197,9 @@ def test_each_kind_by_module_and_attribute(kind: str, outside: str) -> None:
 
 def test_dissimilarities_from_outside_may_be_functions_or_modules(outside: str) -> None:
     log_p, log_q = dissimilarity.soften(torch.randn(2, 5, 3), 1.0)
-    assert torch.allclose(dissimilarity.get(f"{outside}:powered")(log_p, log_q), dissimilarity.squared_error(log_p, log_q))
+    assert torch.allclose(
+        dissimilarity.get(f"{outside}:powered")(log_p, log_q), dissimilarity.squared_error(log_p, log_q)
+    )
     found = dissimilarity.get(f"{outside}:Scaled(factor=3)", reduction="none")(log_p, log_q)
     assert torch.allclose(found, 3 * dissimilarity.squared_error(log_p, log_q, reduction="none"))
     as_function = dissimilarity.get("flower_kd.dissimilarity:js", reduction="sum")(log_p, log_q)
