@@ -21,6 +21,7 @@ ARRAYS = "arrays"
 CONFIG = "config"
 METRICS = "metrics"
 TEACHER = "teacher"
+TEACHER_WEIGHTS = "teacher-weights"
 LOGITS = "logits"
 HELLO = "hello"
 
@@ -156,7 +157,7 @@ class Order(_Record):
     reference_batch : int
         Reference rows in one SGD step; 0 for all rows of the teacher.
     wire : str
-        The wire format of the logits in the reply.
+        The wire format of the teacher in this message and of the logits in the reply.
     dissimilarity, temperature, kd_reduction : str, float, str
         The distillation term.
     label_weight, kd_weight : float

@@ -25,7 +25,19 @@ from flower_kd.errors import InputError
 from flower_kd.failures import in_one_sentence
 from flower_kd.models import num_parameters
 from flower_kd.pooling import Teacher
-from flower_kd.protocol import ARRAYS, CONFIG, HELLO, LOGITS, METRICS, TEACHER, Greeting, Hello, Order, exchanged_rows
+from flower_kd.protocol import (
+    ARRAYS,
+    CONFIG,
+    HELLO,
+    LOGITS,
+    METRICS,
+    TEACHER,
+    TEACHER_WEIGHTS,
+    Greeting,
+    Hello,
+    Order,
+    exchanged_rows,
+)
 
 # Where a node's state is kept on disk after each round; None to keep none.
 FindFiles = Callable[[Context, Greeting], NodeFiles | None]
@@ -195,12 +207,18 @@ def _teacher(message: Message, order: Order, rows: int, classes: int) -> Teacher
     record = message.content.get(TEACHER)
     if not isinstance(record, ArrayRecord):
         return None
-    arrays = dict(record)
-    weights = arrays.pop("weights", None)
-    shape = (rows, classes) if weights is None else (None, rows, classes)
-    soft_labels = wire.decode(ArrayRecord(arrays), shape).clamp_(0.0, 1.0)
-    if (
-        order.dissimilarity != "squared-error"
-    ):  # only squared error allows teachers that are not distributions (D-Dist's z)
+    weights = _teacher_weights(message)
+    shape = (rows, classes) if weights is None else (len(weights), rows, classes)
+    soft_labels = wire.decode(record, shape, order.wire).clamp_(0.0, 1.0)
+    # Only squared error allows teachers that are not distributions (D-Dist's z).
+    if order.dissimilarity != "squared-error":
         soft_labels /= soft_labels.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    return Teacher(soft_labels, None if weights is None else wire.decode(ArrayRecord({"rows": weights}), (None,)))
+    return Teacher(soft_labels, weights)
+
+
+def _teacher_weights(message: Message) -> Tensor | None:
+    """Return the weights of separate teachers, [teachers]; None if there is a single teacher."""
+    record = message.content.get(TEACHER_WEIGHTS)
+    if not isinstance(record, ArrayRecord):
+        return None
+    return wire.decode(record, tuple(record["rows"].shape) if "rows" in record else (0,))

@@ -14,7 +14,7 @@ from torch import Tensor
 from flower_kd import dissimilarity, wire
 from flower_kd.errors import InputError
 from flower_kd.pooling import Teacher
-from flower_kd.protocol import LOGITS, TEACHER, Hello, Order, exchanged_rows
+from flower_kd.protocol import LOGITS, TEACHER, TEACHER_WEIGHTS, Hello, Order, exchanged_rows
 from flower_kd.ranges import require_number, require_whole
 from flower_kd.strategies.base import GraphStrategy
 from flower_kd.strategies.resumable import State
@@ -41,7 +41,7 @@ class DistillationStrategy(GraphStrategy):
         if order.kd_reduction not in ("mean", "sum"):
             raise InputError(f"unknown kd-reduction {order.kd_reduction!r} (allowed: mean, sum)")
         dissimilarity.get(order.dissimilarity)
-        wire.FORMATS.get(order.wire)
+        self.wire = wire.get(order.wire)
         self._teachers: dict[int, Teacher] = {}
         self._reference_rows = 0
         self._classes = 0
@@ -84,10 +84,10 @@ class DistillationStrategy(GraphStrategy):
         teacher = self._teachers.pop(vertex, None)
         if teacher is None:
             return {}
-        record = wire.encode(teacher.soft_labels, self.order.wire)
+        records = {TEACHER: self.wire.encode(teacher.soft_labels)}
         if teacher.weights is not None:
-            record["weights"] = wire.as_array(teacher.weights.numpy())
-        return {TEACHER: record}
+            records[TEACHER_WEIGHTS] = wire.encode(teacher.weights)
+        return records
 
     def absorb(self, replies: Iterable[tuple[int, RecordDict]]) -> dict[int, str]:
         """Check the received logits and turn them into teachers."""
@@ -100,7 +100,7 @@ class DistillationStrategy(GraphStrategy):
                 record = content.get(LOGITS)  # not `array_records`, which copies
                 if not isinstance(record, ArrayRecord):
                     raise InputError("its reply has no logits")
-                logits[vertex] = wire.decode(record, (len(rows), self._classes))
+                logits[vertex] = self.wire.decode(record, (len(rows), self._classes))
                 present[vertex] = True
             except InputError as error:
                 refused[vertex] = str(error)
