@@ -12,7 +12,7 @@ import torch
 from flwr.app import ArrayRecord, Context, Message
 from flwr.serverapp.strategy import Strategy
 
-from flower_kd import strategies
+from flower_kd import signatures, strategies
 from flower_kd.clients import Node, ShuffledBatches, make_client_app
 from flower_kd.protocol import Greeting
 from flower_kd.seeding import derive, torch_seeded
@@ -71,7 +71,7 @@ def _strategy(part: str | type[Strategy], num_nodes: int = _NODES) -> Any:
     graph = nx.cycle_graph(num_nodes)
     if isinstance(part, str):
         return strategies.build(part, graph, _SETTINGS)
-    own = {name: value for name, value in _SETTINGS.items() if name in strategies.settings_of(part)}
+    own = {name: value for name, value in _SETTINGS.items() if name in signatures.settings_of(part)}
     return part(graph, **own)  # type: ignore[call-arg]
 
 
