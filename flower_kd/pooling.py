@@ -12,26 +12,11 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from flower_kd.registry import Registry
+from flower_kd.teacher import Teacher
 
 _PART = 2**20  # values pooled at a time
 _WEISZFELD_STEPS = 5
 _SMOOTHING = 0.08  # distance from the geometric median within which votes are averaged, of at most 2^0.5
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """What one node distills from.
-
-    Parameters
-    ----------
-    soft_labels : Tensor
-        Probabilities, [rows, classes], or [teachers, rows, classes] if each neighbor remains a separate teacher.
-    weights : Tensor or None
-        [teachers], positive, with a mean of 1, for separate teachers.
-    """
-
-    soft_labels: Tensor
-    weights: Tensor | None = None
 
 
 class Pooling(Protocol):

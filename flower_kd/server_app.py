@@ -98,7 +98,14 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
             finally:
                 seconds = time.perf_counter() - started
                 records[stage] = RunRecord(
-                    config, graph, network.hellos, network.metrics, network.traffic, seconds, network.participation
+                    config,
+                    graph,
+                    network.hellos,
+                    network.metrics,
+                    network.traffic,
+                    seconds,
+                    network.participation,
+                    network.saved_rounds,
                 )
         shortfalls.check(records[config.strategy])
     except BaseException:

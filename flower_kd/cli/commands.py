@@ -11,7 +11,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +19,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from flower_kd.cli import model_commands
+from flower_kd.cli.terminal import console as _console
 from flower_kd.errors import InputError
 from flower_kd.registry import unknown
 from flower_kd.sim.signals import as_interruption
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 MISTAKE, FAILED, INTERRUPTED = 2, 1, 130
 DEFAULT_NODES = 8
-PIPE_WIDTH = 120
 DEFAULT_STRATEGIES = "silo,fedavg,d-sgd,d-dist,neighbor-kd"
 
 
@@ -84,7 +84,9 @@ app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pre
 
 Config = Annotated[
     list[str] | None,
-    typer.Option("--run-config", "-c", help="What `flwr run -c` takes: 'key=value key=value', or a TOML file."),
+    typer.Option(
+        "--run-config", "-c", help="What `flwr run -c` takes: 'key=value key=value', or a TOML file; or preset:NAME."
+    ),
 ]
 Nodes = Annotated[
     int | None,
@@ -104,7 +106,9 @@ def main(
 ) -> None:
     """Federated and decentralized knowledge distillation, in process: runs, comparisons, sweeps."""
     if show_version:
-        typer.echo(f"flower-kd {version('flower-kd')}")
+        import flower_kd
+
+        typer.echo(f"flower-kd {flower_kd.__version__}")
         raise typer.Exit
 
 
@@ -159,7 +163,8 @@ def run(
 @app.command()
 def compare(
     experiment: Annotated[
-        Path | None, typer.Argument(help="A TOML file with [common] and [runs.NAME] tables.", show_default=False)
+        str | None,
+        typer.Argument(help="A TOML file with [common] and [runs.NAME] tables, or preset:NAME.", show_default=False),
     ] = None,
     strategies: Annotated[str, typer.Option(help=f"Comma-separated strategies (default: {DEFAULT_STRATEGIES}).")] = "",
     only: Annotated[str, typer.Option(help="Comma-separated runs of the experiment.")] = "",
@@ -175,7 +180,7 @@ def compare(
 ) -> None:
     """Run strategies, or the runs of an experiment file, on the same data and seeds. Repeat the command to continue."""
     _prepare(max(jobs, workers))
-    from flower_kd.cli import run_config
+    from flower_kd.cli import presets, run_config
     from flower_kd.study import experiment as experiments
     from flower_kd.study.compare import Comparison, screen
 
@@ -186,11 +191,11 @@ def compare(
     if experiment is None and only:
         raise InputError(f"--only {only!r} selects runs of an experiment file, but no file is given")
     if experiment is not None and strategies:
-        raise InputError(f"--strategies {strategies!r} and the experiment {str(experiment)!r} cannot be used together")
+        raise InputError(f"--strategies {strategies!r} and the experiment {experiment!r} cannot be used together")
     runs = (
         experiments.of_strategies(strategies or DEFAULT_STRATEGIES, settings)
         if experiment is None
-        else experiments.read(experiment, settings, only)
+        else experiments.read(presets.path_of(experiment, experiment=True), settings, only)
     )
     comparison = Comparison(runs, seeds, _num_nodes(num_nodes, settings), output_dir.expanduser().absolute())
     _warn(comparison.warning)
@@ -292,6 +297,44 @@ def bench(
     benches.run(json_file, only or [], _console())
 
 
+@app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Print only the path of this one.", show_default=False)] = None,
+) -> None:
+    """List the run configs and experiments that come with the package."""
+    from flower_kd.cli import presets as files
+
+    if name is not None:
+        typer.echo(files.get(name.removeprefix(files.PREFIX)).path)
+        return
+    for preset in files.presets():
+        typer.echo(f"{preset.usage}\n    {preset.description}\n    {preset.path}")
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove everything in it.")] = False,
+) -> None:
+    """Show where decoded images are kept, so that each is decoded only once, and how large they are."""
+    from flower_kd.data import pixel_cache
+
+    folder = pixel_cache.folder()
+    if folder is None:
+        typer.echo(f"switched off: {pixel_cache.FOLDER} = {os.environ[pixel_cache.FOLDER]}")
+        return
+    if clear:
+        try:
+            pixel_cache.clear(folder)
+        except OSError as error:
+            raise InputError(f"{str(error.filename or folder)!r} cannot be removed: {error.strerror}") from None
+    megabytes, most = pixel_cache.size(folder) / 1e6, pixel_cache.LARGEST / 1e9
+    typer.echo(f"{folder}\n{megabytes:,.1f} MB of at most {most:.1f} GB ({pixel_cache.FOLDER} moves it, or is 'off')")
+
+
+app.command()(model_commands.predict)
+app.command()(model_commands.export)
+
+
 def _prepare(processes: int) -> None:
     """Start preparing the worker processes in the background, if there will be any."""
     if processes > 1:
@@ -320,12 +363,6 @@ def _warn(line: str) -> None:
     """Print a warning before the runs begin, if there is one."""
     if line:
         _print_error(line)
-
-
-def _console() -> Console:
-    """Return the console; a file or a pipe is as wide as the tables need."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PIPE_WIDTH)
 
 
 def _not_both(overwrite: bool, resume: bool) -> None:

@@ -24,7 +24,6 @@ from flower_kd.data import fingerprint
 from flower_kd.errors import InputError
 from flower_kd.failures import in_one_sentence
 from flower_kd.models import num_parameters
-from flower_kd.pooling import Teacher
 from flower_kd.protocol import (
     ARRAYS,
     CONFIG,
@@ -38,6 +37,7 @@ from flower_kd.protocol import (
     Order,
     exchanged_rows,
 )
+from flower_kd.teacher import Teacher
 
 # Where a node's state is kept on disk after each round; None to keep none.
 FindFiles = Callable[[Context, Greeting], NodeFiles | None]

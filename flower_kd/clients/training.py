@@ -15,9 +15,9 @@ from flower_kd import dissimilarity
 from flower_kd.clients.node import Batch, Node
 from flower_kd.devices import device_of
 from flower_kd.errors import InputError
-from flower_kd.pooling import Teacher
 from flower_kd.protocol import Order
 from flower_kd.seeding import derive, seed_torch, torch_seeded
+from flower_kd.teacher import Teacher
 
 PREDICT_BATCH = 128  # larger batches do not fit the CPU caches: half the speed for LeNet5
 

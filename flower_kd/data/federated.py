@@ -38,7 +38,8 @@ class FederatedData:
     def __init__(self, spec: DataSpec) -> None:
         self.spec = spec
         self._source: Source = load_source(spec.dataset, spec.image_size, spec.seed)
-        self.num_classes = self._source.num_classes
+        self.label_names = self._source.label_names
+        self.num_classes = len(self.label_names)
         samples = len(self._source.train.labels)
         if spec.reference_size + spec.num_partitions > samples:
             raise InputError(
@@ -59,7 +60,7 @@ class FederatedData:
     @cached_property
     def reference(self) -> Tensor:
         """Inputs of the reference set, [rows, channels, height, width]; its labels are not used."""
-        return self._normalize(self._unnormalized_reference)
+        return self.normalization(self._unnormalized_reference)
 
     @property
     def fingerprint(self) -> str:
@@ -143,21 +144,16 @@ class FederatedData:
         return self._source.train.images(pixels), digest.hexdigest()
 
     @cached_property
-    def _normalize(self) -> Normalization:
+    def normalization(self) -> Normalization:
+        """What turns images in [0, 1] into inputs."""
         return normalization(self.spec.dataset, self._unnormalized_reference)
 
     def _samples(self, split: Split, rows: np.ndarray) -> Samples:
-        return self._normalize(split.images(split.decode(rows))), torch.from_numpy(split.labels[rows].astype(np.int64))
+        images = self.normalization(split.images(split.decode(rows)))
+        return images, torch.from_numpy(split.labels[rows].astype(np.int64))
 
 
 @lru_cache(maxsize=4)
 def load(spec: DataSpec) -> FederatedData:
     """Return the data of a spec, shared by the nodes of a process; raises the same errors as FederatedData."""
     return FederatedData(spec)
-
-
-def fingerprint(reference: Tensor) -> str:
-    """Return the SHA-256 of a reference set [rows, ...], in hexadecimal: including shape and dtype."""
-    digest = hashlib.sha256(f"{tuple(reference.shape)} {reference.dtype}".encode())
-    digest.update(reference.contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()

@@ -1,22 +1,22 @@
-"""Partitions by name: how private data are split over nodes."""
+"""Partitions by name: how private data are split over nodes.
+
+Each imports its partitioner when it is called: with `datasets`, pandas and matplotlib that takes seconds, for which a
+check of the run config should not wait.
+"""
 
 from __future__ import annotations
 
 import inspect
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from flwr_datasets.partitioner import (
-    DirichletPartitioner,
-    IidPartitioner,
-    Partitioner,
-    PathologicalPartitioner,
-)
-
-from flower_kd.data.skew_partitioner import SkewPartitioner
 from flower_kd.data.spec import DataSpec
 from flower_kd.errors import InputError
 from flower_kd.registry import Registry
+
+if TYPE_CHECKING:
+    from flwr_datasets.partitioner import Partitioner
 
 LABEL = "label"
 
@@ -50,12 +50,16 @@ def partitioner_of(spec: DataSpec, seed: int) -> Partitioner:
 @PARTITIONS.register("iid")
 def iid(num_partitions: int, seed: int) -> Partitioner:
     """Split samples evenly, regardless of their labels."""
+    from flwr_datasets.partitioner import IidPartitioner
+
     return IidPartitioner(num_partitions)
 
 
 @PARTITIONS.register("skew")
 def skew(num_partitions: int, seed: int, *, gamma: float = 0.0, labels_per_node: int = 0) -> Partitioner:
     """Prefer each node's primary labels by `1 + gamma`."""
+    from flower_kd.data.skew_partitioner import SkewPartitioner
+
     return SkewPartitioner(num_partitions, LABEL, gamma, labels_per_node, seed)
 
 
@@ -64,10 +68,14 @@ def dirichlet(num_partitions: int, seed: int, *, dirichlet_alpha: float = 0.5) -
     """Draw each label's shares from a Dirichlet distribution."""
     if not (math.isfinite(dirichlet_alpha) and dirichlet_alpha > 0):
         raise InputError(f"dirichlet-alpha = {dirichlet_alpha} must be above 0 and finite")
+    from flwr_datasets.partitioner import DirichletPartitioner
+
     return DirichletPartitioner(num_partitions, LABEL, dirichlet_alpha, min_partition_size=1, seed=seed)
 
 
 @PARTITIONS.register("pathological")
 def pathological(num_partitions: int, seed: int, *, labels_per_node: int = 0) -> Partitioner:
     """Give each node samples of a few labels only (two unless `labels-per-node` says otherwise)."""
+    from flwr_datasets.partitioner import PathologicalPartitioner
+
     return PathologicalPartitioner(num_partitions, LABEL, labels_per_node or 2, seed=seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import nan
@@ -45,6 +45,7 @@ class RunRecord:
     traffic: Traffic
     seconds: float
     participation: dict[int, Participation] = field(default_factory=dict)
+    saved_rounds: Sequence[int] | np.ndarray = ()  # by vertex: the last round whose end state the node was to save
 
     @property
     def num_nodes(self) -> int:

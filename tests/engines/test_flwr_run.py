@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from processes import ROOT, as_run_config
 
-from flower_kd import sim, strategies
+from flower_kd import data, load_model, sim, strategies
 from flower_kd.bench import loopback
 from flower_kd.bench.loopback import environment, flwr_run, free_port, running, superlink
+from flower_kd.runs import results
 
 SHORT: dict[str, object] = {
     "model": "mlp,lenet5",
@@ -52,6 +54,12 @@ def test_flowers_simulation_engine_gives_the_figures_of_the_process(simulation, 
     here = sim.run(SHORT, 4, tmp_path / "here")
     assert flower["accuracy"]["per_node"] == pytest.approx(here.accuracy["per_node"], abs=1e-6)
     assert flower["bytes"] == here.bytes
+    inputs, labels = data.load(results.read(tmp_path / "flower").config.data_spec(4)).test
+    for vertex, accuracy in enumerate(flower["accuracy"]["per_node"]):
+        model = load_model(tmp_path / "flower", node=vertex)
+        assert (model(inputs).argmax(-1) == labels).double().mean().item() == pytest.approx(accuracy, abs=1e-6)
+        weights = load_model(tmp_path / "here", node=vertex).state_dict()
+        torch.testing.assert_close(model.state_dict(), weights, rtol=1e-4, atol=1e-5)
     assert (tmp_path / "flower" / "accuracy.png").stat().st_size > 1000
     assert "mean" in output  # the table
     assert "Traceback" not in output
