@@ -367,9 +367,10 @@ def _find_modules_in_current_folder() -> None:
 def _prepare(processes: int) -> None:
     """Start preparing the worker processes in the background, if there will be any."""
     if processes > 1:
+        from flower_kd import study
         from flower_kd.sim import preload
 
-        preload.context()
+        preload.context(study.PRELOADED)
 
 
 def _print_error(sentence: str) -> None:
