@@ -22,11 +22,13 @@ from flower_kd.report import pictures
 from flower_kd.report.interval import interval
 from flower_kd.runs import results, shortfalls
 from flower_kd.sim.signals import deferred_signals
+from flower_kd.strategies import STRATEGIES, sends_to
 from flower_kd.study import batch
 from flower_kd.study.job import Outcome
 from flower_kd.unused import warning
 
 PICTURE_SECONDS = 5.0
+DRAWING_SHARE = 0.05
 SENT = ("per_message", "messages_per_edge", "per_edge", "per_node")
 
 
@@ -54,7 +56,7 @@ class Comparison:
         self.folder = folder
         self.jobs = batch.jobs(runs, seed_text, num_nodes, folder)
         self._outcomes: dict[Path, Outcome] = {}
-        self._drawn_at = -PICTURE_SECONDS
+        self._draw_after = 0.0
         found = batch.problems(self.jobs)
         # A run that cannot be executed becomes a row with its error, as long as any other can.
         failing = {label for labels in found.values() for label in labels}
@@ -102,7 +104,7 @@ class Comparison:
     def _record(self, outcome: Outcome) -> None:
         self._outcomes[outcome.job.folder] = outcome
         self._write()
-        if time.monotonic() - self._drawn_at > PICTURE_SECONDS:
+        if time.monotonic() > self._draw_after:
             self._draw()
 
     def _write(self) -> None:
@@ -123,17 +125,20 @@ class Comparison:
         folders.write(self.folder, {name: text.encode() for name, text in parts.items()})
 
     def _draw(self) -> None:
+        started = time.monotonic()
         histories: dict[str, list[pd.DataFrame]] = {}
-        finals: dict[str, tuple[Any, list[float | None]]] = {}
+        finals: dict[str, pictures.Final] = {}
         for outcome in self.outcomes:
             if outcome.summary is not None:
                 run = results.read(outcome.job.folder)
                 histories.setdefault(outcome.job.label, []).append(run.history)
-                finals.setdefault(outcome.job.label, (run.graph, run.summary.accuracy["per_node"]))
+                recipient = sends_to(STRATEGIES.get(run.summary.strategy))
+                final = pictures.Final(run.graph, run.summary.accuracy["per_node"], recipient)
+                finals.setdefault(outcome.job.label, final)
         if histories:
-            picture = pictures.png(pictures.comparison(histories, finals))
-            folders.write(self.folder, {"comparison.png": picture})
-        self._drawn_at = time.monotonic()
+            folders.write(self.folder, pictures.files(pictures.comparison(histories, finals), "comparison"))
+        now = time.monotonic()
+        self._draw_after = now + max(PICTURE_SECONDS, (now - started) / DRAWING_SHARE)
 
 
 def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
