@@ -18,7 +18,7 @@ from rich.text import Text
 from flower_kd import folders
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
-from flower_kd.report import pictures
+from flower_kd.report import paper_tables, pictures
 from flower_kd.report.interval import interval
 from flower_kd.runs import results, shortfalls
 from flower_kd.sim.signals import deferred_signals
@@ -117,12 +117,15 @@ class Comparison:
         failed = [
             {"run": outcome.job.label, "seed": outcome.job.seed, "error": outcome.error} for outcome in self.failed
         ]
+        rows = table(self.outcomes)
         parts = {
-            "failed.json": json.dumps(failed, indent=2),
-            "comparison.csv": table(self.outcomes).to_csv(index=False, lineterminator="\n"),
-            "comparison.json": json.dumps(finished, indent=2, allow_nan=False),  # last: if it exists, so do the others
+            "failed.json": json.dumps(failed, indent=2).encode(),
+            "comparison.csv": rows.to_csv(index=False, lineterminator="\n").encode(),
+            **paper_tables.of_comparison(rows, _notes(rows)).files("comparison"),
+            # Last: if it exists, so do the others.
+            "comparison.json": json.dumps(finished, indent=2, allow_nan=False).encode(),
         }
-        folders.write(self.folder, {name: text.encode() for name, text in parts.items()})
+        folders.write(self.folder, parts)
 
     def _draw(self) -> None:
         started = time.monotonic()
@@ -224,6 +227,16 @@ def _initial_weights(rows: pd.DataFrame) -> str:
     if any(len(labels) == 0 for labels in runs.values()):
         return ""
     return "; ".join(f"{how} initial weights: {', '.join(map(str, labels))}" for how, labels in runs.items())
+
+
+def _notes(rows: pd.DataFrame) -> list[str]:
+    """Return what a table of these rows must say about how the runs began and what they missed."""
+    weights = _initial_weights(rows)
+    incomplete = rows[(rows["exchanges-missed"] > 0) | (rows["diverged"] > 0)]
+    return [
+        *([f"Runs have {weights}"] if weights else []),
+        *(f"{row['run']}: {_shortfall(row)}" for _, row in incomplete.iterrows()),
+    ]
 
 
 def _sent(rows: pd.DataFrame) -> Table:

@@ -17,9 +17,10 @@ from rich.text import Text
 from flower_kd import folders
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
-from flower_kd.report import pictures
+from flower_kd.report import paper_tables, pictures
 from flower_kd.report.formats import as_text
 from flower_kd.report.interval import interval
+from flower_kd.report.over_seeds import over_seeds
 from flower_kd.runs import shortfalls
 from flower_kd.sim.signals import deferred_signals
 from flower_kd.study import batch
@@ -173,6 +174,8 @@ class Sweep:
             "sweep.csv": table.to_csv(index=False, lineterminator="\n").encode(),
             "sweep.parquet": parquet.getvalue(),
         }
+        rows = over_seeds(table, list(self.grid), FIGURES)
+        parts |= paper_tables.of_sweep(rows, list(self.grid)).files("sweep")
         if table["accuracy"].notna().any():
             parts |= pictures.files(pictures.heat_maps(table, list(self.grid)), "sweep")
         parts["sweep.json"] = json.dumps(self._about, indent=2).encode()  # last: if it exists, so do the others
