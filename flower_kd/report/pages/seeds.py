@@ -12,6 +12,7 @@ from flower_kd.report.over_seeds import over_seeds
 from flower_kd.report.pages.elements import Column, Figure, Table, accuracy_column
 
 PER_NODE = "over all edges of a node, if neighbors are linked directly (fedavg: over its link to the server)"
+_MAX_KEYS = 3
 _SENT = {
     "bytes-per-message": ("kB per message", lambda count: short(count / 1e3)),
     "messages-per-edge": ("messages per edge", short),
@@ -83,9 +84,15 @@ def shortfall_columns(rows: pd.DataFrame) -> Iterator[Column]:
 def failures(runs: pd.DataFrame, keys: Sequence[str]) -> Table | None:
     """Return the table of failed runs, None if there are none."""
     failed = runs[runs["error"] != ""]
-    return None if failed.empty else Table.of("Failed runs", list(_names(failed, (*keys, "seed", "error"))))
+    columns = [*_names(failed, keys), Column("seed", failed["seed"]), Column("error", failed["error"])]
+    return None if failed.empty else Table.of("Failed runs", columns)
 
 
 def _names(rows: pd.DataFrame, keys: Sequence[str]) -> Iterator[Column]:
-    for key in keys:
-        yield Column("label" if key == "run" else key, rows[key], as_text)
+    """Yield the columns that name the rows: one per key, or, as many would not fit the page, one for all of them."""
+    if len(keys) <= _MAX_KEYS:
+        for key in keys:
+            yield Column("label" if key == "run" else key, rows[key], as_text)
+    else:
+        pairs = [", ".join(f"{key} = {as_text(row[key])}" for key in keys) for _, row in rows.iterrows()]
+        yield Column("setting", pairs)
