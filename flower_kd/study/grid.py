@@ -7,9 +7,10 @@ from dataclasses import fields
 from itertools import product
 from typing import Any
 
-from flower_kd import moved, part_text
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError, unknown
+from flower_kd.parts import moved
+from flower_kd.parts import text as part_text
 from flower_kd.report.formats import as_text
 
 Grid = dict[str, list[Any]]

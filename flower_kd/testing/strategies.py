@@ -12,8 +12,9 @@ import torch
 from flwr.app import ArrayRecord, Context, Message
 from flwr.serverapp.strategy import Strategy
 
-from flower_kd import signatures, strategies
+from flower_kd import strategies
 from flower_kd.clients import Node, ShuffledBatches, make_client_app
+from flower_kd.parts import signatures
 from flower_kd.protocol import Greeting
 from flower_kd.seeding import derive, torch_seeded
 from flower_kd.sim import InProcessGrid

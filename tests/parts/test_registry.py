@@ -19,7 +19,7 @@ from flower_kd.config import RunConfig
 from flower_kd.data import DataSpec
 from flower_kd.data.partition import partitioner_of
 from flower_kd.errors import InputError
-from flower_kd.parts import Registry
+from flower_kd.parts.registry import Registry
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_flower_kd_s_own_names_need_no_look_at_installed_packages(monkeypatch: p
 
 @pytest.mark.parametrize("kind", REGISTRIES)
 def test_every_part_of_flower_kd_declares_types_and_says_what_it_is(kind: str) -> None:
-    from flower_kd.parts import first_line
+    from flower_kd.parts.registry import first_line
 
     for name in REGISTRIES[kind].own_names():
         assert first_line(REGISTRIES[kind].get(name)).endswith((".", ")", "`")), name

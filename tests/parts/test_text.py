@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flower_kd import part_text
 from flower_kd.errors import InputError
-from flower_kd.part_text import PartText, is_own, parse, split
+from flower_kd.parts import text as part_text
+from flower_kd.parts.text import PartText, is_own, parse, split
 
 names = st.from_regex(
     r"[a-z][a-z0-9]{0,5}(-[a-z0-9]{1,4}){0,2}|[a-z]{1,4}(\.[a-z]{1,3})?:[A-Za-z_]{1,6}", fullmatch=True
