@@ -115,7 +115,7 @@ def check_arguments(
 def _checked(setting: Setting, value: Any, prefix: str) -> Any:
     if not setting.required and value is setting.default:
         return value
-    from flower_kd.typed_values import checked  # pydantic: nodes without parts that have settings need none
+    from flower_kd.parts.values import checked  # pydantic: nodes without parts that have settings need none
 
     return checked(f"{prefix}{setting.name}", value, setting.annotation)
 
