@@ -266,7 +266,7 @@ def test_a_name_of_two_packages_is_refused_when_it_is_used(tmp_path: Path, outsi
 
 
 def test_flower_kd_s_own_names_need_no_look_at_installed_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flower_kd.parts._installed", lambda: pytest.fail("it looked"))
+    monkeypatch.setattr("flower_kd.parts.registry._installed", lambda: pytest.fail("it looked"))
     assert topology.build("regular(degree=2)", 5).number_of_edges() == 5
     RunConfig.parse({})
 
