@@ -125,8 +125,8 @@ def run(
     tensorboard: Tensorboard = False,
 ) -> None:
     """Run the same apps as `flwr run`, without Flower's engine."""
+    settings = _settings(config)
     _prepare(workers)
-    from flower_kd.cli import run_config
     from flower_kd.config import RunConfig
     from flower_kd.report import run_table
     from flower_kd.runs import run_folder
@@ -136,7 +136,6 @@ def run(
     _not_both(overwrite, resume)
     if tensorboard:
         _check_tensorboard()
-    settings = run_config.parse(config)
     nodes = _num_nodes(num_nodes, settings)
     if output_dir is not None:
         settings["output-dir"] = str(output_dir)
@@ -179,15 +178,15 @@ def compare(
     tensorboard: Tensorboard = False,
 ) -> None:
     """Run strategies, or the runs of an experiment file, on the same data and seeds. Repeat the command to continue."""
+    settings = _settings(config)
     _prepare(max(jobs, workers))
-    from flower_kd.cli import presets, run_config
+    from flower_kd.cli import presets
     from flower_kd.study import experiment as experiments
     from flower_kd.study.compare import Comparison, screen
 
     _not_both(overwrite, resume)
     if tensorboard:
         _check_tensorboard()
-    settings = run_config.parse(config)
     if experiment is None and only:
         raise InputError(f"--only {only!r} selects runs of an experiment file, but no file is given")
     if experiment is not None and strategies:
@@ -222,13 +221,12 @@ def sweep(
     resume: Resume = False,
 ) -> None:
     """Run every combination of the values of some keys. Repeat the command to continue."""
+    settings = _settings(config)
     _prepare(max(jobs, workers))
-    from flower_kd.cli import run_config
     from flower_kd.study import grid as grids
     from flower_kd.study.sweep import Sweep
 
     _not_both(overwrite, resume)
-    settings = run_config.parse(config)
     nodes = _num_nodes(num_nodes, settings)
     swept = Sweep(settings, grids.parse(grid or []), seeds, nodes, output_dir.expanduser().absolute())
     _warn(swept.warning)
@@ -265,12 +263,11 @@ def topology(
     ] = None,
 ) -> None:
     """Draw a communication graph; show degree, diameter, spectral gap, and the bytes of a round."""
+    settings = _settings(config)
     from flower_kd import folders
-    from flower_kd.cli import run_config
     from flower_kd.config import RunConfig
     from flower_kd.report import pictures, topology_card
 
-    settings = run_config.parse(config)
     if name is not None:
         settings["topology"] = name
     parsed = RunConfig.parse(settings)
@@ -366,6 +363,16 @@ def _find_modules_in_current_folder() -> None:
     folder = os.getcwd()
     if folder not in sys.path and "" not in sys.path:
         sys.path.append(folder)
+
+
+def _settings(config: list[str] | None) -> dict[str, Any]:
+    """Return the run config of a command line; a wrong key is reported before torch and the parts are imported."""
+    from flower_kd.cli import run_config
+    from flower_kd.config import RunConfig
+
+    settings = run_config.parse(config)
+    RunConfig.read(settings)
+    return settings
 
 
 def _prepare(processes: int) -> None:
