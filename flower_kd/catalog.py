@@ -10,7 +10,7 @@ from flower_kd.data import PARTITIONS
 from flower_kd.dissimilarity import DISSIMILARITIES
 from flower_kd.errors import InputError
 from flower_kd.models import MODELS
-from flower_kd.parts import Registry
+from flower_kd.parts.registry import Registry
 from flower_kd.pooling import POOLINGS
 from flower_kd.strategies import CONSENSUS, STRATEGIES
 from flower_kd.topology import TOPOLOGIES

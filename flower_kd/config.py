@@ -12,16 +12,17 @@ from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
-from flower_kd import moved, part_text
 from flower_kd.errors import InputError
+from flower_kd.parts import moved
+from flower_kd.parts import text as part_text
+from flower_kd.parts.values import checked
 from flower_kd.ranges import Count, Momentum, NonNegative, Positive, Share, Whole
-from flower_kd.typed_values import checked
 
 if TYPE_CHECKING:
     import networkx as nx
 
     from flower_kd.data import DataSpec
-    from flower_kd.parts import Registry
+    from flower_kd.parts.registry import Registry
 
 # Keys whose value names a part; that of a topology may also be a file, and that of a model a list.
 _PARTS = ("strategy", "partition", "dissimilarity", "pooling", "consensus", "wire")
@@ -31,7 +32,92 @@ _PARTS = ("strategy", "partition", "dissimilarity", "pooling", "consensus", "wir
 class RunConfig:
     """What `[tool.flwr.app.config]` and `-c` hold, with underscores for hyphens.
 
-    README.md explains each key; `pyproject.toml` has the same defaults, which a test verifies.
+    The page of settings in the documentation is made from this; `pyproject.toml` has the same defaults, which a test
+    verifies.
+
+    Parameters
+    ----------
+    strategy : str
+        What is exchanged, and what for. A strategy's own settings are in its parentheses.
+    baseline : {"silo", "none"}
+        Whether to train each node alone first, for comparison.
+    num_nodes : int
+        Nodes to wait for; 0 for those that are connected at the start.
+    num_server_rounds : int
+        Rounds.
+    local_steps : int
+        SGD steps per round.
+    exchange_every : int
+        SGD steps per exchange; must divide local-steps. 0 for once per round.
+    evaluate_every : int
+        Rounds per evaluation; the last round is always evaluated.
+    batch_size : int
+        Private samples in one SGD step.
+    learning_rate : float
+        Learning rate of SGD.
+    momentum : float
+        Momentum of SGD.
+    weight_decay : float
+        Weight decay of SGD.
+    seed : int
+        Seed of all randomness.
+    num_threads : int
+        Threads of torch in each node; they affect the order of float sums.
+    timeout : float
+        Seconds to wait for the replies of one exchange.
+    dataset : str
+        `digits` (embedded), a name on the hub, or a folder with images and labels.
+    image_size : int
+        Side in pixels to which images are resized; 0 to keep their size.
+    partition : str
+        How private samples are split over nodes.
+    gamma : float
+        A primary label is 1 + gamma times as likely as others (partition `skew`); 0 is iid.
+    dirichlet_alpha : float
+        Concentration of the partition `dirichlet`.
+    samples_per_node : int
+        Maximum number of private samples of a node; 0 for all.
+    model : str
+        One model for all nodes, several in turns (`mlp,lenet5`) or in the order of vertices (`lenet5*4,resnet8*4`).
+    weights_file : str
+        A local file with initial weights; empty for random ones.
+    initial_weights : {"auto", "common", "separate"}
+        Whether nodes with the same model start from equal weights; `auto`: if the strategy averages weights.
+    topology : str
+        The communication graph; also a file (edge list, or GraphML).
+    reference_size : int
+        Rows of the reference set.
+    exchange_rows : int
+        Reference rows in one exchange; 0 for all.
+    reference_batch : int
+        Reference rows in one SGD step; 0 for all rows of the teacher.
+    dissimilarity : str
+        Between a student's distribution and its teacher's.
+    temperature : float
+        T of the softmax of student and teacher.
+    kd_reduction : {"mean", "sum"}
+        Of the distillation term over rows.
+    alpha : float
+        Weight of the label term in `neighbor-kd`; that of the distillation term is 1 - alpha.
+    pooling : str
+        How the predictions of a node's neighbors become its teacher.
+    rho : float
+        Factor of the distillation term; T^2 keeps gradients from shrinking with T.
+    consensus : str
+        Update rule of `d-dist`.
+    clip : float
+        Distance to which a neighbor's difference from a node is shortened before mixing, per reference row (`d-dist`)
+        or over all weights (`d-sgd`); 0 for no clipping.
+    wire : str
+        Format of logits and soft labels in messages.
+    device : str
+        `auto` (CUDA where there is one), `cpu`, or `cuda:0`.
+    output_dir : str
+        Where results go; empty for a new folder in `~/flower-kd-results`.
+    overwrite : bool
+        Whether to replace the results there.
+    resume : bool
+        Whether to continue an interrupted run there, or show a finished one.
     """
 
     strategy: str = "d-dist"

@@ -41,7 +41,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flower_kd.errors import InputError, unknown
-from flower_kd.parts import Registry
+from flower_kd.parts.registry import Registry
 
 _REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": Tensor.mean,

@@ -27,12 +27,29 @@ MODELS = "models"
 DEFAULT = Path("~/flower-kd-results")
 LONGEST_NAME = 160
 
+PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
+
+
+def picture_names(stem: str) -> tuple[str, ...]:
+    """Return the names of the files of a picture, one per format."""
+    return tuple(f"{stem}{suffix}" for suffix in PICTURE_SUFFIXES)
+
+
 # What each kind of results consists of, in the order of removal: first what marks something as finished.
 _INDEXES = {"comparison": "comparison.json", "sweep": "sweep.json"}
 _FILES = {
-    "run": ("summary.json", "config.toml", "graph.graphml", "history.csv", "history-silo.csv", "accuracy.png"),
-    "comparison": ("comparison.json", "failed.json", "comparison.csv", "comparison.png"),
-    "sweep": ("sweep.json", "sweep.csv", "sweep.parquet", "sweep.png"),
+    "run": (
+        *("summary.json", "config.toml", "graph.graphml", "history.csv", "history-silo.csv"),
+        *picture_names("accuracy"),
+    ),
+    "comparison": (
+        *("comparison.json", "failed.json", "comparison.csv", "comparison.tex", "comparison.md"),
+        *picture_names("comparison"),
+    ),
+    "sweep": (
+        *("sweep.json", "sweep.csv", "sweep.parquet", "sweep.tex", "sweep.md"),
+        *picture_names("sweep"),
+    ),
 }
 _FOLDERS = {"run": (CHECKPOINT, TENSORBOARD, MODELS), "comparison": (), "sweep": ()}
 _EVENTS = ("events.out.tfevents.*", "alone/events.out.tfevents.*")

@@ -13,7 +13,7 @@ from annotated_types import Interval
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from flower_kd.parts import Registry
+from flower_kd.parts.registry import Registry
 from flower_kd.teacher import Teacher
 
 _PART = 2**20  # values pooled at a time

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flower_kd import parts
+from flower_kd.parts import registry as parts
 
 MODULE = '''
 from typing import Annotated

@@ -10,7 +10,7 @@ import pytest
 from flower_kd import strategies
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
-from flower_kd.signatures import settings_of
+from flower_kd.parts.signatures import settings_of
 
 ROOT = Path(__file__).parents[1]
 

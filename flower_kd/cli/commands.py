@@ -264,7 +264,8 @@ def topology(
     config: Config = None,
     num_nodes: Nodes = None,
     picture: Annotated[
-        Path | None, typer.Option(help="Where to draw it (default: results/topology/NAME-NODES.png).")
+        Path | None,
+        typer.Option(help="Where to draw it: one file, or, without .png, .pdf or .svg, all three formats."),
     ] = None,
 ) -> None:
     """Draw a communication graph; show degree, diameter, spectral gap, and the bytes of a round."""
@@ -273,22 +274,25 @@ def topology(
     if name is not None:
         settings["topology"] = name
     from flower_kd import folders
-    from flower_kd import topology as topologies
     from flower_kd.config import RunConfig
     from flower_kd.report import pictures, topology_card
 
     parsed = RunConfig.parse(settings)
-    shown = Path(parsed.topology).stem if topologies.is_file(parsed.topology) else parsed.topology
-    drawn = folders.file_name_of(f"{shown}-{nodes}")
-    path = (picture or Path("results/topology") / f"{drawn}.png").expanduser().absolute()
+    shown = topology_card.shown_name(parsed.topology)
+    default = Path("results/topology") / folders.file_name_of(f"{shown}-{nodes}")
+    path = (picture or default).expanduser().absolute()
     if path.is_dir():
         raise InputError(f"--picture {str(picture)!r} is a directory, but must be a file")
     folders.check_writable(path.parent)
     card = topology_card.card(parsed, nodes)
     console = _console()
     console.print(topology_card.table(card, shown))
-    folders.write(path.parent, {path.name: pictures.png(pictures.draw_graph(card.graph, f"{shown} of {nodes} nodes"))})
-    console.print(f"drawn: {path}", markup=False, highlight=False, soft_wrap=True)
+    one = path.suffix in folders.PICTURE_SUFFIXES
+    stem, suffixes = (path.stem, (path.suffix,)) if one else (path.name, folders.PICTURE_SUFFIXES)
+    files = pictures.files(topology_card.picture(card, shown), stem, suffixes)
+    folders.write(path.parent, files)
+    for name in files:
+        console.print(f"drawn: {path.parent / name}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -380,9 +384,10 @@ def _settings(config: list[str] | None) -> dict[str, Any]:
 def _prepare(processes: int) -> None:
     """Start preparing the worker processes in the background, if there will be any."""
     if processes > 1:
+        from flower_kd import study
         from flower_kd.sim import preload
 
-        preload.context()
+        preload.context(study.PRELOADED)
 
 
 def _print_error(sentence: str) -> None:

@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from flower_kd.errors import InputError
-from flower_kd.part_text import written
-from flower_kd.parts import Registry, Source, first_line
-from flower_kd.signatures import Setting
+from flower_kd.parts.registry import Registry, Source, first_line
+from flower_kd.parts.signatures import Setting
+from flower_kd.parts.text import written
 
 
 def table(kind: str, registry: Registry[Any]) -> Table:

@@ -221,4 +221,4 @@ def _teacher_weights(message: Message) -> Tensor | None:
     record = message.content.get(TEACHER_WEIGHTS)
     if not isinstance(record, ArrayRecord):
         return None
-    return wire.decode(record, tuple(record["rows"].shape) if "rows" in record else (0,))
+    return wire.decode(record)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from flower_kd.data.spec import DataSpec
 from flower_kd.errors import InputError
-from flower_kd.parts import Registry
+from flower_kd.parts.registry import Registry
 from flower_kd.ranges import Count, NonNegative, Positive, Whole
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flower_kd.errors import InputError
 from flower_kd.models.registry import check
-from flower_kd.part_text import split
+from flower_kd.parts.text import split
 
 
 def parse(spec: str) -> list[tuple[str, int | None]]:

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from torch import nn
 
-from flower_kd.part_text import is_own
-from flower_kd.parts import Registry
+from flower_kd.parts.registry import Registry
+from flower_kd.parts.text import is_own
 
 
 class ModelFactory(Protocol):

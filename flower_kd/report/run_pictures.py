@@ -22,4 +22,4 @@ def draw(record: RunRecord | None, baseline: RunRecord | None) -> dict[str, byte
         return {}
     from flower_kd.report import pictures  # importing matplotlib takes half a second
 
-    return {"accuracy.png": pictures.png(pictures.accuracy_by_round(lines, title))}
+    return pictures.files(pictures.accuracy_by_round(lines, title), "accuracy")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import isnan
+from pathlib import Path
 
 import networkx as nx
 import numpy as np
+from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
 from flower_kd import data, models, topology, wire
 from flower_kd.config import RunConfig
 from flower_kd.protocol import ARRAYS, LOGITS
+from flower_kd.report.pictures import draw_graph
+from flower_kd.strategies import STRATEGIES, sends_to
 
 NUM_EXAMPLES = 100  # typical: its size in a message is that of its bits
 
@@ -35,6 +39,8 @@ class TopologyCard:
         Exchanges per round.
     logits_bytes, weights_bytes : float
         Of one serialized message; for weights the mean over nodes, whose models may differ.
+    strategy : str
+        The strategy that would use the graph, or a server instead.
     """
 
     graph: nx.Graph
@@ -46,6 +52,7 @@ class TopologyCard:
     exchanges: int
     logits_bytes: float
     weights_bytes: float
+    strategy: str
 
 
 def card(config: RunConfig, num_nodes: int) -> TopologyCard:
@@ -68,7 +75,21 @@ def card(config: RunConfig, num_nodes: int) -> TopologyCard:
         exchanges=config.local_steps // (config.exchange_every or config.local_steps),
         logits_bytes=wire.reply_bytes(LOGITS, logits, NUM_EXAMPLES),
         weights_bytes=float(np.mean([weights[name] for name in names])),
+        strategy=config.strategy,
     )
+
+
+def shown_name(topology: str) -> str:
+    """Return how a topology is called in titles: a file by its name without folder and ending."""
+    return Path(topology).stem if Path(topology).is_file() else topology
+
+
+def picture(card: TopologyCard, name: str) -> Figure:
+    """Return a drawing of the graph; if the strategy's nodes send to a server, of the nodes around it."""
+    nodes = card.graph.number_of_nodes()
+    if sends_to(STRATEGIES.get(card.strategy)) == "server":
+        return draw_graph(card.graph, f"{card.strategy}, {nodes} nodes", server=True)
+    return draw_graph(card.graph, f"{name}, {nodes} nodes")
 
 
 def table(card: TopologyCard, name: str) -> Table:

@@ -16,9 +16,10 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 
-from flower_kd import folders, moved, topology
+from flower_kd import folders, topology
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
+from flower_kd.parts import moved
 from flower_kd.protocol import Hello
 from flower_kd.strategies import STRATEGIES, links
 from flower_kd.strategies.node_records import NodeMetrics, Participation, Traffic

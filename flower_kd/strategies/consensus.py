@@ -10,7 +10,7 @@ from annotated_types import Interval
 from flwr.common.logger import log
 from torch import Tensor
 
-from flower_kd.parts import Registry
+from flower_kd.parts.registry import Registry
 from flower_kd.topology import Mixing
 
 # (mixed consensus W z, consensus z, predictions s, predictions before) -> next consensus; each [nodes, rows, classes]

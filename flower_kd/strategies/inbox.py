@@ -16,8 +16,8 @@ from typing_extensions import TypedDict
 
 from flower_kd.errors import InputError
 from flower_kd.failures import one_line, reason
+from flower_kd.parts.values import misfit
 from flower_kd.protocol import ARRAYS, CONFIG, HELLO, JOIN, LOGITS, METRICS, Hello, Text
-from flower_kd.typed_values import misfit
 from flower_kd.wire import check_layout, short_repr
 
 T = TypeVar("T")

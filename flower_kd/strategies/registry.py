@@ -8,11 +8,11 @@ import networkx as nx
 import numpy as np
 from flwr.serverapp.strategy import Strategy
 
-from flower_kd import moved, signatures
 from flower_kd.errors import InputError, unknown
-from flower_kd.parts import Registry
+from flower_kd.parts import moved, signatures
+from flower_kd.parts.registry import Registry
+from flower_kd.parts.values import checked
 from flower_kd.strategies.resumable import Resumable
-from flower_kd.typed_values import checked
 
 # The intended recipient of what a node sends, whatever its route.
 Recipient = Literal["neighbors", "server", "none"]

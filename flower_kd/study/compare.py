@@ -18,15 +18,17 @@ from rich.text import Text
 from flower_kd import folders
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
-from flower_kd.report import pictures
+from flower_kd.report import paper_tables, pictures
 from flower_kd.report.interval import interval
 from flower_kd.runs import results, shortfalls
 from flower_kd.sim.signals import deferred_signals
+from flower_kd.strategies import STRATEGIES, sends_to
 from flower_kd.study import batch
 from flower_kd.study.job import Outcome
 from flower_kd.unused import warning
 
 PICTURE_SECONDS = 5.0
+DRAWING_SHARE = 0.05
 SENT = ("per_message", "messages_per_edge", "per_edge", "per_node")
 
 
@@ -54,7 +56,7 @@ class Comparison:
         self.folder = folder
         self.jobs = batch.jobs(runs, seed_text, num_nodes, folder)
         self._outcomes: dict[Path, Outcome] = {}
-        self._drawn_at = -PICTURE_SECONDS
+        self._draw_after = 0.0
         found = batch.problems(self.jobs)
         # A run that cannot be executed becomes a row with its error, as long as any other can.
         failing = {label for labels in found.values() for label in labels}
@@ -102,7 +104,7 @@ class Comparison:
     def _record(self, outcome: Outcome) -> None:
         self._outcomes[outcome.job.folder] = outcome
         self._write()
-        if time.monotonic() - self._drawn_at > PICTURE_SECONDS:
+        if time.monotonic() > self._draw_after:
             self._draw()
 
     def _write(self) -> None:
@@ -115,25 +117,31 @@ class Comparison:
         failed = [
             {"run": outcome.job.label, "seed": outcome.job.seed, "error": outcome.error} for outcome in self.failed
         ]
+        rows = table(self.outcomes)
         parts = {
-            "failed.json": json.dumps(failed, indent=2),
-            "comparison.csv": table(self.outcomes).to_csv(index=False, lineterminator="\n"),
-            "comparison.json": json.dumps(finished, indent=2, allow_nan=False),  # last: if it exists, so do the others
+            "failed.json": json.dumps(failed, indent=2).encode(),
+            "comparison.csv": rows.to_csv(index=False, lineterminator="\n").encode(),
+            **paper_tables.of_comparison(rows, _notes(rows)).files("comparison"),
+            # Last: if it exists, so do the others.
+            "comparison.json": json.dumps(finished, indent=2, allow_nan=False).encode(),
         }
-        folders.write(self.folder, {name: text.encode() for name, text in parts.items()})
+        folders.write(self.folder, parts)
 
     def _draw(self) -> None:
+        started = time.monotonic()
         histories: dict[str, list[pd.DataFrame]] = {}
-        finals: dict[str, tuple[Any, list[float | None]]] = {}
+        finals: dict[str, pictures.Final] = {}
         for outcome in self.outcomes:
             if outcome.summary is not None:
                 run = results.read(outcome.job.folder)
                 histories.setdefault(outcome.job.label, []).append(run.history)
-                finals.setdefault(outcome.job.label, (run.graph, run.summary.accuracy["per_node"]))
+                recipient = sends_to(STRATEGIES.get(run.summary.strategy))
+                final = pictures.Final(run.graph, run.summary.accuracy["per_node"], recipient)
+                finals.setdefault(outcome.job.label, final)
         if histories:
-            picture = pictures.png(pictures.comparison(histories, finals))
-            folders.write(self.folder, {"comparison.png": picture})
-        self._drawn_at = time.monotonic()
+            folders.write(self.folder, pictures.files(pictures.comparison(histories, finals), "comparison"))
+        now = time.monotonic()
+        self._draw_after = now + max(PICTURE_SECONDS, (now - started) / DRAWING_SHARE)
 
 
 def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
@@ -219,6 +227,16 @@ def _initial_weights(rows: pd.DataFrame) -> str:
     if any(len(labels) == 0 for labels in runs.values()):
         return ""
     return "; ".join(f"{how} initial weights: {', '.join(map(str, labels))}" for how, labels in runs.items())
+
+
+def _notes(rows: pd.DataFrame) -> list[str]:
+    """Return what a table of these rows must say about how the runs began and what they missed."""
+    weights = _initial_weights(rows)
+    incomplete = rows[(rows["exchanges-missed"] > 0) | (rows["diverged"] > 0)]
+    return [
+        *([f"Runs have {weights}"] if weights else []),
+        *(f"{row['run']}: {_shortfall(row)}" for _, row in incomplete.iterrows()),
+    ]
 
 
 def _sent(rows: pd.DataFrame) -> Table:

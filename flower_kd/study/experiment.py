@@ -9,8 +9,8 @@ from typing import Any
 
 from flwr.common.config import flatten_dict
 
-from flower_kd import part_text
 from flower_kd.errors import InputError, unknown
+from flower_kd.parts import text as part_text
 
 Runs = dict[str, dict[str, Any]]
 

@@ -7,9 +7,11 @@ from dataclasses import fields
 from itertools import product
 from typing import Any
 
-from flower_kd import moved, part_text
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError, unknown
+from flower_kd.parts import moved
+from flower_kd.parts import text as part_text
+from flower_kd.report.formats import as_text
 
 Grid = dict[str, list[Any]]
 
@@ -68,13 +70,6 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]
     """Return every combination of one value per key, by a label such as "dissimilarity=kl,temperature=10"."""
     choices = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     return {",".join(f"{key}={_escaped(value)}" for key, value in choice.items()): choice for choice in choices}
-
-
-def as_text(value: Any) -> str:
-    """Return a value as the user would type it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def _escaped(value: Any) -> str:

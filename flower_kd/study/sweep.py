@@ -17,16 +17,19 @@ from rich.text import Text
 from flower_kd import folders
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
-from flower_kd.report import pictures
+from flower_kd.report import paper_tables, pictures
+from flower_kd.report.formats import as_text
 from flower_kd.report.interval import interval
+from flower_kd.report.over_seeds import over_seeds
 from flower_kd.runs import shortfalls
 from flower_kd.sim.signals import deferred_signals
 from flower_kd.study import batch
-from flower_kd.study.grid import as_text, combinations
+from flower_kd.study.grid import combinations
 from flower_kd.study.job import Outcome
 from flower_kd.unused import check_grid, warning
 
 WRITE_SECONDS = 5.0
+WRITING_SHARE = 0.05
 BEST = 5
 FIGURES = ("accuracy", "accuracy-std", "bytes-per-edge", "bytes-per-node", "seconds")
 
@@ -82,7 +85,7 @@ class Sweep:
             "seeds": list(dict.fromkeys(job.seed for job in self.jobs)),
         }
         self._outcomes: dict[Path, Outcome] = {}
-        self._written = -WRITE_SECONDS
+        self._write_after = 0.0
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -160,18 +163,22 @@ class Sweep:
 
     def _record(self, outcome: Outcome) -> None:
         self._outcomes[outcome.job.folder] = outcome
-        if time.monotonic() - self._written > WRITE_SECONDS:
+        if time.monotonic() > self._write_after:
             self._write()
 
     def _write(self) -> None:
+        started = time.monotonic()
         table, parquet = self.table(), io.BytesIO()
         table.to_parquet(parquet, index=False)
         parts = {
             "sweep.csv": table.to_csv(index=False, lineterminator="\n").encode(),
             "sweep.parquet": parquet.getvalue(),
         }
+        rows = over_seeds(table, list(self.grid), FIGURES)
+        parts |= paper_tables.of_sweep(rows, list(self.grid)).files("sweep")
         if table["accuracy"].notna().any():
-            parts["sweep.png"] = pictures.png(pictures.heat_maps(table, list(self.grid)))
+            parts |= pictures.files(pictures.heat_maps(table, list(self.grid)), "sweep")
         parts["sweep.json"] = json.dumps(self._about, indent=2).encode()  # last: if it exists, so do the others
         folders.write(self.folder, parts)
-        self._written = time.monotonic()
+        now = time.monotonic()
+        self._write_after = now + max(WRITE_SECONDS, (now - started) / WRITING_SHARE)

@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import Strategy
 
 from flower_kd import strategies
 from flower_kd.clients import Node, ShuffledBatches, make_client_app
+from flower_kd.parts import signatures
 from flower_kd.protocol import Greeting
 from flower_kd.seeding import derive, torch_seeded
 from flower_kd.sim import InProcessGrid
@@ -71,7 +72,7 @@ def _strategy(part: str | type[Strategy], num_nodes: int = _NODES) -> Any:
     graph = nx.cycle_graph(num_nodes)
     if isinstance(part, str):
         return strategies.build(part, graph, _SETTINGS)
-    own = {name: value for name, value in _SETTINGS.items() if name in strategies.settings_of(part)}
+    own = {name: value for name, value in _SETTINGS.items() if name in signatures.settings_of(part)}
     return part(graph, **own)  # type: ignore[call-arg]
 
 

@@ -10,8 +10,8 @@ import networkx as nx
 import numpy as np
 
 from flower_kd.errors import InputError, unknown
-from flower_kd.part_text import is_own
-from flower_kd.parts import OWN, Registry
+from flower_kd.parts.registry import OWN, Registry
+from flower_kd.parts.text import is_own
 from flower_kd.ranges import require_whole
 from flower_kd.seeding import derive
 from flower_kd.topology.checks import require_connected, require_two

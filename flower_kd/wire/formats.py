@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flower_kd.errors import InputError
 from flower_kd.failures import describe, one_line
-from flower_kd.parts import Registry
+from flower_kd.parts.registry import Registry
 from flower_kd.wire.records import NUMBERS, Arrays, Layout, as_array, check_layout, layout, read, short_repr
 
 # The largest absolute value of a logit in any format, that of float16: all formats detect divergence alike.

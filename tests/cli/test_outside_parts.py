@@ -97,7 +97,7 @@ def test_a_comparison_of_strategies_with_settings(tmp_path: Path) -> None:
     ],
 )
 def test_flower_s_parser_carries_texts_of_parts(text: str) -> None:
-    from flower_kd.part_text import parse
+    from flower_kd.parts.text import parse
 
     for key, value in run_config.parse([text, "seed=1"]).items():
         assert key in ("seed", "model") or parse(value).arguments

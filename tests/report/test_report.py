@@ -10,11 +10,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from jinja2 import UndefinedError
 from typer.testing import CliRunner
 
 from flower_kd.cli.commands import app
 from flower_kd.errors import InputError
 from flower_kd.report import report
+from flower_kd.report.pages.page import Page as ReportPage
 from flower_kd.runs import results
 
 SHORT = "num-server-rounds=2 local-steps=2 samples-per-node=20 reference-size=40"
@@ -161,6 +163,62 @@ def test_user_text_is_escaped(folders: dict[str, Path], tmp_path: Path) -> None:
     page = Page(report.write(folder))
     assert NASTY in page.text
     assert len(page.of("script")) == 1
+
+
+def test_no_table_has_more_columns_than_a_page_is_wide(folders: dict[str, Path], tmp_path: Path) -> None:
+    """At 1100 pixels: a column of numbers takes at least 75, one of texts 105 (its longest words wrap)."""
+    folder = shutil.copytree(folders["compare"], tmp_path / "compare")
+    runs = json.loads((folder / "comparison.json").read_text())
+    runs[0]["participation"][0] = {"due": 2, "taken": 0, "reasons": {"late": 2}}
+    runs[0]["diverged"] = [2]
+    (folder / "comparison.json").write_text(json.dumps(runs))
+    for path in (*(folders[kind] / "report.html" for kind in folders), report.write(folder)):
+        tables = path.read_text("utf-8").split("<table>")[1:]
+        assert len(tables) >= 3
+        for table in tables:
+            headers = re.findall(r'<th scope="col" class="(\w*)"', table.split("</thead>")[0])
+            assert headers
+            assert sum(75 if header == "number" else 105 for header in headers) < 1040
+
+
+def test_the_page_of_a_run_that_did_not_finish_shows_its_rounds(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["run"], tmp_path / "run")
+    (folder / "summary.json").unlink()
+    history = (folder / "history.csv").read_text()
+    whole = history.splitlines()[: 1 + 3]
+    (folder / "history.csv").write_text("\n".join([*whole, "2,0,0.98765"]))  # killed while writing a line
+    text = Page(report.write(folder)).text
+    assert "neighbor-kd on digits, ring (unfinished)" in text
+    assert "1 of 2" in text
+    assert "can be continued with --resume" in text
+    column = whole[0].split(",").index("test-accuracy")
+    accuracies = [float(line.split(",")[column]) for line in whole[1:]]
+    for accuracy in (*accuracies, sum(accuracies) / 3):
+        assert f"{100 * accuracy:.1f}" in text
+    assert "98.8" not in text
+    assert "Config" in text
+
+
+def test_a_run_that_stopped_while_nodes_trained_alone_has_a_page(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["run"], tmp_path / "run")
+    (folder / "summary.json").unlink()
+    (folder / "history.csv").unlink()
+    text = Page(report.write(folder)).text
+    assert "0 of 2" in text
+    assert "alone, %" in text
+
+
+def test_a_run_without_a_round_is_one_sentence(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["run"], tmp_path / "run")
+    for name in ("summary.json", "history.csv", "history-silo.csv"):
+        (folder / name).unlink()
+    with pytest.raises(InputError, match="contains a run of which no round was finished"):
+        report.write(folder)
+
+
+def test_a_template_that_names_something_missing_fails() -> None:
+    with pytest.raises(UndefinedError, match="headline"):
+        ReportPage("sweep", "title", "lead").html()
 
 
 def test_damaged_files_are_reported_in_one_sentence(folders: dict[str, Path], tmp_path: Path) -> None:

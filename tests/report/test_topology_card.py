@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from flower_kd import sim
 from flower_kd.cli.commands import app
 from flower_kd.config import RunConfig
-from flower_kd.report.topology_card import card, table
+from flower_kd.report.topology_card import card, picture, shown_name, table
 
 SHORT = {"num-server-rounds": 2, "local-steps": 4, "samples-per-node": 20, "reference-size": 40, "baseline": "none"}
 
@@ -51,7 +51,35 @@ def test_the_command_draws_the_graph(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["topology", "torus", "--num-nodes", "9", "--picture", str(path)])
     assert result.exit_code == 0, result.output
     assert path.read_bytes().startswith(b"\x89PNG")
+    assert [file.name for file in path.parent.iterdir()] == ["torus.png"]
     assert str(path) in result.output
+
+
+@pytest.mark.parametrize("words", [[], ["--picture", "results/topology/ring-4"]])
+def test_without_an_ending_it_is_drawn_in_every_format(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["topology", "ring", "--num-nodes", "4", *words])
+    assert result.exit_code == 0, result.output
+    names = {path.name for path in (tmp_path / "results" / "topology").iterdir()}
+    assert names == {"ring-4.png", "ring-4.pdf", "ring-4.svg"}
+    assert all(name in result.output for name in names)
+
+
+@pytest.mark.parametrize(("strategy", "centers"), [("fedavg", 1), ("d-dist", 0), ("silo", 0)])
+def test_a_strategy_with_a_server_is_drawn_as_a_star_around_it(strategy: str, centers: int) -> None:
+    drawn = picture(card(RunConfig.parse({"strategy": strategy}), 5), "ring").axes[0]
+    assert [text.get_text() for text in drawn.texts].count("server") == centers
+    assert drawn.get_title() == ("fedavg, 5 nodes" if centers else "ring, 5 nodes")
+
+
+def test_titles_show_a_file_by_its_name_and_other_texts_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "my.house.graphml"
+    path.touch()
+    assert shown_name(str(path)) == "my.house"
+    for text in ("ring", "erdos-renyi(edge_probability=0.3)", "my.parts:Tree(branches=2)"):
+        assert shown_name(text) == text
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from flower_kd.runs import results
 from flower_kd.strategies.node_records import NodeMetrics, Traffic
 
 NAMES = (".flower-kd.json", ".flower-kd.lock", "config.toml", "graph.graphml", "history.csv")
+PICTURES = folders.picture_names("accuracy")
 SHORT = {"num-server-rounds": 3, "local-steps": 2, "samples-per-node": 20, "reference-size": 40, "model": "mlp"}
 
 
@@ -123,7 +124,7 @@ def test_the_table_of_a_large_network_is_cut(finished: tuple[sim.Summary, Path])
 def test_there_is_a_picture(finished: tuple[sim.Summary, Path]) -> None:
     assert (finished[1] / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     names = {path.name for path in finished[1].iterdir()}  # no partial file is left, no checkpoint
-    assert names == {*NAMES, "history-silo.csv", "accuracy.png", "models", "summary.json"}
+    assert names == {*NAMES, *PICTURES, "history-silo.csv", "models", "summary.json"}
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_a_run_that_ends_early_leaves_its_history(error: type[BaseException], tm
     with pytest.raises(error, match="stop"):
         sim.run(SHORT | {"overwrite": True}, 2, tmp_path, listener=Ends(error, stage=1, server_round=2))
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {*NAMES, "history-silo.csv", "accuracy.png", "checkpoint"}  # the old summary is gone
+    assert names == {*NAMES, *PICTURES, "history-silo.csv", "checkpoint"}  # the old summary is gone
     assert results.read_config(tmp_path).strategy == "d-dist"
     history = pd.read_csv(tmp_path / "history.csv")
     assert history["round"].tolist() == [1, 1, 2, 2]
@@ -240,7 +241,7 @@ def test_nodes_alone_that_are_interrupted_leave_their_history(tmp_path: Path) ->
     with pytest.raises(KeyboardInterrupt):
         sim.run(SHORT, 2, tmp_path / "run", listener=Ends(KeyboardInterrupt, stage=0, server_round=2))
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {*NAMES, "history-silo.csv", "accuracy.png", "checkpoint"} - {"history.csv"}
+    assert names == {*NAMES, *PICTURES, "history-silo.csv", "checkpoint"} - {"history.csv"}
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, at: str) -> None:

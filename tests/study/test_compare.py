@@ -8,6 +8,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from flower_kd import folders
 from flower_kd.cli.commands import app
 from flower_kd.runs import results
 from flower_kd.study import seeds
@@ -50,7 +51,8 @@ def test_a_comparison_is_every_strategy_with_every_seed(compared: Path) -> None:
         assert run.summary.accuracy == entry["accuracy"]
         assert run.config.baseline == "none"
     assert json.loads((compared / "failed.json").read_text()) == []
-    assert (compared / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    for name in folders.picture_names("comparison"):
+        assert (compared / name).stat().st_size > 1000
 
 
 def test_the_table_says_mean_interval_bytes_and_ratio(compared: Path) -> None:
@@ -78,6 +80,17 @@ def test_the_table_says_mean_interval_bytes_and_ratio(compared: Path) -> None:
         assert every_step == pytest.approx(2 * as_often)
 
 
+def test_the_tables_for_papers_have_the_figures_of_the_csv(compared: Path) -> None:
+    tex, markdown = ((compared / f"comparison.{suffix}").read_text() for suffix in ("tex", "md"))
+    for label, row in table(compared).items():
+        half = float(row["accuracy-high"]) - float(row["accuracy"])
+        assert rf"{label} & {float(row['accuracy']):.3f} $\pm$ {half:.3f} & " in tex
+        assert f"| {label} | {float(row['accuracy']):.3f} ± {half:.3f} | " in markdown
+    for text in (tex, markdown):
+        assert "Runs have common initial weights: d-sgd; separate initial weights: silo, neighbor-kd." in text
+        assert "accuracy (3 seeds)" in text
+
+
 def test_exchanges_that_nodes_missed_are_in_the_table(
     compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +107,7 @@ def test_exchanges_that_nodes_missed_are_in_the_table(
     assert (row["exchanges-due"], row["exchanges-missed"], row["diverged"]) == ("12", "1", "1")
     assert "1 of 12 exchanges missed" in again.output
     assert "1 node diverged" in again.output
+    assert "d-sgd: 1 of 12 exchanges missed, 1 node diverged." in (tmp_path / "compare" / "comparison.md").read_text()
 
 
 def test_a_run_that_says_nothing_is_a_failed_row(tmp_path: Path) -> None:

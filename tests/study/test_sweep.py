@@ -11,6 +11,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from flower_kd import folders
 from flower_kd.cli.commands import app
 from flower_kd.errors import InputError
 from flower_kd.study import grid
@@ -46,7 +47,11 @@ def test_a_sweep_is_every_combination_with_every_seed(tmp_path: Path) -> None:
         assert summary["accuracy"]["mean"] == row["accuracy"]
         assert summary["baseline"] is None
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "sweep.parquet"), table, check_dtype=False)
-    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    for name in folders.picture_names("sweep"):
+        assert (tmp_path / name).stat().st_size > 1000
+    means = table.groupby(["temperature", "dissimilarity"])["accuracy"].mean()
+    for suffix, start in (("tex", "1 & kl & "), ("md", "| 1 | kl | ")):
+        assert f"{start}{means[1.0, 'kl']:.3f} (" in (tmp_path / f"sweep.{suffix}").read_text()
     about = json.loads((tmp_path / "sweep.json").read_text())
     assert about["grid"] == {"temperature": [1.0, 2.5], "dissimilarity": ["kl", "js"]}
     assert (about["num_nodes"], about["seeds"], about["config"]["num-server-rounds"]) == (2, [0, 4], 2)

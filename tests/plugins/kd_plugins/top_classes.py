@@ -16,7 +16,8 @@ class TopClasses:
         """Return classes and logits, [..., keep]."""
         kept = min(self.keep, values.shape[-1])
         classes = np.argsort(-values, axis=-1, kind="stable")[..., :kept]
-        return {"classes": classes.astype(np.uint16), "logits": np.take_along_axis(values, classes, -1).astype(np.float16)}
+        logits = np.take_along_axis(values, classes, -1)
+        return {"classes": classes.astype(np.uint16), "logits": logits.astype(np.float16)}
 
     def decode(self, arrays: dict[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
         """Return all logits; a class that does not exist raises IndexError."""

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 from flower_kd.errors import InputError, unknown
-from flower_kd.typed_values import checked
+from flower_kd.parts.values import checked
 
 _REQUIRED = inspect.Parameter.empty
 

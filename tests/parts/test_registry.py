@@ -19,7 +19,7 @@ from flower_kd.config import RunConfig
 from flower_kd.data import DataSpec
 from flower_kd.data.partition import partitioner_of
 from flower_kd.errors import InputError
-from flower_kd.parts import Registry
+from flower_kd.parts.registry import Registry
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_dissimilarities_from_outside_may_be_functions_or_modules(outside: str) 
 
 
 def test_a_strategy_must_be_one(outside: str) -> None:
-    with pytest.raises(InputError, match="is not a subclass of flower_kd.strategies.GraphStrategy"):
+    with pytest.raises(InputError, match=r"is not a subclass of flower_kd\.strategies\.GraphStrategy"):
         strategies.build(f"{outside}:evenly", nx.cycle_graph(4), {})
 
 
@@ -227,16 +227,16 @@ def test_a_graph_from_outside_is_checked(tmp_path: Path, returned: str, words: s
 
 
 def test_a_module_that_fails_is_named(tmp_path: Path) -> None:
-    with module(tmp_path, "outside_broken", "raise KeyError('key')"):
-        with pytest.raises(InputError, match=r"pooling 'outside_broken:x' cannot be imported: KeyError: 'key'"):
-            pooling.get("outside_broken:x")
+    words = "pooling 'outside_broken:x' cannot be imported: KeyError: 'key'"
+    with module(tmp_path, "outside_broken", "raise KeyError('key')"), pytest.raises(InputError, match=words):
+        pooling.get("outside_broken:x")
 
 
 def test_an_annotation_that_cannot_be_read(tmp_path: Path) -> None:
     content = "def pool(logits, weights, temperature, *, a: 'Nowhere' = 1):\n    return []\n"
-    with module(tmp_path, "outside_annotation", content):
-        with pytest.raises(InputError, match="cannot be used: the annotation 'Nowhere' of a cannot be read: NameError"):
-            pooling.get("outside_annotation:pool")
+    words = "cannot be used: the annotation 'Nowhere' of a cannot be read: NameError"
+    with module(tmp_path, "outside_annotation", content), pytest.raises(InputError, match=words):
+        pooling.get("outside_annotation:pool")
 
 
 # -- entry points ------------------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ def test_installed_packages_give_parts_plain_names(tmp_path: Path, outside: str)
         assert topology.build("chords(every=3)", 8).number_of_edges() == 16
         assert topology.build("ring", 8).number_of_edges() == 8  # flower-kd's own
         assert RunConfig.parse({"topology": "chords(every=3)"}).graph(8).number_of_edges() == 16
-        with pytest.raises(InputError, match="topology 'absent' of package graphs-of-mine 1.2 cannot be imported: Mod"):
+        with pytest.raises(InputError, match=r"topology 'absent' of package graphs-of-mine 1\.2 cannot be imported"):
             topology.build("absent", 8)
         with pytest.raises(InputError, match="'chord', did you mean 'chords'"):
             topology.build("chord", 8)
@@ -273,7 +273,7 @@ def test_flower_kd_s_own_names_need_no_look_at_installed_packages(monkeypatch: p
 
 @pytest.mark.parametrize("kind", REGISTRIES)
 def test_every_part_of_flower_kd_declares_types_and_says_what_it_is(kind: str) -> None:
-    from flower_kd.parts import first_line
+    from flower_kd.parts.registry import first_line
 
     for name in REGISTRIES[kind].own_names():
         assert first_line(REGISTRIES[kind].get(name)).endswith((".", ")", "`")), name

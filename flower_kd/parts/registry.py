@@ -18,11 +18,11 @@ from functools import lru_cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar, cast
 
-from flower_kd import signatures
 from flower_kd.errors import InputError, unknown
 from flower_kd.failures import describe
-from flower_kd.part_text import PartText, is_own, parse
-from flower_kd.signatures import Setting
+from flower_kd.parts import signatures
+from flower_kd.parts.signatures import Setting
+from flower_kd.parts.text import PartText, is_own, parse
 
 T = TypeVar("T")
 

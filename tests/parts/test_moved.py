@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from flower_kd import moved
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
-from flower_kd.part_text import parse
+from flower_kd.parts import moved
+from flower_kd.parts.text import parse
 
 
 @pytest.mark.parametrize(

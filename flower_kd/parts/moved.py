@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flower_kd.errors import InputError
-from flower_kd.part_text import PartText, parse
+from flower_kd.parts.text import PartText, parse
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What is on the page of a run, of a comparison, of a sweep."""
