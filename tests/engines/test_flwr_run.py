@@ -78,7 +78,7 @@ def test_flowers_simulation_engine_gives_the_figures_of_the_process(simulation, 
     output = simulation(ROOT, "--federation-config", "num-supernodes=4", "--run-config", options)
     assert (tmp_path / "flower" / "summary.json").exists(), output
     flower = json.loads((tmp_path / "flower" / "summary.json").read_text())
-    here = sim.run(SHORT, 4, tmp_path / "here")
+    here = sim.run(config, 4, tmp_path / "here")
     assert flower["accuracy"]["per_node"] == pytest.approx(here.accuracy["per_node"], abs=1e-6)
     assert flower["bytes"] == here.bytes
     inputs, labels = data.load(results.read(tmp_path / "flower").config.data_spec(4)).test
