@@ -125,7 +125,13 @@ def run(
     tensorboard: Tensorboard = False,
 ) -> None:
     """Run the same apps as `flwr run`, without Flower's engine."""
+    _not_both(overwrite, resume)
     settings = _settings(config)
+    nodes = _num_nodes(num_nodes, settings)
+    if output_dir is not None:
+        settings["output-dir"] = str(output_dir)
+    if resume and not settings.get("output-dir"):
+        raise InputError("--resume needs --output-dir, the folder of the run to continue")
     _prepare(workers)
     from flower_kd.config import RunConfig
     from flower_kd.report import run_table
@@ -133,14 +139,8 @@ def run(
     from flower_kd.study import job, progress
     from flower_kd.study.logs import warnings_to
 
-    _not_both(overwrite, resume)
     if tensorboard:
         _check_tensorboard()
-    nodes = _num_nodes(num_nodes, settings)
-    if output_dir is not None:
-        settings["output-dir"] = str(output_dir)
-    if resume and not settings.get("output-dir"):
-        raise InputError("--resume needs --output-dir, the folder of the run to continue")
     settings |= {key: True for key, asked in (("overwrite", overwrite), ("resume", resume)) if asked}
     folder = run_folder.path_of(RunConfig.parse(settings))
     this_run = job.Job("run", settings, nodes, folder)
@@ -178,25 +178,27 @@ def compare(
     tensorboard: Tensorboard = False,
 ) -> None:
     """Run strategies, or the runs of an experiment file, on the same data and seeds. Repeat the command to continue."""
-    settings = _settings(config)
-    _prepare(max(jobs, workers))
     from flower_kd.cli import presets
     from flower_kd.study import experiment as experiments
-    from flower_kd.study.compare import Comparison, screen
 
     _not_both(overwrite, resume)
-    if tensorboard:
-        _check_tensorboard()
+    settings = _settings(config)
+    nodes = _num_nodes(num_nodes, settings)
     if experiment is None and only:
         raise InputError(f"--only {only!r} selects runs of an experiment file, but no file is given")
     if experiment is not None and strategies:
         raise InputError(f"--strategies {strategies!r} and the experiment {experiment!r} cannot be used together")
     runs = (
-        experiments.of_strategies(strategies or DEFAULT_STRATEGIES, settings)
-        if experiment is None
-        else experiments.read(presets.path_of(experiment, experiment=True), settings, only)
+        None if experiment is None else experiments.read(presets.path_of(experiment, experiment=True), settings, only)
     )
-    comparison = Comparison(runs, seeds, _num_nodes(num_nodes, settings), output_dir.expanduser().absolute())
+    _prepare(max(jobs, workers))
+    from flower_kd.study.compare import Comparison, screen
+
+    if tensorboard:
+        _check_tensorboard()
+    if runs is None:
+        runs = experiments.of_strategies(strategies or DEFAULT_STRATEGIES, settings)
+    comparison = Comparison(runs, seeds, nodes, output_dir.expanduser().absolute())
     _warn(comparison.warning)
     console = _console()
     try:
@@ -221,14 +223,16 @@ def sweep(
     resume: Resume = False,
 ) -> None:
     """Run every combination of the values of some keys. Repeat the command to continue."""
-    settings = _settings(config)
-    _prepare(max(jobs, workers))
     from flower_kd.study import grid as grids
-    from flower_kd.study.sweep import Sweep
 
     _not_both(overwrite, resume)
+    settings = _settings(config)
     nodes = _num_nodes(num_nodes, settings)
-    swept = Sweep(settings, grids.parse(grid or []), seeds, nodes, output_dir.expanduser().absolute())
+    parsed = grids.parse(grid or [])
+    _prepare(max(jobs, workers))
+    from flower_kd.study.sweep import Sweep
+
+    swept = Sweep(settings, parsed, seeds, nodes, output_dir.expanduser().absolute())
     _warn(swept.warning)
     console = _console()
     try:
@@ -245,6 +249,8 @@ def report(
     folder: Annotated[Path, typer.Argument(help="Results folder of run, compare or sweep.", show_default=False)],
 ) -> None:
     """Make one web page of a run, a comparison or a sweep."""
+    if not folder.expanduser().is_dir():
+        raise InputError(f"{str(folder)!r} is not a folder")
     from flower_kd.report import report as reports
 
     typer.echo(reports.write(folder.expanduser()))
@@ -264,14 +270,14 @@ def topology(
 ) -> None:
     """Draw a communication graph; show degree, diameter, spectral gap, and the bytes of a round."""
     settings = _settings(config)
+    nodes = _num_nodes(num_nodes, settings)
+    if name is not None:
+        settings["topology"] = name
     from flower_kd import folders
     from flower_kd.config import RunConfig
     from flower_kd.report import pictures, topology_card
 
-    if name is not None:
-        settings["topology"] = name
     parsed = RunConfig.parse(settings)
-    nodes = _num_nodes(num_nodes, settings)
     shown = topology_card.shown_name(parsed.topology)
     default = Path("results/topology") / folders.file_name_of(f"{shown}-{nodes}")
     path = (picture or default).expanduser().absolute()
@@ -366,7 +372,7 @@ def _find_modules_in_current_folder() -> None:
 
 
 def _settings(config: list[str] | None) -> dict[str, Any]:
-    """Return the run config of a command line; a wrong key is reported before torch and the parts are imported."""
+    """Return the run config of a command line; a wrong key or value ends the command before anything slow begins."""
     from flower_kd.cli import run_config
     from flower_kd.config import RunConfig
 

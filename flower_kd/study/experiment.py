@@ -9,7 +9,6 @@ from typing import Any
 
 from flwr.common.config import flatten_dict
 
-from flower_kd import strategies
 from flower_kd.errors import InputError, unknown
 from flower_kd.parts import text as part_text
 
@@ -35,6 +34,8 @@ def of_strategies(text: str, config: Mapping[str, Any]) -> Runs:
         raise InputError(
             f"strategy = {config['strategy']!r} cannot be set for all runs of a comparison: use --strategies"
         )
+    from flower_kd.strategies import STRATEGIES  # with torch, for which reading a file need not wait
+
     try:
         names = part_text.split(text)
     except ValueError as problem:
@@ -43,7 +44,7 @@ def of_strategies(text: str, config: Mapping[str, Any]) -> Runs:
         if names.count(name) > 1:
             raise InputError(f"--strategies lists {name!r} twice")
         try:
-            strategies.STRATEGIES.get(name)
+            STRATEGIES.get(name)
         except InputError as problem:
             raise InputError(f"--strategies: {problem}") from None
     return {name: {**config, "strategy": name} for name in names}

@@ -60,7 +60,8 @@ def test_config_files_nested_pairs_and_several_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ("strategy=silo", "a string needs quotes, such as strategy='silo'"),
+        ("strategy=silo", "cannot be read: a string needs quotes, such as strategy='silo'"),
+        ("seed=1 seed=2", "cannot be read: write key=value pairs, each key once and strings in quotes"),
         ("seed", "'seed' is neither key=value nor preset:NAME nor the path of a .toml file"),
         ("nowhere.toml", "'nowhere.toml' cannot be read: No such file"),
         ("gama=1.0", "unknown key 'gama', did you mean 'gamma'?"),
