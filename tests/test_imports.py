@@ -32,6 +32,10 @@ def test_nodes_import_neither_data_sets_nor_pictures_nor_the_server(statement: s
     assert not unwanted, f"{statement!r} imports {', '.join(sorted(unwanted))}"
 
 
+def test_nodes_of_an_own_app_check_no_settings() -> None:
+    assert "pydantic" not in imported("from flower_kd import Node, make_client_app")
+
+
 def test_a_run_config_is_read_without_torch() -> None:
     found = imported("from flower_kd.config import RunConfig; RunConfig.read({'seed': 3})")
     assert not found & {*DATA, *PICTURES, *SERVER, "torch", "flwr"}

@@ -36,14 +36,27 @@ def test_it_has_every_preset(installed: Path, tmp_path: Path) -> None:
         assert Path(path).read_bytes() == source.read_bytes()
 
 
-def test_it_runs_presets_and_experiments(installed: Path, tmp_path: Path) -> None:
+def test_it_has_every_file_of_the_package(installed: Path) -> None:
+    package = REPOSITORY / "flower_kd"
+    sources = [path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    missing = [path for path in sources if not (installed / "flower_kd" / path.relative_to(package)).is_file()]
+    assert len(sources) > 100
+    assert missing == []
+
+
+def test_it_runs_a_preset(installed: Path, tmp_path: Path) -> None:
     ran = flower_kd(
         installed, tmp_path, "run", "-c", "preset:d-dist", "-c", SHORT, "--num-nodes", "3", "--output-dir", "run"
     )
     assert ran.returncode == 0, ran.stderr
     assert (tmp_path / "run" / "summary.json").is_file()
+
+
+@pytest.mark.slow
+def test_it_runs_an_experiment_and_makes_its_page(installed: Path, tmp_path: Path) -> None:
     compared = flower_kd(
         installed, tmp_path, "compare", "preset:digits", "--only", "silo", "-c", SHORT, "--output-dir", "compared"
     )
     assert compared.returncode == 0, compared.stderr
     assert (tmp_path / "compared" / "comparison.json").is_file()
+    assert flower_kd(installed, tmp_path, "report", "compared").returncode == 0
