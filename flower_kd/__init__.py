@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flower_kd import dissimilarity, topology
     from flower_kd.clients import Node, make_client_app
+    from flower_kd.deploy.loading import load_card, load_model
     from flower_kd.errors import InputError
     from flower_kd.strategies import DSGD, DDist, FedAvg, NeighborKD, Silo
+
+    __version__: str
 
 __all__ = [
     "DSGD",
@@ -20,17 +23,27 @@ __all__ = [
     "Node",
     "Silo",
     "dissimilarity",
+    "load_card",
+    "load_model",
     "make_client_app",
     "topology",
 ]
 
 _CLIENTS = ("Node", "make_client_app")
 _STRATEGIES = ("DSGD", "DDist", "FedAvg", "NeighborKD", "Silo")
-_MODULE_OF = dict.fromkeys(_CLIENTS, "clients") | dict.fromkeys(_STRATEGIES, "strategies") | {"InputError": "errors"}
+_LOADING = ("load_card", "load_model")
+_MODULE_OF = {
+    **dict.fromkeys(_CLIENTS, "clients"),
+    **dict.fromkeys(_STRATEGIES, "strategies"),
+    **dict.fromkeys(_LOADING, "deploy.loading"),
+    "InputError": "errors",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first access: `flower-kd --help` should not wait for torch."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("flower-kd")
     if name in _MODULE_OF:
         return getattr(import_module(f"flower_kd.{_MODULE_OF[name]}"), name)
     if name in __all__:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from flwr.app import Context
@@ -15,6 +14,7 @@ from flower_kd.clients.node import Batch
 from flower_kd.clients.node_files import NodeFiles
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
+from flower_kd.models.card import ModelCard
 from flower_kd.protocol import Greeting
 from flower_kd.seeding import derive
 
@@ -29,7 +29,7 @@ def build_node(context: Context) -> Node:
     InputError
         If the node config lacks partition-id or num-partitions, or the run config is invalid for this node.
     """
-    config = RunConfig.parse(context.run_config)
+    config = RunConfig.read(context.run_config)
     for key in ("partition-id", "num-partitions"):
         if not isinstance(context.node_config.get(key), int):
             raise InputError(f"the node config needs an integer {key!r}: --node-config 'partition-id=0 ...'")
@@ -54,6 +54,14 @@ def build_node(context: Context) -> Node:
         classes=corpus.num_classes,
         name=name,
         fingerprint=corpus.fingerprint,
+        card=ModelCard(
+            factory=name,
+            classes=corpus.num_classes,
+            shape=corpus.shape,
+            mean=corpus.normalization.mean,
+            std=corpus.normalization.std,
+            labels=corpus.label_names,
+        ),
     )
 
 
@@ -69,18 +77,13 @@ def find_files(context: Context, greeting: Greeting) -> NodeFiles | None:
 
     The token shows that the folder belongs to the run and is not one of the same name on another machine.
     """
-    output_dir, label = context.run_config.get("output-dir"), _label(context)
-    if not (output_dir and greeting.token and greeting.stage):
+    if not (greeting.token and greeting.stage):
         return None
-    folder = Path(str(output_dir)).expanduser().absolute()
-    marker = folders.read_marker(folder)
-    if marker is None or marker.token != greeting.token:
+    folder = folders.of_token(greeting.token, str(context.run_config.get("output-dir") or ""))
+    if folder is None:
         return None
-    return NodeFiles(folder / folders.CHECKPOINT / greeting.stage / folders.file_name_of(f"node-{label}"))
-
-
-def _label(context: Context) -> object:
-    return context.node_config.get("name") or context.node_config.get("partition-id")
+    label = context.node_config.get("name") or context.node_config.get("partition-id")
+    return NodeFiles.of(folder, greeting.stage, label)
 
 
 app = make_client_app(build_node, find_files)

@@ -1,119 +1,168 @@
-"""The run config: every key with its default and range; all errors are reported together."""
+"""The run config: every key with its default and range.
+
+Keys, types and ranges are checked without importing any part, so that a wrong key is reported at once; the texts that
+name parts are checked after that. All errors of a step are reported together.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
-from flower_kd import data, dissimilarity, models, pooling, ranges, strategies, topology, wire
-from flower_kd.devices import device
 from flower_kd.errors import InputError
-from flower_kd.registry import unknown
+from flower_kd.parts import moved
+from flower_kd.parts import text as part_text
+from flower_kd.parts.values import checked
+from flower_kd.ranges import Count, Momentum, NonNegative, Positive, Share, Whole
 
-Check = Callable[[str, Any], str | None]
+if TYPE_CHECKING:
+    import networkx as nx
 
+    from flower_kd.data import DataSpec
+    from flower_kd.parts.registry import Registry
 
-def _number(default: float, low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf) -> Any:
-    """Return a field for a number in [low, high], and greater than `above`."""
-    largest = min(high, ranges.LARGEST) if type(default) is int else high
-
-    def check(key: str, value: Any) -> str | None:
-        return ranges.problem(key, value, low, largest if value > largest else high, above=above)
-
-    return field(default=default, metadata={"check": check})
-
-
-def _choice(default: str, allowed: Callable[[], list[str]]) -> Any:
-    """Return a field for one of the allowed names."""
-
-    def check(key: str, value: Any) -> str | None:
-        return None if value in allowed() else unknown(key, value, allowed())
-
-    return field(default=default, metadata={"check": check})
-
-
-def _text(default: str, parse: Callable[[str], object]) -> Any:
-    """Return a field for a string that `parse` accepts without an InputError."""
-
-    def check(key: str, value: Any) -> str | None:
-        try:
-            parse(value)
-        except InputError as error:
-            return str(error)
-        return None
-
-    return field(default=default, metadata={"check": check})
-
-
-def _graph_name(name: str) -> None:
-    """Refuse names that are neither a topology nor look like a file; only the server needs the file itself."""
-    if "." not in name and "/" not in name:
-        topology.options_of(name)
+# Keys whose value names a part; that of a topology may also be a file, and that of a model a list.
+_PARTS = ("strategy", "partition", "dissimilarity", "pooling", "consensus", "wire")
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """What `[tool.flwr.app.config]` and `-c` hold, with underscores for hyphens.
 
-    README.md explains each key; `pyproject.toml` has the same defaults, which a test verifies.
+    The page of settings in the documentation is made from this; `pyproject.toml` has the same defaults, which a test
+    verifies.
+
+    Parameters
+    ----------
+    strategy : str
+        What is exchanged, and what for. A strategy's own settings are in its parentheses.
+    baseline : {"silo", "none"}
+        Whether to train each node alone first, for comparison.
+    num_nodes : int
+        Nodes to wait for; 0 for those that are connected at the start.
+    num_server_rounds : int
+        Rounds.
+    local_steps : int
+        SGD steps per round.
+    exchange_every : int
+        SGD steps per exchange; must divide local-steps. 0 for once per round.
+    evaluate_every : int
+        Rounds per evaluation; the last round is always evaluated.
+    batch_size : int
+        Private samples in one SGD step.
+    learning_rate : float
+        Learning rate of SGD.
+    momentum : float
+        Momentum of SGD.
+    weight_decay : float
+        Weight decay of SGD.
+    seed : int
+        Seed of all randomness.
+    num_threads : int
+        Threads of torch in each node; they affect the order of float sums.
+    timeout : float
+        Seconds to wait for the replies of one exchange.
+    dataset : str
+        `digits` (embedded), a name on the hub, or a folder with images and labels.
+    image_size : int
+        Side in pixels to which images are resized; 0 to keep their size.
+    partition : str
+        How private samples are split over nodes.
+    gamma : float
+        A primary label is 1 + gamma times as likely as others (partition `skew`); 0 is iid.
+    dirichlet_alpha : float
+        Concentration of the partition `dirichlet`.
+    samples_per_node : int
+        Maximum number of private samples of a node; 0 for all.
+    model : str
+        One model for all nodes, several in turns (`mlp,lenet5`) or in the order of vertices (`lenet5*4,resnet8*4`).
+    weights_file : str
+        A local file with initial weights; empty for random ones.
+    initial_weights : {"auto", "common", "separate"}
+        Whether nodes with the same model start from equal weights; `auto`: if the strategy averages weights.
+    topology : str
+        The communication graph; also a file (edge list, or GraphML).
+    reference_size : int
+        Rows of the reference set.
+    exchange_rows : int
+        Reference rows in one exchange; 0 for all.
+    reference_batch : int
+        Reference rows in one SGD step; 0 for all rows of the teacher.
+    dissimilarity : str
+        Between a student's distribution and its teacher's.
+    temperature : float
+        T of the softmax of student and teacher.
+    kd_reduction : {"mean", "sum"}
+        Of the distillation term over rows.
+    alpha : float
+        Weight of the label term in `neighbor-kd`; that of the distillation term is 1 - alpha.
+    pooling : str
+        How the predictions of a node's neighbors become its teacher.
+    rho : float
+        Factor of the distillation term; T^2 keeps gradients from shrinking with T.
+    consensus : str
+        Update rule of `d-dist`.
+    clip : float
+        Distance to which a neighbor's difference from a node is shortened before mixing, per reference row (`d-dist`)
+        or over all weights (`d-sgd`); 0 for no clipping.
+    wire : str
+        Format of logits and soft labels in messages.
+    device : str
+        `auto` (CUDA where there is one), `cpu`, or `cuda:0`.
+    output_dir : str
+        Where results go; empty for a new folder in `~/flower-kd-results`.
+    overwrite : bool
+        Whether to replace the results there.
+    resume : bool
+        Whether to continue an interrupted run there, or show a finished one.
     """
 
-    strategy: str = _choice("d-dist", strategies.names)
-    baseline: str = _choice("silo", lambda: ["silo", "none"])
-    num_nodes: int = _number(0, 0)
-    num_server_rounds: int = _number(20, 1)
-    local_steps: int = _number(25, 1)
-    exchange_every: int = _number(0, 0)
-    evaluate_every: int = _number(1, 1)
-    batch_size: int = _number(32, 1)
-    learning_rate: float = _number(0.1, above=0)
-    momentum: float = _number(0.0, 0, 0.999)
-    weight_decay: float = _number(0.0, 0)
-    seed: int = _number(0, 0)
-    num_threads: int = _number(1, 1)
-    timeout: float = _number(3600.0, above=0)
+    strategy: str = "d-dist"
+    baseline: Literal["silo", "none"] = "silo"
+    num_nodes: Whole = 0
+    num_server_rounds: Count = 20
+    local_steps: Count = 25
+    exchange_every: Whole = 0
+    evaluate_every: Count = 1
+    batch_size: Count = 32
+    learning_rate: Positive = 0.1
+    momentum: Momentum = 0.0
+    weight_decay: NonNegative = 0.0
+    seed: Whole = 0
+    num_threads: Count = 1
+    timeout: Positive = 3600.0
 
     dataset: str = "digits"
-    image_size: int = _number(0, 0)
-    partition: str = _choice("skew", data.partition_names)
-    gamma: float = _number(15.0, 0)
-    dirichlet_alpha: float = _number(0.5, above=0)
-    labels_per_node: int = _number(0, 0)
-    samples_per_node: int = _number(60, 0)
+    image_size: Whole = 0
+    partition: str = "skew"
+    gamma: NonNegative = 15.0
+    dirichlet_alpha: Positive = 0.5
+    samples_per_node: Whole = 60
 
-    model: str = _text("mlp", models.parse)
+    model: str = "mlp"
     weights_file: str = ""
-    initial_weights: str = _choice("auto", lambda: ["auto", "common", "separate"])
+    initial_weights: Literal["auto", "common", "separate"] = "auto"
 
-    topology: str = _text("ring", _graph_name)
-    degree: int = _number(4, 1)
-    edge_probability: float = _number(0.0, 0, 1)
-    rewire_probability: float = _number(0.1, 0, 1)
-    attachment: int = _number(2, 1)
-    min_degree: int = _number(1, 1)
-    max_degree: int = _number(3, 1)
+    topology: str = "ring"
 
-    reference_size: int = _number(400, 0)
-    exchange_rows: int = _number(0, 0)
-    reference_batch: int = _number(100, 0)
+    reference_size: Whole = 400
+    exchange_rows: Whole = 0
+    reference_batch: Whole = 100
 
-    dissimilarity: str = _choice("kl", dissimilarity.names)
-    temperature: float = _number(2.0, above=0)
-    kd_reduction: str = _choice("mean", lambda: ["mean", "sum"])
-    alpha: float = _number(0.5, 0, 1)
-    pooling: str = _choice("mean", pooling.names)
-    pooling_weights: str = _choice("uniform", lambda: ["uniform", "mixing"])
-    pooling_self: bool = False
-    rho: float = _number(4.0, 0)
-    consensus: str = _choice("gradient", strategies.CONSENSUS.names)
-    eta: float = _number(0.5, above=0, high=1)
-    clamp: bool = True
-    clip: float = _number(0.0, 0)
+    dissimilarity: str = "kl"
+    temperature: Positive = 2.0
+    kd_reduction: Literal["mean", "sum"] = "mean"
+    alpha: Share = 0.5
+    pooling: str = "mean"
+    rho: NonNegative = 4.0
+    consensus: str = "gradient"
+    clip: NonNegative = 0.0
 
-    wire: str = _choice("float32", wire.names)
-    device: str = _text("auto", device)
+    wire: str = "float32"
+    device: str = "auto"
     output_dir: str = ""
     overwrite: bool = False
     resume: bool = False
@@ -125,34 +174,53 @@ class RunConfig:
         Raises
         ------
         InputError
+            For unknown keys, wrong types and values out of range, all in one message; then for parts that are unknown
+            or have wrong settings; then for values that do not fit together.
+        """
+        config = cls.read(run_config)
+        _raise(config._part_problems())
+        _raise(config._conflicts())
+        return config
+
+    @classmethod
+    def read(cls, run_config: Mapping[str, Any]) -> RunConfig:
+        """Return the config after checking keys, types and ranges only: no part is imported.
+
+        Raises
+        ------
+        InputError
             For unknown keys, wrong types and values out of range, all in one message.
         """
-        known = {spec.name.replace("_", "-"): spec for spec in fields(cls)}
-        problems = [unknown("key", key, list(known)) for key in run_config if key not in known]
+        known = _annotations()
+        problems = list(moved.sentences(run_config))
+        problems += [_unknown_key(key) for key in run_config if key not in known and key not in moved.HOMES]
         values: dict[str, Any] = {}
-        for key, spec in known.items():
-            if key not in run_config:
-                continue
-            value, kind = run_config[key], type(spec.default)
-            if kind is float and type(value) is int:
-                value = float(value) if abs(value) < 2**1023 else math.inf
-            if type(value) is not kind:
-                problems.append(f"{key} = {value!r} must be {_KINDS[kind]}")
-                continue
-            check: Check | None = spec.metadata.get("check")
-            problem = check(key, value) if check else None
-            if problem:
-                problems.append(problem)
-            values[spec.name] = value
-        if not problems:
-            config = cls(**values)
-            problems = config._conflicts()
-            if not problems:
-                return config
-        raise InputError(problems[0] if len(problems) == 1 else f"{len(problems)} problems: " + "; ".join(problems))
+        for key, annotation in known.items():
+            if key in run_config:
+                try:
+                    value = checked(key, run_config[key], annotation)
+                    values[key.replace("-", "_")] = value
+                    if key in _PARTS:
+                        part_text.parse(value, key)
+                except InputError as problem:
+                    problems.append(str(problem))
+        _raise(problems)
+        return cls(**values)
+
+    def _part_problems(self) -> list[str]:
+        from flower_kd import catalog, devices
+
+        problems = catalog.problems(asdict(self))
+        try:
+            devices.device(self.device)
+        except InputError as error:
+            problems.append(str(error))
+        return problems
 
     def _conflicts(self) -> list[str]:
         """Return the conflicts between values that are valid by themselves."""
+        from flower_kd import strategies
+
         found = []
         cls = strategies.STRATEGIES.get(self.strategy)
         exchange = self.exchange_every or self.local_steps
@@ -164,9 +232,7 @@ class RunConfig:
             found.append(f"exchange-rows = {self.exchange_rows} is above reference-size = {self.reference_size}")
         if self.overwrite and self.resume:
             found.append("overwrite = true and resume = true cannot be used together")
-        if self.min_degree > self.max_degree:
-            found.append(f"min-degree = {self.min_degree} is above max-degree = {self.max_degree}")
-        if getattr(cls, "same_model", False) and "," in self.model:
+        if getattr(cls, "same_model", False) and len(part_text.split(self.model)) > 1:
             found.append(
                 f"strategy {self.strategy!r} averages weights, so all nodes need one model: model = {self.model!r} "
                 "lists several"
@@ -177,34 +243,71 @@ class RunConfig:
         """Return the config by kebab-case keys."""
         return {name.replace("_", "-"): value for name, value in asdict(self).items()}
 
-    def data_spec(self, num_nodes: int) -> data.DataSpec:
+    def data_spec(self, num_nodes: int) -> DataSpec:
         """Return how the data set is split over the nodes."""
-        return data.DataSpec(
-            num_partitions=num_nodes,
-            **{spec.name: getattr(self, spec.name) for spec in fields(data.DataSpec) if spec.name != "num_partitions"},
-        )
+        from flower_kd import data
 
-    def graph(self, num_nodes: int) -> Any:
-        """Return the communication graph, built with the options that the topology takes."""
-        options = {name: getattr(self, name) for name in topology.options_of(self.topology)}
-        if not options.get("edge_probability", True):
-            del options["edge_probability"]  # 0 stands for the topology's default
-        return topology.build(self.topology, num_nodes, seed=self.seed, **options)
+        own = {spec.name for spec in fields(data.DataSpec)} & {spec.name for spec in fields(self)}
+        values = {name: getattr(self, name) for name in own}
+        values["partition"] = self._with_settings(self.partition, data.PARTITIONS)
+        return data.DataSpec(num_partitions=num_nodes, **values)
 
-    def build_strategy(self, graph: Any) -> Any:
+    def graph(self, num_nodes: int) -> nx.Graph:
+        """Return the communication graph."""
+        from flower_kd import topology
+
+        name = self.topology
+        text = name if topology.is_file(name) else self._with_settings(name, topology.TOPOLOGIES)
+        return topology.build(text, num_nodes, seed=self.seed)
+
+    def build_strategy(self, graph: nx.Graph) -> Any:
         """Return the strategy on a graph."""
-        return strategies.build(self.strategy, graph, asdict(self))
+        from flower_kd import strategies
+        from flower_kd.catalog import REGISTRIES
+
+        kinds = ("dissimilarity", "pooling", "consensus", "wire")
+        parts = {kind: self._with_settings(getattr(self, kind), REGISTRIES[kind]) for kind in kinds}
+        return strategies.build(self.strategy, graph, asdict(self) | parts)
 
     @property
     def common_weights(self) -> bool:
         """Whether nodes with the same model start from equal weights; by default if the strategy averages weights."""
         if self.initial_weights == "auto":
+            from flower_kd import strategies
+
             return bool(getattr(strategies.STRATEGIES.get(self.strategy), "same_model", False))
         return self.initial_weights == "common"
 
     def model_of(self, vertex: int, num_nodes: int) -> str:
-        """Return the name of the model that a vertex trains."""
-        return models.assign(self.model, num_nodes)[vertex]
+        """Return the model that a vertex trains, with its settings."""
+        from flower_kd import models
+
+        return self._with_settings(models.assign(self.model, num_nodes)[vertex], models.MODELS)
+
+    def _with_settings(self, text: str, registry: Registry[Any]) -> str:
+        """Return the text of a part in which the settings that it leaves open have the values of keys.
+
+        What the strategy's parentheses set counts for its parts too.
+        """
+        return registry.filled(text, asdict(self) | dict(part_text.parse(self.strategy, "strategy").arguments))
 
 
-_KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+@cache
+def _annotations() -> dict[str, Any]:
+    """Return the annotation of each key, in the order of the keys."""
+    return {name.replace("_", "-"): kind for name, kind in get_type_hints(RunConfig, include_extras=True).items()}
+
+
+def _unknown_key(key: str) -> str:
+    near = get_close_matches(key, _annotations(), n=3, cutoff=0.6)
+    if not near:
+        words = set(key.replace("_", "-").split("-"))
+        near = [known for known in _annotations() if words & set(known.split("-"))][:3]
+    if near:
+        return f"unknown key {key!r}, did you mean {' or '.join(map(repr, near))}?"
+    return f"unknown key {key!r}: the documentation lists all settings"
+
+
+def _raise(problems: list[str]) -> None:
+    if problems:
+        raise InputError(problems[0] if len(problems) == 1 else f"{len(problems)} problems: " + "; ".join(problems))

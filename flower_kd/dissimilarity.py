@@ -24,21 +24,24 @@ A new one is a function of rows and its registration::
     @DISSIMILARITIES.register("chebyshev")
     class Chebyshev(Dissimilarity):
         function = staticmethod(chebyshev)
+
+Outside this package, a function of rows alone is a part too: its settings are its keyword-only parameters.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import wraps
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flower_kd.errors import InputError
-from flower_kd.registry import Registry, unknown
+from flower_kd.errors import InputError, unknown
+from flower_kd.parts.registry import Registry
 
 _REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": Tensor.mean,
@@ -96,6 +99,8 @@ class Dissimilarity(nn.Module):
         Whether student and teacher can be swapped.
     multiway : bool
         Whether [teachers, ..., classes] gives one value for all teachers together.
+    of_distributions : bool
+        Whether the teacher must be a distribution; otherwise any values from 0 to 1 are meaningful.
 
     Raises
     ------
@@ -106,6 +111,7 @@ class Dissimilarity(nn.Module):
     function: ClassVar[DissimilarityFunction]
     symmetric: ClassVar[bool] = False
     multiway: ClassVar[bool] = False
+    of_distributions: ClassVar[bool] = True
 
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
@@ -121,7 +127,31 @@ class Dissimilarity(nn.Module):
         return f"reduction={self.reduction!r}"
 
 
-DISSIMILARITIES: Registry[type[Dissimilarity]] = Registry("dissimilarity")
+class OfFunction(Dissimilarity):
+    """A module of any function.
+
+    Parameters
+    ----------
+    function : callable
+        From `log_p` and `log_q` to one value per row, as for `reducible`; or a function that `reducible` returned.
+    reduction : {"mean", "sum", "none"}
+        Over all rows and teachers.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        reduces = "reduction" in inspect.signature(function).parameters
+        self._function = function if reduces else reducible(function)
+
+    def forward(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """Return the dissimilarity; raises InputError if the shapes do not fit."""
+        return self._function(log_p, log_q, reduction=self.reduction)
+
+
+# A Dissimilarity, or a function from log-probabilities to one value per row.
+DISSIMILARITIES: Registry[Callable[..., Any]] = Registry(
+    "dissimilarity", group="flower_kd.dissimilarities", given=("reduction",)
+)
 
 
 def names() -> list[str]:
@@ -130,8 +160,30 @@ def names() -> list[str]:
 
 
 def get(name: str, reduction: str = "mean") -> Dissimilarity:
-    """Return a dissimilarity as a module; raises InputError for an unknown name or reduction."""
-    return DISSIMILARITIES.get(name)(reduction)
+    """Return a dissimilarity as a module.
+
+    Parameters
+    ----------
+    name : str
+        One of `names()` or `module:attribute`, with settings in parentheses if it has any: "my.parts:Renyi(order=0.5)".
+    reduction : {"mean", "sum", "none"}
+        Over all rows and teachers.
+
+    Raises
+    ------
+    InputError
+        If the name, a setting or the reduction cannot be used.
+    """
+    _reduction(reduction)
+    bound = DISSIMILARITIES.bind(name)
+    if not isinstance(DISSIMILARITIES.get(name), type):
+        return OfFunction(bound, reduction)
+    found = DISSIMILARITIES.call(name, bound, reduction=reduction)
+    if not isinstance(found, Dissimilarity):
+        raise InputError(
+            f"dissimilarity {name!r} is a {type(found).__name__}, not a flower_kd.dissimilarity.Dissimilarity"
+        )
+    return found
 
 
 def soften(logits: Tensor, temperature: float) -> Tensor:
@@ -155,7 +207,7 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("kl")
 class KL(Dissimilarity):
-    """`kl` as a module."""
+    """Kullback-Leibler divergence, `kl` as a module."""
 
     function = staticmethod(kl)
 
@@ -168,7 +220,7 @@ def ce(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("ce")
 class CE(Dissimilarity):
-    """`ce` as a module."""
+    """Cross entropy, `ce` as a module."""
 
     function = staticmethod(ce)
 
@@ -183,7 +235,7 @@ def js(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("js")
 class JS(Dissimilarity):
-    """`js` as a module."""
+    """Jensen-Shannon divergence, `js` as a module."""
 
     function = staticmethod(js)
     symmetric = True
@@ -197,7 +249,7 @@ def sed(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("sed")
 class SED(Dissimilarity):
-    """`sed` as a module."""
+    """Structural entropic distance, `sed` as a module."""
 
     function = staticmethod(sed)
     symmetric = True
@@ -213,7 +265,7 @@ def td(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("td")
 class TD(Dissimilarity):
-    """`td` as a module."""
+    """Triangular discrimination, `td` as a module."""
 
     function = staticmethod(td)
     symmetric = True
@@ -235,7 +287,7 @@ def msed(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("msed")
 class MSED(Dissimilarity):
-    """`msed` as a module."""
+    """Multi-way structural entropic distance of the student and all its teachers, `msed` as a module."""
 
     function = staticmethod(msed)
     multiway = True
@@ -249,7 +301,7 @@ def jeffreys(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("jeffreys")
 class Jeffreys(Dissimilarity):
-    """`jeffreys` as a module."""
+    """Jeffreys divergence, `jeffreys` as a module."""
 
     function = staticmethod(jeffreys)
     symmetric = True
@@ -266,7 +318,7 @@ def hellinger(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("hellinger")
 class Hellinger(Dissimilarity):
-    """`hellinger` as a module."""
+    """Hellinger distance, `hellinger` as a module."""
 
     function = staticmethod(hellinger)
     symmetric = True
@@ -280,7 +332,7 @@ def total_variation(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("total-variation")
 class TotalVariation(Dissimilarity):
-    """`total_variation` as a module."""
+    """Total variation, `total_variation` as a module."""
 
     function = staticmethod(total_variation)
     symmetric = True
@@ -294,10 +346,11 @@ def squared_error(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("squared-error")
 class SquaredError(Dissimilarity):
-    """`squared_error` as a module."""
+    """Squared error (Brier score), `squared_error` as a module."""
 
     function = staticmethod(squared_error)
     symmetric = True
+    of_distributions = False
 
 
 @reducible
@@ -308,7 +361,7 @@ def reverse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("reverse-kl")
 class ReverseKL(Dissimilarity):
-    """`reverse_kl` as a module."""
+    """Reverse Kullback-Leibler divergence, `reverse_kl` as a module."""
 
     function = staticmethod(reverse_kl)
 
@@ -321,7 +374,7 @@ def cosine(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @DISSIMILARITIES.register("cosine")
 class Cosine(Dissimilarity):
-    """`cosine` as a module."""
+    """One minus the cosine of the angle between p and q, `cosine` as a module."""
 
     function = staticmethod(cosine)
     symmetric = True

@@ -1,4 +1,9 @@
-"""The exception for mistakes that a user can correct."""
+"""The exception for mistakes that a user can correct, and the sentence about an unknown name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class InputError(ValueError):
@@ -19,3 +24,11 @@ class RunRefusedError(InputError):
     @__traceback__.setter
     def __traceback__(self, frames: object) -> None:
         """Ignore frames (context managers set them)."""
+
+
+def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
+    """Return the sentence that `name` is not one of `allowed`, with the closest match if there is one."""
+    names = list(allowed)
+    near = get_close_matches(str(name), names, n=1)
+    hint = f", did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {name!r}{hint} (allowed: {', '.join(names)})"

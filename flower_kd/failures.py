@@ -66,6 +66,12 @@ def reason(reduced: str | None) -> str:
     return _line(text.splitlines()[-1]) if text else "no reason given"
 
 
+def one_line(text: str | None) -> str:
+    """Return a text from elsewhere as it can be shown in a warning: printable, on one line, truncated if long."""
+    words = " ".join("".join(c if c.isprintable() else " " for c in (text or "")[: 4 * LONGEST_TEXT]).split())
+    return words if len(words) <= LONGEST_TEXT else f"{words[: LONGEST_TEXT - 3]}..."
+
+
 def _line(text: str) -> str:
     return " ".join(text.split()) or "no reason given"
 

@@ -22,6 +22,9 @@ LOCK = ".flower-kd.lock"
 RUNS = "runs"
 CHECKPOINT = "checkpoint"
 TENSORBOARD = "tensorboard"
+MODELS = "models"
+# Where runs without an output-dir go. Not the working directory: under Flower, that is where the SuperLink was started.
+DEFAULT = Path("~/flower-kd-results")
 LONGEST_NAME = 160
 
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
@@ -48,7 +51,7 @@ _FILES = {
         *picture_names("sweep"),
     ),
 }
-_FOLDERS = {"run": (CHECKPOINT, TENSORBOARD), "comparison": (), "sweep": ()}
+_FOLDERS = {"run": (CHECKPOINT, TENSORBOARD, MODELS), "comparison": (), "sweep": ()}
 _EVENTS = ("events.out.tfevents.*", "alone/events.out.tfevents.*")
 REPORT = "report.html"
 REPORT_MARK = b'<meta name="generator" content="flower-kd">'
@@ -95,6 +98,27 @@ def read_marker(folder: Path) -> Marker | None:
     return marker if marker.kind in _FILES and all(isinstance(text, str) for text in texts) else None
 
 
+def of_token(token: str, output_dir: str) -> Path | None:
+    """Return the folder of the run with a token, or None if it is not on this machine.
+
+    Parameters
+    ----------
+    token : str
+        See Marker.
+    output_dir : str
+        The run's output-dir; if empty, all folders in `DEFAULT` are searched, the newest first.
+    """
+    if output_dir:
+        candidates = [Path(output_dir).expanduser().absolute()]
+    else:
+        candidates = sorted(DEFAULT.expanduser().absolute().glob("*"), reverse=True)  # names begin with the time
+    for folder in candidates:
+        marker = read_marker(folder)
+        if marker is not None and marker.token == token:
+            return folder
+    return None
+
+
 def check_writable(folder: Path) -> None:
     """Raise InputError if a folder cannot be created or written to."""
     try:
@@ -139,6 +163,11 @@ def check_foreign_files(folder: Path, kind: str, runs: Collection[str] = ()) -> 
             f"output-dir {str(folder)!r} has {foreign[0]!r}, which flower-kd did not write as part of these results: "
             "choose another folder, or move that file"
         )
+
+
+def has_summary(folder: Path) -> bool:
+    """Return whether a folder has the file that a run writes last."""
+    return (folder / _FILES["run"][0]).is_file()
 
 
 def is_report(folder: Path) -> bool:
@@ -258,6 +287,7 @@ def clear(folder: Path, keep: Collection[Path] = ()) -> None:
                 _remove_if_empty(run)
             if marker.kind == "run":
                 remove_checkpoint(folder)
+                remove_models(folder)
                 _remove_tree(folder / TENSORBOARD, _EVENTS)
             (folder / MARKER).unlink()  # last: until then, the folder counts as results
         for path in folder.glob(f".*{_PARTIAL}"):  # left by a killed process
@@ -281,6 +311,11 @@ def remove_index(folder: Path) -> None:
 def remove_checkpoint(folder: Path) -> None:
     """Remove a run's checkpoint; raises OSError if this fails. Files that flower-kd did not write stay."""
     _remove_tree(folder / CHECKPOINT, ("server.safetensors", "*/node-*/round-*.safetensors"))
+
+
+def remove_models(folder: Path) -> None:
+    """Remove a run's final models; raises OSError if this fails. Files that flower-kd did not write stay."""
+    _remove_tree(folder / MODELS, ("model.toml", "node-*.safetensors"))
 
 
 def _remove_tree(folder: Path, patterns: Sequence[str]) -> None:
@@ -318,7 +353,7 @@ def append(path: Path, content: bytes, size: int) -> int:
 
 def file_name_of(text: str) -> str:
     """Return a readable file name for a text; different texts get different names."""
-    name = quote(text, safe="=,+@ ")
+    name = quote(text, safe="=,+@ ()[]")
     if len(name) <= LONGEST_NAME:
         return name
     return f"{name[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Any, Protocol, cast
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from flower_kd.registry import Registry
+from flower_kd.parts.registry import Registry
+from flower_kd.teacher import Teacher
 
 _PART = 2**20  # values pooled at a time
 _WEISZFELD_STEPS = 5
-_SMOOTHING = 0.08  # distance from the geometric median within which votes are averaged, of at most 2^0.5
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """What one node distills from.
-
-    Parameters
-    ----------
-    soft_labels : Tensor
-        Probabilities, [rows, classes], or [teachers, rows, classes] if each neighbor remains a separate teacher.
-    weights : Tensor or None
-        [teachers], positive, with a mean of 1, for separate teachers.
-    """
-
-    soft_labels: Tensor
-    weights: Tensor | None = None
 
 
 class Pooling(Protocol):
@@ -51,7 +37,10 @@ class Pooling(Protocol):
         """
 
 
-POOLINGS: Registry[Pooling] = Registry("pooling")
+# Functions, or classes whose instances are called; with the exception of their settings, as in Pooling.
+POOLINGS: Registry[Callable[..., Any]] = Registry(
+    "pooling", group="flower_kd.poolings", given=("logits", "weights", "temperature")
+)
 
 
 def names() -> list[str]:
@@ -60,8 +49,19 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Pooling:
-    """Return the pooling called `name`; raises InputError with the allowed names."""
-    return POOLINGS.get(name)
+    """Return a pooling.
+
+    Parameters
+    ----------
+    name : str
+        One of `names()` or `module:attribute`, with settings in parentheses if it has any: "trimmed-mean(share=0.3)".
+
+    Raises
+    ------
+    InputError
+        If the name or a setting cannot be used.
+    """
+    return cast(Pooling, POOLINGS.make(name))
 
 
 @POOLINGS.register("mean")
@@ -95,21 +95,17 @@ def pairwise(logits: Tensor, weights: csr_array, temperature: float) -> list[Tea
     return teachers
 
 
-@dataclass(frozen=True)
-class RobustPooling:
+class RobustPooling(ABC):
     """Pools a node's own prediction and its neighbors' so that a minority of liars cannot set the teacher.
 
     Each has one vote per row, whatever its weight. With v votes a majority must be honest: a node with two neighbors
     withstands one liar, a node with a single neighbor withstands none (with two votes, every pooling is the mean). A
     node whose own prediction is missing has no teacher, since a liar may hold half of the remaining votes.
-
-    Parameters
-    ----------
-    center : callable
-        From non-negative votes [votes, nodes, rows, classes] to their center [nodes, rows, classes].
     """
 
-    center: Callable[[Tensor], Tensor]
+    @abstractmethod
+    def center(self, votes: Tensor) -> Tensor:
+        """Return the center [nodes, rows, classes] of non-negative votes [votes, nodes, rows, classes]."""
 
     def __call__(self, logits: Tensor, weights: csr_array, temperature: float) -> list[Teacher | None]:
         """Return the teachers, as in Pooling; a node votes for itself where `weights` has a diagonal entry."""
@@ -137,38 +133,59 @@ class RobustPooling:
         return pooled
 
 
-def median(votes: Tensor) -> Tensor:
-    """Return the coordinate-wise median (Yin, Chen, Ramchandran and Bartlett, ICML 2018, definition 1)."""
-    ordered = votes.sort(dim=0).values
-    return (ordered[(len(votes) - 1) // 2] + ordered[len(votes) // 2]) / 2
+@POOLINGS.register("median")
+class Median(RobustPooling):
+    """Take the coordinate-wise median (Yin, Chen, Ramchandran and Bartlett, ICML 2018, definition 1)."""
+
+    def center(self, votes: Tensor) -> Tensor:
+        """Return the median of votes."""
+        ordered = votes.sort(dim=0).values
+        return (ordered[(len(votes) - 1) // 2] + ordered[len(votes) // 2]) / 2
 
 
-def trimmed_mean(votes: Tensor) -> Tensor:
-    """Return the coordinate-wise mean without extremes (Yin, Chen, Ramchandran and Bartlett, ICML 2018, definition 2).
+@POOLINGS.register("trimmed-mean")
+@dataclass(frozen=True)
+class TrimmedMean(RobustPooling):
+    """Take the coordinate-wise mean without extremes (Yin, Chen, Ramchandran and Bartlett, ICML 2018, definition 2).
 
-    On each side one vote in five is dropped, at least one but never all: it withstands that many liars.
+    Parameters
+    ----------
+    share : float
+        Share of the votes that is dropped on each side, at least one vote but never all: it withstands that many liars.
     """
-    dropped = min(max(1, len(votes) // 5), (len(votes) - 1) // 2)
-    return votes.sort(dim=0).values[dropped : len(votes) - dropped].mean(dim=0)
+
+    share: Annotated[float, Interval(gt=0, lt=0.5)] = 0.2
+
+    def center(self, votes: Tensor) -> Tensor:
+        """Return the mean of the votes that are left."""
+        dropped = min(max(1, int(self.share * len(votes))), (len(votes) - 1) // 2)
+        return votes.sort(dim=0).values[dropped : len(votes) - dropped].mean(dim=0)
 
 
-def geometric_median(votes: Tensor) -> Tensor:
-    """Return the point with the least sum of Euclidean distances (Pillutla, Kakade and Harchaoui, IEEE TSP 2022).
+@POOLINGS.register("geometric-median")
+@dataclass(frozen=True)
+class GeometricMedian(RobustPooling):
+    """Take the point with the least sum of Euclidean distances (Pillutla, Kakade and Harchaoui, IEEE TSP 2022).
 
     A fixed number of smoothed Weiszfeld steps from the coordinate-wise median. Votes within the smoothing distance of
     the center count fully, as in a mean, so that what only one neighbor knows is not lost; beyond it a vote pulls with
     a constant force. Liars move honest votes that agree by `smoothing * liars / honest` at most.
+
+    Parameters
+    ----------
+    smoothing : float
+        Distance from the center within which votes are averaged, of at most 2^0.5.
     """
-    center = median(votes)
-    for _ in range(_WEISZFELD_STEPS):
-        closeness = 1 / (votes - center).norm(dim=-1, keepdim=True).clamp_min(_SMOOTHING)
-        center = (closeness * votes).sum(dim=0) / closeness.sum(dim=0)
-    return center
 
+    smoothing: Annotated[float, Interval(gt=0, le=2**0.5)] = 0.08
 
-POOLINGS.register("median")(RobustPooling(median))
-POOLINGS.register("trimmed-mean")(RobustPooling(trimmed_mean))
-POOLINGS.register("geometric-median")(RobustPooling(geometric_median))
+    def center(self, votes: Tensor) -> Tensor:
+        """Return the geometric median of votes."""
+        center = Median().center(votes)
+        for _ in range(_WEISZFELD_STEPS):
+            closeness = 1 / (votes - center).norm(dim=-1, keepdim=True).clamp_min(self.smoothing)
+            center = (closeness * votes).sum(dim=0) / closeness.sum(dim=0)
+        return center
 
 
 def mix(weights: csr_array, values: Tensor) -> Tensor:

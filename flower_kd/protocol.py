@@ -21,6 +21,7 @@ ARRAYS = "arrays"
 CONFIG = "config"
 METRICS = "metrics"
 TEACHER = "teacher"
+TEACHER_WEIGHTS = "teacher-weights"
 LOGITS = "logits"
 HELLO = "hello"
 
@@ -79,12 +80,16 @@ class Greeting(_Record):
         The part of the run that begins: "alone" or the strategy's name.
     server_round : int
         In a resumed run: the last finished round.
+    dissimilarity, wire : str
+        The parts that the node will need; empty for none.
     """
 
     fresh: bool = True
     token: str = ""
     stage: str = ""
     server_round: int = 0
+    dissimilarity: str = ""
+    wire: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,7 @@ class Order(_Record):
     reference_batch : int
         Reference rows in one SGD step; 0 for all rows of the teacher.
     wire : str
-        The wire format of the logits in the reply.
+        The wire format of the teacher in this message and of the logits in the reply.
     dissimilarity, temperature, kd_reduction : str, float, str
         The distillation term.
     label_weight, kd_weight : float

@@ -1,14 +1,24 @@
-"""Type and range checks of numbers given by users."""
+"""Ranges of numbers given by users: as annotations, and as checks."""
 
 from __future__ import annotations
 
 import math
 from numbers import Integral, Real
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Interval
 
 from flower_kd.errors import InputError
 
 LARGEST = 2**63 - 1  # the largest integer in a Flower record
+
+# Annotations of parameters and run-config keys (flower_kd.annotations).
+Whole = Annotated[int, Interval(ge=0, le=LARGEST)]
+Count = Annotated[int, Interval(ge=1, le=LARGEST)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+Momentum = Annotated[float, Interval(ge=0, le=0.999)]
+NonNegative = Annotated[float, Interval(ge=0)]
+Positive = Annotated[float, Interval(gt=0)]
 
 
 def problem(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf) -> str:

@@ -92,13 +92,22 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
                 records[stage] = RunRecord(config, graph, hellos, metrics, network.traffic, seconds)
                 continue
             started = time.perf_counter() - folder.seconds(stage)
+            parts = networks[config.strategy].greeting  # a node that lacks one should not train alone first
+            network.greeting = replace(folder.greeting(stage), dissimilarity=parts.dissimilarity, wire=parts.wire)
             _record_rounds(stage, each, network, graph, folder, started)
             try:
                 each.start(network, ArrayRecord(), num_rounds=config.num_server_rounds, timeout=config.timeout)
             finally:
                 seconds = time.perf_counter() - started
                 records[stage] = RunRecord(
-                    config, graph, network.hellos, network.metrics, network.traffic, seconds, network.participation
+                    config,
+                    graph,
+                    network.hellos,
+                    network.metrics,
+                    network.traffic,
+                    seconds,
+                    network.participation,
+                    network.saved_rounds,
                 )
         shortfalls.check(records[config.strategy])
     except BaseException:
@@ -111,7 +120,6 @@ def _record_rounds(
     stage: str, strategy: Resumable, network: Network, graph: nx.Graph, folder: RunFolder, started: float
 ) -> None:
     """Resume a stage where the folder says, and have the folder save each of its rounds."""
-    network.greeting = folder.greeting(stage)
     network.on_join = lambda: folder.begin(graph, stage, network)
     if folder.rounds_done(stage):
         strategy.resume_after(folder.rounds_done(stage), folder.strategy_state())

@@ -6,11 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flower_kd import data, strategies, topology
+from flower_kd import models, strategies, topology
+from flower_kd.catalog import REGISTRIES
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
+from flower_kd.strategies import STRATEGIES
 
 WARNING = "without effect: "
+
+# Kinds of parts that only some strategies use.
+_OF_STRATEGY = ("dissimilarity", "pooling", "consensus", "wire")
 
 
 @dataclass(frozen=True)
@@ -32,26 +37,37 @@ class Reason:
 def unused(config: RunConfig) -> dict[str, Reason]:
     """Return the keys without effect on a run of this config, each with the reason.
 
-    Raises
-    ------
-    InputError
-        If the config's topology is neither a name nor an existing file.
+    Keys that no part of flower-kd declares among its settings always have one.
     """
+    settings = asdict(config)
     cls = strategies.STRATEGIES.get(config.strategy)
-    strategy, settings = f"strategy {config.strategy!r}", asdict(config)
-    found = _beside("strategy", config.strategy, strategies.settings_of(cls), _all_settings())
-    for name, condition in strategies.settings_ignored(cls, settings).items():
-        found[name] = Reason(f"{strategy} does not use it with {condition}")
-    options = {option for name in topology.names() for option in topology.options_of(name)}
-    if strategies.sends_to(cls) == "neighbors":
-        found |= _beside("topology", config.topology, set(topology.options_of(config.topology)), options)
-    else:
-        # A file may also name the nodes.
-        named = {"topology"} if config.topology in topology.names() else set()
-        found |= dict.fromkeys(options | named, Reason(f"{strategy} does not use the graph"))
-    partitions = {option for name in data.partition_names() for option in data.partition_options(name)}
-    found |= _beside("partition", config.partition, set(data.partition_options(config.partition)), partitions)
-    return {_key(name): why for name, why in found.items() if name in settings}
+    found: dict[str, Reason] = {}
+    used = {"seed"}  # by the data and the graph too
+    for kind in ("strategy", "partition", "topology", *_OF_STRATEGY):
+        if kind in _OF_STRATEGY and kind not in STRATEGIES.settings(config.strategy):
+            continue  # a strategy that does not take this kind of part is a reason already
+        if kind == "topology" and strategies.sends_to(cls) != "neighbors":
+            # A file may also name the nodes.
+            if not topology.is_file(config.topology):
+                found[kind] = Reason(f"strategy {config.strategy!r} does not use the graph")
+            continue
+        if kind == "topology" and topology.is_file(config.topology):
+            continue
+        registry, text = REGISTRIES[kind], getattr(config, kind)
+        own = set(registry.settings(text))
+        in_parentheses = registry.parse(text).arguments.keys() & settings.keys()
+        used |= own - in_parentheses
+        words = f"{kind} {text!r} does not use it"
+        others = {name for part in registry.own_names() for name in registry.settings(part)}
+        keys = (_key(name) if name in settings else name for name in own)
+        instead = ", ".join(sorted(keys)) or "no settings of its own"
+        found |= dict.fromkeys(others - own, Reason(words, instead))
+        found |= dict.fromkeys(in_parentheses, Reason(f"{kind} {text!r} sets it in parentheses"))
+    for name, _ in models.parse(config.model):
+        used |= (
+            set(models.MODELS.settings(name)) - models.MODELS.parse(name).arguments.keys() if _known(name) else set()
+        )
+    return {_key(name): why for name, why in found.items() if name in settings and name not in used}
 
 
 def warning(configs: Iterable[RunConfig]) -> str:
@@ -98,14 +114,13 @@ def check_grid(grid: Mapping[str, Sequence[Any]], configs: Mapping[str, RunConfi
             )
 
 
-def _all_settings() -> set[str]:
-    return {name for key in strategies.names() for name in strategies.settings_of(strategies.STRATEGIES.get(key))}
-
-
-def _beside(kind: str, name: str, used: set[str], settings: set[str]) -> dict[str, Reason]:
-    """Return the settings of other parts of a kind that one part does not use, each with the reason."""
-    own = ", ".join(sorted(map(_key, used))) or "no settings of its own"
-    return dict.fromkeys(settings - used, Reason(f"{kind} {name!r} does not use it", own))
+def _known(model: str) -> bool:
+    """Return whether a model can be imported here; a server need not have what its nodes train."""
+    try:
+        models.MODELS.get(model)
+    except InputError:
+        return False
+    return True
 
 
 def _key(name: str) -> str:

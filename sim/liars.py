@@ -43,7 +43,7 @@ NOISE = 10.0  # standard deviation of random logits
 EXPERIMENT = tomllib.loads((Path(__file__).parent / "digits.toml").read_text())
 GRAPHS: dict[str, dict[str, Any]] = {
     "ring": {"topology": "ring"},
-    "4-regular": {"topology": "regular", "degree": 4},
+    "4-regular": {"topology": "regular(degree=4)"},
 }
 # By name: a run of digits.toml, and the changed keys.
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -152,8 +152,8 @@ def accuracies(run: Run, liar: int) -> list[float]:
     FLOWER_LOGGER.setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         files = {"output-dir": f"{folder}/run", "evaluate-every": config["num-server-rounds"]}
-        context = run_apps(server_app.app, app_with_liar(attack, liar, seed), NODES, config | files)
-    summary = json.loads(str(context.state[server_app.SUMMARY]["json"]))
+        finished = run_apps(server_app.app, app_with_liar(attack, liar, seed), NODES, config | files)
+    summary = json.loads(str(finished.state[server_app.SUMMARY]["json"]))
     return list(summary["accuracy"]["per_node"])
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import networkx as nx
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from flower_kd import sim
 from flower_kd.clients import Node, ShuffledBatches, make_client_app
+from flower_kd.runs.results import Summary
 from flower_kd.seeding import derive
 from flower_kd.sim import InProcessGrid
 from flower_kd.strategies import Network
@@ -123,6 +128,14 @@ class DelayedGrid:
         return [self._replies.pop(i)[1] for i in ready]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decode images into a cache of this session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWER_KD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def ring() -> nx.Graph:
     return nx.cycle_graph(4)
@@ -157,3 +170,32 @@ def run_strategy(strategy: Any, grid: Any) -> dict[str, float]:
         for name, value in metrics.values.items()
         if name != "seconds"
     }
+
+
+PICTURE_CLASSES = ("blue fish", "cat", "dog")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a data set of color pictures of several sizes, in folders by class."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for split, count in (("train", 30), ("test", 8)):
+        for label, name in enumerate(PICTURE_CLASSES):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 160, (10 + number % 3, 12, 3))
+                pixels[..., label] += 70
+                PIL.Image.fromarray(pixels.astype(np.uint8)).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
+    """Return the folder and the summary of a finished run on the pictures, with two kinds of models."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    config = {
+        "dataset": str(pictures), "image-size": 8, "strategy": "neighbor-kd", "model": "mlp,resnet2", "momentum": 0.9,
+        "num-server-rounds": 2, "local-steps": 5, "samples-per-node": 15, "reference-size": 20, "learning-rate": 0.02,
+    }  # fmt: skip
+    return folder, sim.run(config, 4, folder)

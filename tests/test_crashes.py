@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from flower_kd import folders, sim
+from flower_kd import folders, load_model, sim
 from flower_kd.errors import InputError
 from flower_kd.report import pictures, report
 from flower_kd.runs import results
@@ -28,6 +30,7 @@ SHORT: dict[str, Any] = {
 }  # fmt: skip
 BOTH = {"a": SHORT, "b": SHORT | {"strategy": "neighbor-kd"}}
 NODES = 2
+MODELS = {"model.toml", "node-0.safetensors", "node-1.safetensors"}
 SLOW = pytest.mark.slow
 
 
@@ -105,16 +108,24 @@ def crash_points(disk: Disk, prepare: Callable[[], None], command: Callable[[], 
 
 
 def whole(folder: Path) -> None:
-    """Assert that every file except partial ones can be read."""
+    """Assert that every file except partial ones can be read, and that a finished run has its models."""
     readers: dict[str, Callable[[Path], object]] = {
         ".json": lambda path: json.loads(path.read_text()),
         ".toml": lambda path: tomllib.loads(path.read_text()),
         ".csv": pd.read_csv,
+        ".safetensors": load_file,
         ".png": lambda path: path.read_bytes().index(b"\x89PNG"),
     }
+    for path in folder.rglob("summary.json"):
+        assert len(load_models(path.parent)) == NODES
     for path in folder.rglob("*"):
         if path.suffix in readers and not path.name.endswith(".partial"):
             readers[path.suffix](path)
+
+
+def load_models(folder: Path) -> list[dict[str, torch.Tensor]]:
+    """Return the weights of each node's final model."""
+    return [load_model(folder, node).state_dict() for node in range(NODES)]
 
 
 def attempt(command: Callable[[], Any]) -> tuple[Any, str]:
@@ -148,6 +159,8 @@ def test_a_killed_run_can_be_resumed(step: int, strategy: str, disk: Disk, tmp_p
         if (folder / "summary.json").exists():
             assert figures(results.read(folder).summary) == figures(expected)
         assert figures(run(folder, strategy=strategy, resume=True)) == figures(expected)
+        torch.testing.assert_close(load_models(folder), load_models(tmp_path / "reference"), rtol=0, atol=0)
+        assert {path.name for path in (folder / "models").iterdir()} == MODELS
         pd.testing.assert_frame_equal(
             results.read(folder).history.drop(columns="seconds"),
             results.read(tmp_path / "reference").history.drop(columns="seconds"),

@@ -107,7 +107,9 @@ def test_a_minority_cannot_move_the_center_out_of_the_honest_range(votes: int, s
     lies = torch.softmax(logits_of(seed + 1, liars, scale=100.0), dim=-1)
     everyone = torch.cat([lies, honest])[torch.randperm(votes, generator=torch.Generator().manual_seed(seed))]
     low, high = honest.amin(0) - 1e-6, honest.amax(0) + 1e-6
-    centers = [pooling.median(everyone)] + ([pooling.trimmed_mean(everyone)] if liars <= dropped else [])
+    centers = [pooling.Median().center(everyone)] + (
+        [pooling.TrimmedMean().center(everyone)] if liars <= dropped else []
+    )
     for center in centers:
         assert ((low <= center) & (center <= high)).all()
 
@@ -121,7 +123,7 @@ def test_a_minority_moves_the_geometric_median_little(votes: int, seed: int, dat
     honest = middle + 0.01 * logits_of(seed + 1, votes - liars, scale=1.0)
     lies = torch.softmax(logits_of(seed + 2, liars, scale=100.0), dim=-1)
     radius = (honest - middle).norm(dim=-1).max()
-    away = (pooling.geometric_median(torch.cat([lies, honest])) - middle[0]).norm(dim=-1)
+    away = (pooling.GeometricMedian().center(torch.cat([lies, honest])) - middle[0]).norm(dim=-1)
     assert (away <= radius + 0.08 * liars / (votes - liars) + 1e-3).all()
 
 
@@ -194,8 +196,8 @@ def test_what_the_votes_leave_open_goes_to_the_own_vote() -> None:
 
 def test_centers_by_hand() -> None:
     votes = torch.tensor([0.0, 1.0, 2.0, 4.0, 100.0])[:, None, None, None]
-    assert pooling.median(votes).item() == 2
-    assert pooling.median(votes[:4]).item() == 1.5
-    assert pooling.trimmed_mean(votes).item() == pytest.approx(7 / 3)
+    assert pooling.Median().center(votes).item() == 2
+    assert pooling.Median().center(votes[:4]).item() == 1.5
+    assert pooling.TrimmedMean().center(votes).item() == pytest.approx(7 / 3)
     corner = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 0.75**0.5]])[:, None, None]  # Fermat's point: the center
-    assert torch.allclose(pooling.geometric_median(corner)[0, 0], torch.tensor([0.5, 0.75**0.5 / 3]), atol=0.01)
+    assert torch.allclose(pooling.GeometricMedian().center(corner)[0, 0], torch.tensor([0.5, 0.75**0.5 / 3]), atol=0.01)

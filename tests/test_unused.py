@@ -24,18 +24,16 @@ def config(**values: object) -> RunConfig:
 @pytest.mark.parametrize(
     ("values", "without", "with_effect"),
     [
-        ({"strategy": "d-dist"}, {"alpha", "pooling", "pooling-self"}, {"eta", "clamp", "rho", "exchange-rows"}),
-        ({"strategy": "d-dist", "consensus": "tracking"}, {"eta", "clamp", "alpha"}, {"consensus", "rho"}),
-        ({"strategy": "neighbor-kd"}, {"eta", "clamp", "consensus"}, {"alpha", "temperature", "pooling-weights"}),
+        ({"strategy": "d-dist"}, {"alpha", "pooling"}, {"consensus", "rho", "exchange-rows"}),
+        ({"strategy": "neighbor-kd"}, {"consensus", "clip"}, {"alpha", "temperature", "pooling"}),
+        ({"strategy": "neighbor-kd(alpha=0.3)"}, {"alpha", "clip"}, {"temperature", "pooling"}),
         ({"strategy": "d-sgd"}, {"temperature", "wire", "exchange-rows"}, {"exchange-every", "topology"}),
-        ({"strategy": "fedavg"}, {"exchange-every", "topology", "degree"}, {"local-steps", "seed", "reference-size"}),
+        ({"strategy": "fedavg"}, {"exchange-every", "topology"}, {"local-steps", "seed", "reference-size"}),
         ({"strategy": "silo"}, {"topology", "dissimilarity", "exchange-rows", "rho"}, {"evaluate-every", "gamma"}),
-        ({"partition": "iid"}, {"gamma", "dirichlet-alpha", "labels-per-node"}, {"partition", "samples-per-node"}),
-        ({"partition": "skew"}, {"dirichlet-alpha"}, {"gamma", "labels-per-node"}),
-        ({"partition": "dirichlet"}, {"gamma", "labels-per-node"}, {"dirichlet-alpha"}),
-        ({"topology": "ring"}, {"degree", "attachment", "min-degree"}, {"topology"}),
-        ({"topology": "regular"}, {"rewire-probability", "edge-probability"}, {"degree"}),
-        ({"topology": "small-world"}, {"attachment"}, {"degree", "rewire-probability"}),
+        ({"partition": "iid"}, {"gamma", "dirichlet-alpha"}, {"partition", "samples-per-node"}),
+        ({"partition": "skew(labels_per_node=2)"}, {"dirichlet-alpha"}, {"gamma"}),
+        ({"partition": "skew(gamma=3)"}, {"dirichlet-alpha", "gamma"}, {"partition"}),
+        ({"partition": "dirichlet"}, {"gamma"}, {"dirichlet-alpha"}),
     ],
 )
 def test_what_has_no_effect(values: dict, without: set[str], with_effect: set[str]) -> None:
@@ -46,17 +44,16 @@ def test_what_has_no_effect(values: dict, without: set[str], with_effect: set[st
 
 
 def test_the_reason_names_the_part_and_what_it_uses() -> None:
-    found = unused(config(strategy="d-dist", consensus="tracking", partition="iid"))
+    found = unused(config(strategy="d-dist", partition="iid"))
     assert found["alpha"].words == "strategy 'd-dist' does not use it"
-    assert found["alpha"].instead.startswith("clamp, clip, consensus, dissimilarity, eta")
-    assert found["eta"] == Reason("strategy 'd-dist' does not use it with consensus = 'tracking'")
+    assert found["alpha"].instead.startswith("clip, consensus, dissimilarity, evaluate-every")
     assert found["gamma"] == Reason("partition 'iid' does not use it", "no settings of its own")
 
 
-def test_a_graph_file_takes_no_options_but_names_the_nodes(tmp_path: Path) -> None:
+def test_a_graph_file_names_the_nodes(tmp_path: Path) -> None:
     path = tmp_path / "rooms.txt"
     path.write_text("attic cellar\n")
-    assert "degree" in unused(config(strategy="d-sgd", topology=str(path)))
+    assert "topology" not in unused(config(strategy="d-sgd", topology=str(path)))
     assert "topology" not in unused(config(strategy="silo", topology=str(path)))
 
 
@@ -66,9 +63,9 @@ def test_what_is_changed_and_used_by_no_run_is_reported_in_one_line() -> None:
     assert line.startswith(f"{WARNING}gamma = 3.0 (partition 'iid' does not use it")
     assert "alpha = 0.9 (strategy 'd-dist' does not use it" in line
     assert "\n" not in line
-    shared = [config(strategy=name, alpha=0.9, degree=2) for name in ("silo", "neighbor-kd")]
+    shared = [config(strategy=name, alpha=0.9, clip=2.0) for name in ("silo", "neighbor-kd")]
     assert "alpha" not in warning(shared)  # the second uses it
-    assert "degree = 2 (strategy 'silo' does not use the graph; topology 'ring' does not use it" in warning(shared)
+    assert "clip = 2.0 (strategy 'silo' does not use it; strategy 'neighbor-kd' does not use it" in warning(shared)
     assert "alpha" in warning([config(strategy="silo", alpha=0.9), config(strategy="neighbor-kd")])
 
 
@@ -79,9 +76,8 @@ def test_what_is_changed_and_used_by_no_run_is_reported_in_one_line() -> None:
         ({"alpha": [0.1]}, {"strategy": "d-dist"}, "alpha: it has no effect in 1 of 1"),
         ({"alpha": [0.1, 0.9], "strategy": ["d-dist", "neighbor-kd"]}, {}, "alpha: it has no effect in 2 of 4"),
         ({"alpha": [0.1], "strategy": ["d-dist", "neighbor-kd"]}, {}, ""),
-        ({"eta": [0.3, 0.5], "consensus": ["gradient", "tracking"]}, {"strategy": "d-dist"}, "eta: .* 2 of 4"),
+        ({"gamma": [0.3, 0.5], "partition": ["skew", "skew(gamma=2)"]}, {}, "gamma: .* 2 of 4 .*parentheses"),
         ({"gamma": [1.0, 2.0]}, {"partition": "iid"}, "gamma"),
-        ({"degree": [2, 4]}, {"topology": "ring"}, "degree"),
         ({"topology": ["ring", "complete"]}, {"strategy": "silo"}, "topology"),
         ({"temperature": [1.0, 2.0], "strategy": ["d-dist", "neighbor-kd"]}, {}, ""),
     ],

@@ -17,14 +17,15 @@ from rich.table import Table
 from flower_kd.bench.figure import Figure
 from flower_kd.bench.flower import against_flower
 from flower_kd.bench.growth import neighbors, nodes_and_memory
+from flower_kd.bench.imports import node_imports
 from flower_kd.bench.sweep_jobs import two_jobs
 from flower_kd.bench.tax import framework_tax, published_scale
-from flower_kd.errors import InputError
-from flower_kd.registry import unknown
+from flower_kd.errors import InputError, unknown
 
 __all__ = ["MEASUREMENTS", "Figure", "run"]
 
 MEASUREMENTS: dict[str, Callable[[], Figure | list[Figure]]] = {
+    "imports": node_imports,
     "tax": framework_tax,
     "flower": against_flower,
     "scale": lambda: published_scale(full=False),

@@ -11,7 +11,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,8 +19,9 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from flower_kd.errors import InputError
-from flower_kd.registry import unknown
+from flower_kd.cli import model_commands
+from flower_kd.cli.terminal import console as _console
+from flower_kd.errors import InputError, unknown
 from flower_kd.sim.signals import as_interruption
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 MISTAKE, FAILED, INTERRUPTED = 2, 1, 130
 DEFAULT_NODES = 8
-PIPE_WIDTH = 120
 DEFAULT_STRATEGIES = "silo,fedavg,d-sgd,d-dist,neighbor-kd"
 
 
@@ -84,7 +83,9 @@ app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pre
 
 Config = Annotated[
     list[str] | None,
-    typer.Option("--run-config", "-c", help="What `flwr run -c` takes: 'key=value key=value', or a TOML file."),
+    typer.Option(
+        "--run-config", "-c", help="What `flwr run -c` takes: 'key=value key=value', or a TOML file; or preset:NAME."
+    ),
 ]
 Nodes = Annotated[
     int | None,
@@ -103,8 +104,11 @@ def main(
     show_version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
 ) -> None:
     """Federated and decentralized knowledge distillation, in process: runs, comparisons, sweeps."""
+    _find_modules_in_current_folder()
     if show_version:
-        typer.echo(f"flower-kd {version('flower-kd')}")
+        import flower_kd
+
+        typer.echo(f"flower-kd {flower_kd.__version__}")
         raise typer.Exit
 
 
@@ -121,23 +125,22 @@ def run(
     tensorboard: Tensorboard = False,
 ) -> None:
     """Run the same apps as `flwr run`, without Flower's engine."""
+    _not_both(overwrite, resume)
+    settings = _settings(config)
+    nodes = _num_nodes(num_nodes, settings)
+    if output_dir is not None:
+        settings["output-dir"] = str(output_dir)
+    if resume and not settings.get("output-dir"):
+        raise InputError("--resume needs --output-dir, the folder of the run to continue")
     _prepare(workers)
-    from flower_kd.cli import run_config
     from flower_kd.config import RunConfig
     from flower_kd.report import run_table
     from flower_kd.runs import run_folder
     from flower_kd.study import job, progress
     from flower_kd.study.logs import warnings_to
 
-    _not_both(overwrite, resume)
     if tensorboard:
         _check_tensorboard()
-    settings = run_config.parse(config)
-    nodes = _num_nodes(num_nodes, settings)
-    if output_dir is not None:
-        settings["output-dir"] = str(output_dir)
-    if resume and not settings.get("output-dir"):
-        raise InputError("--resume needs --output-dir, the folder of the run to continue")
     settings |= {key: True for key, asked in (("overwrite", overwrite), ("resume", resume)) if asked}
     folder = run_folder.path_of(RunConfig.parse(settings))
     this_run = job.Job("run", settings, nodes, folder)
@@ -159,7 +162,8 @@ def run(
 @app.command()
 def compare(
     experiment: Annotated[
-        Path | None, typer.Argument(help="A TOML file with [common] and [runs.NAME] tables.", show_default=False)
+        str | None,
+        typer.Argument(help="A TOML file with [common] and [runs.NAME] tables, or preset:NAME.", show_default=False),
     ] = None,
     strategies: Annotated[str, typer.Option(help=f"Comma-separated strategies (default: {DEFAULT_STRATEGIES}).")] = "",
     only: Annotated[str, typer.Option(help="Comma-separated runs of the experiment.")] = "",
@@ -174,25 +178,27 @@ def compare(
     tensorboard: Tensorboard = False,
 ) -> None:
     """Run strategies, or the runs of an experiment file, on the same data and seeds. Repeat the command to continue."""
-    _prepare(max(jobs, workers))
-    from flower_kd.cli import run_config
+    from flower_kd.cli import presets
     from flower_kd.study import experiment as experiments
-    from flower_kd.study.compare import Comparison, screen
 
     _not_both(overwrite, resume)
-    if tensorboard:
-        _check_tensorboard()
-    settings = run_config.parse(config)
+    settings = _settings(config)
+    nodes = _num_nodes(num_nodes, settings)
     if experiment is None and only:
         raise InputError(f"--only {only!r} selects runs of an experiment file, but no file is given")
     if experiment is not None and strategies:
-        raise InputError(f"--strategies {strategies!r} and the experiment {str(experiment)!r} cannot be used together")
+        raise InputError(f"--strategies {strategies!r} and the experiment {experiment!r} cannot be used together")
     runs = (
-        experiments.of_strategies(strategies or DEFAULT_STRATEGIES, settings)
-        if experiment is None
-        else experiments.read(experiment, settings, only)
+        None if experiment is None else experiments.read(presets.path_of(experiment, experiment=True), settings, only)
     )
-    comparison = Comparison(runs, seeds, _num_nodes(num_nodes, settings), output_dir.expanduser().absolute())
+    _prepare(max(jobs, workers))
+    from flower_kd.study.compare import Comparison, screen
+
+    if tensorboard:
+        _check_tensorboard()
+    if runs is None:
+        runs = experiments.of_strategies(strategies or DEFAULT_STRATEGIES, settings)
+    comparison = Comparison(runs, seeds, nodes, output_dir.expanduser().absolute())
     _warn(comparison.warning)
     console = _console()
     try:
@@ -217,15 +223,16 @@ def sweep(
     resume: Resume = False,
 ) -> None:
     """Run every combination of the values of some keys. Repeat the command to continue."""
-    _prepare(max(jobs, workers))
-    from flower_kd.cli import run_config
     from flower_kd.study import grid as grids
-    from flower_kd.study.sweep import Sweep
 
     _not_both(overwrite, resume)
-    settings = run_config.parse(config)
+    settings = _settings(config)
     nodes = _num_nodes(num_nodes, settings)
-    swept = Sweep(settings, grids.parse(grid or []), seeds, nodes, output_dir.expanduser().absolute())
+    parsed = grids.parse(grid or [])
+    _prepare(max(jobs, workers))
+    from flower_kd.study.sweep import Sweep
+
+    swept = Sweep(settings, parsed, seeds, nodes, output_dir.expanduser().absolute())
     _warn(swept.warning)
     console = _console()
     try:
@@ -242,6 +249,8 @@ def report(
     folder: Annotated[Path, typer.Argument(help="Results folder of run, compare or sweep.", show_default=False)],
 ) -> None:
     """Make one web page of a run, a comparison or a sweep."""
+    if not folder.expanduser().is_dir():
+        raise InputError(f"{str(folder)!r} is not a folder")
     from flower_kd.report import report as reports
 
     typer.echo(reports.write(folder.expanduser()))
@@ -260,16 +269,15 @@ def topology(
     ] = None,
 ) -> None:
     """Draw a communication graph; show degree, diameter, spectral gap, and the bytes of a round."""
+    settings = _settings(config)
+    nodes = _num_nodes(num_nodes, settings)
+    if name is not None:
+        settings["topology"] = name
     from flower_kd import folders
-    from flower_kd.cli import run_config
     from flower_kd.config import RunConfig
     from flower_kd.report import pictures, topology_card
 
-    settings = run_config.parse(config)
-    if name is not None:
-        settings["topology"] = name
     parsed = RunConfig.parse(settings)
-    nodes = _num_nodes(num_nodes, settings)
     shown = topology_card.shown_name(parsed.topology)
     default = Path("results/topology") / folders.file_name_of(f"{shown}-{nodes}")
     path = (picture or default).expanduser().absolute()
@@ -288,6 +296,22 @@ def topology(
 
 
 @app.command()
+def parts(
+    kind: Annotated[
+        str | None, typer.Argument(help="Only those of one kind, such as topology.", show_default=False)
+    ] = None,
+) -> None:
+    """List every part that a run config can name: where it comes from, its settings, and what it does."""
+    from flower_kd.catalog import REGISTRIES
+    from flower_kd.cli import parts_table
+
+    if kind is not None and kind not in REGISTRIES:
+        raise InputError(unknown("kind of part", kind, REGISTRIES))
+    for name in [kind] if kind else REGISTRIES:
+        _console().print(parts_table.table(name, REGISTRIES[name]))
+
+
+@app.command()
 def bench(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Which figures to measure (repeat for each).")] = None,
@@ -298,12 +322,72 @@ def bench(
     benches.run(json_file, only or [], _console())
 
 
+@app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Print only the path of this one.", show_default=False)] = None,
+) -> None:
+    """List the run configs and experiments that come with the package."""
+    from flower_kd.cli import presets as files
+
+    if name is not None:
+        typer.echo(files.get(name.removeprefix(files.PREFIX)).path)
+        return
+    for preset in files.presets():
+        typer.echo(f"{preset.usage}\n    {preset.description}\n    {preset.path}")
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove everything in it.")] = False,
+) -> None:
+    """Show where decoded images are kept, so that each is decoded only once, and how large they are."""
+    from flower_kd.data import pixel_cache
+
+    folder = pixel_cache.folder()
+    if folder is None:
+        typer.echo(f"switched off: {pixel_cache.FOLDER} = {os.environ[pixel_cache.FOLDER]}")
+        return
+    if clear:
+        try:
+            pixel_cache.clear(folder)
+        except OSError as error:
+            raise InputError(f"{str(error.filename or folder)!r} cannot be removed: {error.strerror}") from None
+    megabytes, most = pixel_cache.size(folder) / 1e6, pixel_cache.LARGEST / 1e9
+    typer.echo(f"{folder}\n{megabytes:,.1f} MB of at most {most:.1f} GB ({pixel_cache.FOLDER} moves it, or is 'off')")
+
+
+app.command()(model_commands.predict)
+app.command()(model_commands.export)
+
+
+def _find_modules_in_current_folder() -> None:
+    """Let parts be named `module:attribute` after a file in the current folder, as Python's own -m option does.
+
+    It comes last, so that no file there hides a module of Python or of an installed package. Worker processes get the
+    same path.
+    """
+    folder = os.getcwd()
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.append(folder)
+
+
+def _settings(config: list[str] | None) -> dict[str, Any]:
+    """Return the run config of a command line; a wrong key or value ends the command before anything slow begins."""
+    from flower_kd.cli import run_config
+    from flower_kd.config import RunConfig
+
+    settings = run_config.parse(config)
+    RunConfig.read(settings)
+    return settings
+
+
 def _prepare(processes: int) -> None:
     """Start preparing the worker processes in the background, if there will be any."""
     if processes > 1:
+        from flower_kd import study
         from flower_kd.sim import preload
 
-        preload.context()
+        preload.context(study.PRELOADED)
 
 
 def _print_error(sentence: str) -> None:
@@ -325,12 +409,6 @@ def _warn(line: str) -> None:
     """Print a warning before the runs begin, if there is one."""
     if line:
         _print_error(line)
-
-
-def _console() -> Console:
-    """Return the console; a file or a pipe is as wide as the tables need."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PIPE_WIDTH)
 
 
 def _not_both(overwrite: bool, resume: bool) -> None:

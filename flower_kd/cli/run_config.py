@@ -9,6 +9,7 @@ from typing import Any
 import click
 from flwr.common.config import parse_config_args
 
+from flower_kd.cli import presets
 from flower_kd.errors import InputError
 
 # As in Flower's parser, which ignores what does not match.
@@ -21,21 +22,45 @@ def parse(texts: Sequence[str] | None) -> dict[str, Any]:
     Parameters
     ----------
     texts : sequence of str
-        `key=value` pairs separated by spaces, or the path of one TOML file.
+        Each `key=value` pairs separated by spaces, `preset:NAME`, or the path of a TOML file. Later files override
+        earlier ones; pairs override all files.
 
     Raises
     ------
     InputError
         If they cannot be read.
     """
-    shown = " ".join(texts or [])
+    files: list[str] = []
+    pairs: list[str] = []
     for text in texts or []:
-        rest = _PAIR.sub("", text).split()
-        if rest and not text.endswith(".toml"):
-            raise InputError(f"-c {text!r}: {rest[0]!r} is neither key=value nor the path of a .toml file")
+        if text.endswith(".toml"):
+            files.append(text)
+            continue
+        for word in _PAIR.sub("", text).split():
+            if not word.startswith(presets.PREFIX):
+                raise InputError(
+                    f"-c {text!r}: {word!r} is neither key=value nor preset:NAME nor the path of a .toml file"
+                )
+            files.append(str(presets.path_of(word, experiment=False)))
+        pairs.append(" ".join(f"{key}={value}" for key, value in _PAIR.findall(text)))
+    settings: dict[str, Any] = {}
+    for file in files:
+        settings |= _parsed([file])
+    return settings | _parsed(pairs)
+
+
+def _parsed(texts: list[str]) -> dict[str, Any]:
+    """Return what Flower reads from the path of one TOML file, or from pairs."""
+    shown = " ".join(texts)
     try:
-        return parse_config_args(list(texts or []))
+        return parse_config_args(texts)
     except click.ClickException:
+        unquoted = _unquoted(texts or [])
+        if unquoted:
+            key, value = unquoted
+            raise InputError(
+                f"-c {key}={value} cannot be read: a string needs quotes, such as {key}='{value}'"
+            ) from None
         raise InputError(
             f"-c {shown!r} cannot be read: write key=value pairs, each key once and strings in quotes, such as "
             "\"strategy='d-dist' alpha=0.5\""
@@ -44,3 +69,12 @@ def parse(texts: Sequence[str] | None) -> dict[str, Any]:
         raise InputError(f"-c {shown!r} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise InputError(f"-c {shown!r} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _unquoted(texts: Sequence[str]) -> tuple[str, str] | None:
+    """Return the first key and value of which the value must be a string without quotes; None if there is none."""
+    for text in texts:
+        for key, value in _PAIR.findall(text):
+            if re.match(r"[^\W\d]", value) and value not in ("true", "false", "inf", "nan") and "'" not in value:
+                return key, value
+    return None

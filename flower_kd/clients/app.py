@@ -15,17 +15,29 @@ from torch import Tensor, nn
 
 from flower_kd import wire
 from flower_kd.clients import state
-from flower_kd.clients.checks import check
+from flower_kd.clients.checks import check, check_parts
 from flower_kd.clients.node import Node
 from flower_kd.clients.node_files import NodeFiles
 from flower_kd.clients.state import NodeFactory
-from flower_kd.clients.training import evaluate, predict, train
+from flower_kd.clients.training import evaluate, measure_of, predict, train
 from flower_kd.data import fingerprint
 from flower_kd.errors import InputError
 from flower_kd.failures import in_one_sentence
 from flower_kd.models import num_parameters
-from flower_kd.pooling import Teacher
-from flower_kd.protocol import ARRAYS, CONFIG, HELLO, LOGITS, METRICS, TEACHER, Greeting, Hello, Order, exchanged_rows
+from flower_kd.protocol import (
+    ARRAYS,
+    CONFIG,
+    HELLO,
+    LOGITS,
+    METRICS,
+    TEACHER,
+    TEACHER_WEIGHTS,
+    Greeting,
+    Hello,
+    Order,
+    exchanged_rows,
+)
+from flower_kd.teacher import Teacher
 
 # Where a node's state is kept on disk after each round; None to keep none.
 FindFiles = Callable[[Context, Greeting], NodeFiles | None]
@@ -60,6 +72,7 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         greeting = Greeting.from_record(_config(message))
         try:
             with in_one_sentence():
+                check_parts(greeting)
                 fresh = greeting.fresh or not state.has_node(context)
                 node = (state.fresh if fresh else state.load)(context, build_node)
                 restored = 0 if fresh else state.greeting(context).server_round
@@ -195,12 +208,17 @@ def _teacher(message: Message, order: Order, rows: int, classes: int) -> Teacher
     record = message.content.get(TEACHER)
     if not isinstance(record, ArrayRecord):
         return None
-    arrays = dict(record)
-    weights = arrays.pop("weights", None)
-    shape = (rows, classes) if weights is None else (None, rows, classes)
-    soft_labels = wire.decode(ArrayRecord(arrays), shape).clamp_(0.0, 1.0)
-    if (
-        order.dissimilarity != "squared-error"
-    ):  # only squared error allows teachers that are not distributions (D-Dist's z)
+    weights = _teacher_weights(message)
+    shape = (rows, classes) if weights is None else (len(weights), rows, classes)
+    soft_labels = wire.decode(record, shape, order.wire).clamp_(0.0, 1.0)
+    if measure_of(order.dissimilarity).of_distributions:  # others allow any teacher, such as D-Dist's z
         soft_labels /= soft_labels.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    return Teacher(soft_labels, None if weights is None else wire.decode(ArrayRecord({"rows": weights}), (None,)))
+    return Teacher(soft_labels, weights)
+
+
+def _teacher_weights(message: Message) -> Tensor | None:
+    """Return the weights of separate teachers, [teachers]; None if there is a single teacher."""
+    record = message.content.get(TEACHER_WEIGHTS)
+    if not isinstance(record, ArrayRecord):
+        return None
+    return wire.decode(record)

@@ -11,10 +11,12 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 from torch.utils.data import Subset, TensorDataset, default_collate
 
+from flower_kd import dissimilarity, wire
 from flower_kd.clients.node import LoaderBatches, Node, ShuffledBatches
 from flower_kd.devices import device_of
 from flower_kd.errors import InputError
 from flower_kd.failures import describe
+from flower_kd.protocol import Greeting
 from flower_kd.seeding import torch_seeded
 
 PROBED_ROWS = 2  # of each kind of inputs: enough to check the model's outputs
@@ -39,6 +41,14 @@ def check(node: Node) -> None:
         _check_finite(node.private.inputs if isinstance(node.private, ShuffledBatches) else private, "private")
         _check_finite(reference, "reference")
         _check_outputs(node, {"private": private, "reference": reference, "test": test})
+
+
+def check_parts(greeting: Greeting) -> None:
+    """Raise InputError if this node lacks a part that it will need."""
+    if greeting.dissimilarity:
+        dissimilarity.get(greeting.dissimilarity)
+    if greeting.wire:
+        wire.get(greeting.wire)
 
 
 def _check_kinds(node: Node) -> None:

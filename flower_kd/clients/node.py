@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from flower_kd.errors import InputError
+from flower_kd.models.card import ModelCard
 from flower_kd.seeding import derive
 
 Batch = tuple[Tensor, Tensor]
@@ -52,6 +53,8 @@ class Node:
         The model's name in the handshake.
     fingerprint : str
         SHA-256 of the reference set, if already known; otherwise computed in the handshake.
+    card : ModelCard, optional
+        How its model can be used after the run, which keeps the final models of nodes that have one.
     """
 
     model: nn.Module
@@ -62,6 +65,7 @@ class Node:
     classes: int
     name: str = ""
     fingerprint: str = ""
+    card: ModelCard | None = None
 
     def __post_init__(self) -> None:
         self.name = self.name or type(self.model).__name__

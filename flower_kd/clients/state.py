@@ -18,6 +18,8 @@ MODEL = "flower-kd.model"
 OPTIMIZER = "flower-kd.optimizer"
 GREETING = "flower-kd.greeting"
 
+MODEL_PREFIX = "model."  # of the names of its tensors in a file
+
 
 class LiveState(RecordDict):
     """A context's state with the node itself, for engines that run every node in one process."""
@@ -76,9 +78,21 @@ def save(context: Context, node: Node) -> None:
     """Store the node for the next message."""
     if isinstance(context.state, LiveState):
         context.state.node = node
-        return
-    context.state[MODEL] = ArrayRecord(node.model.state_dict())
-    context.state[OPTIMIZER] = _optimizer_record(node.optimizer)
+    else:
+        _store(context.state, node)
+
+
+def _store(records: RecordDict, node: Node) -> None:
+    records[MODEL] = ArrayRecord(node.model.state_dict())
+    records[OPTIMIZER] = _optimizer_record(node.optimizer)
+
+
+def to_records(context: Context) -> RecordDict:
+    """Return the state as records, in which the node is stored as on engines that keep no live nodes."""
+    records = RecordDict(dict(context.state.items()))
+    if isinstance(context.state, LiveState) and context.state.node is not None:
+        _store(records, context.state.node)
+    return records
 
 
 @contextmanager
@@ -110,7 +124,7 @@ def restored_on_error(context: Context, node: Node) -> Iterator[None]:
 
 def to_tensors(node: Node) -> dict[str, torch.Tensor]:
     """Return copies of a node's model and optimizer tensors, by name."""
-    tensors = {f"model.{name}": value for name, value in node.model.state_dict().items()}
+    tensors = {f"{MODEL_PREFIX}{name}": value for name, value in node.model.state_dict().items()}
     tensors |= {f"optimizer.{name}": value for name, value in _optimizer_tensors(node.optimizer).items()}
     return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import repeat
 
 import numpy as np
@@ -15,9 +16,9 @@ from flower_kd import dissimilarity
 from flower_kd.clients.node import Batch, Node
 from flower_kd.devices import device_of
 from flower_kd.errors import InputError
-from flower_kd.pooling import Teacher
 from flower_kd.protocol import Order
 from flower_kd.seeding import derive, seed_torch, torch_seeded
+from flower_kd.teacher import Teacher
 
 PREDICT_BATCH = 128  # larger batches do not fit the CPU caches: half the speed for LeNet5
 
@@ -71,7 +72,7 @@ def train(
         kd_batches = _distillation_batches(node, order, teacher, rows, vertex)
     elif order.joint and joint_pass:
         kd_batches = repeat((_reference(node, rows), None))
-    measure = dissimilarity.get(order.dissimilarity, reduction="none")
+    measure = measure_of(order.dissimilarity)
     label_losses, kd_losses = [], []
     predictions: Tensor | None = None
     # Seeded for each step, so that noise depends neither on the steps per message nor on reference rows. The first seed
@@ -107,6 +108,12 @@ def train(
             raise InputError(f"{name} is {value}: the model diverged (lower learning-rate?)")
     metrics |= {"num-examples": len(node.private), "seconds": time.perf_counter() - started}
     return metrics, predictions if order.joint else None
+
+
+@lru_cache(maxsize=16)
+def measure_of(text: str) -> dissimilarity.Dissimilarity:
+    """Return an order's dissimilarity without reduction; messages that name the same one share it."""
+    return dissimilarity.get(text, reduction="none")
 
 
 def predict(model: nn.Module, inputs: Tensor) -> Tensor:

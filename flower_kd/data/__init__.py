@@ -1,9 +1,17 @@
 """Data sets, partitions, the reference set."""
 
-from flower_kd.data.federated import FederatedData, fingerprint, load
-from flower_kd.data.partition import PARTITIONS, partition_names, partition_options
-from flower_kd.data.skew_partitioner import SkewPartitioner
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from flower_kd.data.digest import fingerprint
 from flower_kd.data.spec import DataSpec
+
+if TYPE_CHECKING:
+    from flower_kd.data.federated import FederatedData, load
+    from flower_kd.data.partition import PARTITIONS, partition_names
+    from flower_kd.data.skew_partitioner import SkewPartitioner
 
 __all__ = [
     "PARTITIONS",
@@ -13,5 +21,19 @@ __all__ = [
     "fingerprint",
     "load",
     "partition_names",
-    "partition_options",
 ]
+
+_MODULE_OF = {
+    "FederatedData": "federated",
+    "load": "federated",
+    "PARTITIONS": "partition",
+    "partition_names": "partition",
+    "SkewPartitioner": "skew_partitioner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name on first access: a node with data of its own needs neither `datasets` nor `flwr_datasets`."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"flower_kd.data.{_MODULE_OF[name]}"), name)

@@ -11,10 +11,11 @@ from datasets import Dataset
 from torch import Tensor
 
 from flower_kd.data.normalization import Normalization, known_normalization, normalization
-from flower_kd.data.partition import LABEL, partitioner_of
+from flower_kd.data.partition import LABEL, partitioner_of, with_settings
 from flower_kd.data.sources import Source, Split, load_source
 from flower_kd.data.spec import DataSpec
 from flower_kd.errors import InputError
+from flower_kd.failures import describe
 from flower_kd.seeding import derive
 
 Samples = tuple[Tensor, Tensor]
@@ -38,7 +39,8 @@ class FederatedData:
     def __init__(self, spec: DataSpec) -> None:
         self.spec = spec
         self._source: Source = load_source(spec.dataset, spec.image_size, spec.seed)
-        self.num_classes = self._source.num_classes
+        self.label_names = self._source.label_names
+        self.num_classes = len(self.label_names)
         samples = len(self._source.train.labels)
         if spec.reference_size + spec.num_partitions > samples:
             raise InputError(
@@ -59,7 +61,7 @@ class FederatedData:
     @cached_property
     def reference(self) -> Tensor:
         """Inputs of the reference set, [rows, channels, height, width]; its labels are not used."""
-        return self._normalize(self._unnormalized_reference)
+        return self.normalization(self._unnormalized_reference)
 
     @property
     def fingerprint(self) -> str:
@@ -99,23 +101,16 @@ class FederatedData:
     def _partitioned(self) -> list[np.ndarray]:
         """Return the training rows of each node's partition, from labels and row numbers: no image is read."""
         spec = self.spec
-        if spec.labels_per_node > self.num_classes:
-            raise InputError(
-                f"partition {spec.partition!r} does not fit: labels-per-node = {spec.labels_per_node} is above the "
-                f"{self.num_classes} labels of dataset {spec.dataset!r}"
-            )
         partitioner = partitioner_of(spec, derive(spec.seed, "partition") % 2**32)
         labels = self._source.train.labels[self._private_rows]
         partitioner.dataset = Dataset.from_dict({LABEL: labels, "row": self._private_rows})
         try:
             parts = [partitioner.load_partition(vertex) for vertex in range(spec.num_partitions)]
-        except InputError:
-            raise
-        except ValueError as error:
+        except Exception as error:
+            reason = str(error).splitlines()[0] if isinstance(error, ValueError) and str(error) else describe(error)
             raise InputError(
-                f"partition {spec.partition!r} does not fit {len(labels)} samples and {spec.num_partitions} nodes "
-                f"(dirichlet-alpha = {spec.dirichlet_alpha}, labels-per-node = {spec.labels_per_node}): "
-                f"{str(error).splitlines()[0]}"
+                f"partition {with_settings(spec)!r} does not fit {len(labels)} samples of {self.num_classes} labels "
+                f"and {spec.num_partitions} nodes: {reason}"
             ) from None
         empty = next((vertex for vertex, part in enumerate(parts) if len(part) == 0), None)
         if empty is not None:
@@ -143,21 +138,16 @@ class FederatedData:
         return self._source.train.images(pixels), digest.hexdigest()
 
     @cached_property
-    def _normalize(self) -> Normalization:
+    def normalization(self) -> Normalization:
+        """What turns images in [0, 1] into inputs."""
         return normalization(self.spec.dataset, self._unnormalized_reference)
 
     def _samples(self, split: Split, rows: np.ndarray) -> Samples:
-        return self._normalize(split.images(split.decode(rows))), torch.from_numpy(split.labels[rows].astype(np.int64))
+        images = self.normalization(split.images(split.decode(rows)))
+        return images, torch.from_numpy(split.labels[rows].astype(np.int64))
 
 
 @lru_cache(maxsize=4)
 def load(spec: DataSpec) -> FederatedData:
     """Return the data of a spec, shared by the nodes of a process; raises the same errors as FederatedData."""
     return FederatedData(spec)
-
-
-def fingerprint(reference: Tensor) -> str:
-    """Return the SHA-256 of a reference set [rows, ...], in hexadecimal: including shape and dtype."""
-    digest = hashlib.sha256(f"{tuple(reference.shape)} {reference.dtype}".encode())
-    digest.update(reference.contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()

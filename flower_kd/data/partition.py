@@ -1,27 +1,28 @@
-"""Partitions by name: how private data are split over nodes."""
+"""Partitions by name: how private data are split over nodes.
+
+Each imports its partitioner when it is called: with `datasets`, pandas and matplotlib that takes seconds, for which a
+check of the run config should not wait.
+"""
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from flwr_datasets.partitioner import (
-    DirichletPartitioner,
-    IidPartitioner,
-    Partitioner,
-    PathologicalPartitioner,
-)
-
-from flower_kd.data.skew_partitioner import SkewPartitioner
 from flower_kd.data.spec import DataSpec
 from flower_kd.errors import InputError
-from flower_kd.registry import Registry
+from flower_kd.parts.registry import Registry
+from flower_kd.ranges import Count, NonNegative, Positive, Whole
+
+if TYPE_CHECKING:
+    from flwr_datasets.partitioner import Partitioner
 
 LABEL = "label"
 
-# (number of nodes, seed, *, the partition's own options) -> partitioner over a data set with the column `label`
-PARTITIONS: Registry[Callable[..., Partitioner]] = Registry("partition")
+# (number of nodes, seed, *, the partition's own settings) -> partitioner over a data set with the column `label`
+PARTITIONS: Registry[Callable[..., Partitioner]] = Registry(
+    "partition", group="flower_kd.partitions", given=("num_partitions", "seed")
+)
 
 
 def partition_names() -> list[str]:
@@ -29,10 +30,9 @@ def partition_names() -> list[str]:
     return PARTITIONS.names()
 
 
-def partition_options(name: str) -> tuple[str, ...]:
-    """Return the names of the options that a partition takes; raises InputError if the partition is unknown."""
-    parameters = inspect.signature(PARTITIONS.get(name)).parameters.values()
-    return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+def with_settings(spec: DataSpec) -> str:
+    """Return the partition of a spec with the values of the spec that it takes, such as "skew(gamma=15.0)"."""
+    return PARTITIONS.filled(spec.partition, {"gamma": spec.gamma, "dirichlet_alpha": spec.dirichlet_alpha})
 
 
 def partitioner_of(spec: DataSpec, seed: int) -> Partitioner:
@@ -41,33 +41,43 @@ def partitioner_of(spec: DataSpec, seed: int) -> Partitioner:
     Raises
     ------
     InputError
-        If the partition is unknown, or an option is out of range.
+        If the partition is unknown or fails, or a setting is unknown or out of range.
     """
-    options = {name: getattr(spec, name) for name in partition_options(spec.partition)}
-    return PARTITIONS.get(spec.partition)(spec.num_partitions, seed, **options)
+    from flwr_datasets.partitioner import Partitioner
+
+    found = PARTITIONS.call(spec.partition, PARTITIONS.bind(with_settings(spec)), spec.num_partitions, seed)
+    if not isinstance(found, Partitioner):
+        raise InputError(f"partition {spec.partition!r} returns a {type(found).__name__}, not a Partitioner")
+    return found
 
 
 @PARTITIONS.register("iid")
 def iid(num_partitions: int, seed: int) -> Partitioner:
     """Split samples evenly, regardless of their labels."""
+    from flwr_datasets.partitioner import IidPartitioner
+
     return IidPartitioner(num_partitions)
 
 
 @PARTITIONS.register("skew")
-def skew(num_partitions: int, seed: int, *, gamma: float = 0.0, labels_per_node: int = 0) -> Partitioner:
-    """Prefer each node's primary labels by `1 + gamma`."""
+def skew(num_partitions: int, seed: int, *, gamma: NonNegative = 0.0, labels_per_node: Whole = 0) -> Partitioner:
+    """Prefer each node's primary labels by `1 + gamma`; by default, each label is primary for about equally many."""
+    from flower_kd.data.skew_partitioner import SkewPartitioner
+
     return SkewPartitioner(num_partitions, LABEL, gamma, labels_per_node, seed)
 
 
 @PARTITIONS.register("dirichlet")
-def dirichlet(num_partitions: int, seed: int, *, dirichlet_alpha: float = 0.5) -> Partitioner:
+def dirichlet(num_partitions: int, seed: int, *, dirichlet_alpha: Positive = 0.5) -> Partitioner:
     """Draw each label's shares from a Dirichlet distribution."""
-    if not (math.isfinite(dirichlet_alpha) and dirichlet_alpha > 0):
-        raise InputError(f"dirichlet-alpha = {dirichlet_alpha} must be above 0 and finite")
+    from flwr_datasets.partitioner import DirichletPartitioner
+
     return DirichletPartitioner(num_partitions, LABEL, dirichlet_alpha, min_partition_size=1, seed=seed)
 
 
 @PARTITIONS.register("pathological")
-def pathological(num_partitions: int, seed: int, *, labels_per_node: int = 0) -> Partitioner:
-    """Give each node samples of a few labels only (two unless `labels-per-node` says otherwise)."""
-    return PathologicalPartitioner(num_partitions, LABEL, labels_per_node or 2, seed=seed)
+def pathological(num_partitions: int, seed: int, *, labels_per_node: Count = 2) -> Partitioner:
+    """Give each node samples of a few labels only."""
+    from flwr_datasets.partitioner import PathologicalPartitioner
+
+    return PathologicalPartitioner(num_partitions, LABEL, labels_per_node, seed=seed)

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import datasets
 import numpy as np
+import PIL.features
 import PIL.Image
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset
 from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from sklearn.datasets import load_digits
+from datasets.utils.file_utils import xopen
 from torch import Tensor
-from torchvision.transforms import v2
 
+from flower_kd.data import pixel_cache
+from flower_kd.data.pixel_cache import PixelCache
 from flower_kd.errors import InputError
 from flower_kd.seeding import derive
 
 IMAGE_COLUMNS = ("image", "img")  # CIFAR-10 on the hub calls it img
 LABEL_COLUMN = "label"
 TEST_SHARE = 0.2
+PART = 1000  # rows decoded at a time
 
 
 # Pixels as they are stored, [height, width] or [height, width, channels]: integers, or floats where the file has them.
@@ -46,11 +51,11 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """A data set with its two splits."""
+    """A data set with its two splits and the names of its labels."""
 
     train: Split
     test: Split
-    num_classes: int
+    label_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -77,12 +82,27 @@ class DigitsSplit:
 
     def images(self, pixels: list[Pixels]) -> Tensor:
         """Return pixels as images [rows, 1, height, width] in [0, 1], float32."""
-        return _resized(torch.from_numpy(np.stack(pixels)[:, None].astype(np.float32) / 16), self.image_size)
+        images = torch.from_numpy(np.stack(pixels)[:, None].astype(np.float32) / 16)
+        return _resized(images, self.image_size, self.image_size)
 
 
 @dataclass(frozen=True)
 class TableSplit:
-    """Images in a table of Hugging Face `datasets`, decoded by PIL on request."""
+    """Images in a table of Hugging Face `datasets`, decoded by PIL on request, and once per machine.
+
+    Parameters
+    ----------
+    dataset : str
+        Its name or folder.
+    table : Dataset
+        With a column of image files that `datasets` does not decode.
+    column : str
+        The name of this column.
+    labels : ndarray
+        [rows].
+    image_size : int
+        Side in pixels; 0 to keep the size.
+    """
 
     dataset: str
     table: Dataset
@@ -98,9 +118,12 @@ class TableSplit:
         InputError
             If an image cannot be decoded, or has values outside the range of its kind.
         """
-        # The first image decides whether the data set is gray.
-        gray = _is_gray(next(self._pictures([0])))
-        return [self._pixels(picture, gray) for picture in self._pictures(rows)]
+        parts = np.array_split(rows, -(-len(rows) // PART) or 1)
+        decoded = {
+            part: self._cache.pixels(self._files(parts[part]), self._decoded)
+            for part in pixel_cache.shared_order(len(parts))
+        }
+        return [pixels for part in range(len(parts)) for pixels in decoded[part]]
 
     def images(self, pixels: list[Pixels]) -> Tensor:
         """Return pixels as images [rows, channels, height, width] in [0, 1], float32.
@@ -110,7 +133,7 @@ class TableSplit:
         InputError
             If images differ in size and `image_size` is 0.
         """
-        images = [_resized(_channels_first(each), self.image_size) for each in pixels]
+        images = [_resized(_channels_first(each), self.image_size, self.image_size) for each in pixels]
         sizes = sorted({tuple(image.shape[1:]) for image in images})
         if len(sizes) > 1:
             shown = ", ".join(f"{height} x {width}" for height, width in sizes[:3])
@@ -119,28 +142,40 @@ class TableSplit:
             images = [_as_float(image) for image in images]
         return _as_float(torch.stack(images))
 
-    def _pixels(self, picture: PIL.Image.Image, gray: bool) -> Pixels:
-        """Return gray pixels with the depth that they are stored in, which PIL would clip at 255."""
-        if picture.mode == "F":
-            pixels, highest = np.asarray(picture, dtype=np.float32), 1
-        elif picture.mode.startswith("I"):  # 16 bits; the 32-bit mode "I" is what PIL makes of a 16-bit PGM file
-            pixels, highest = np.asarray(picture).astype(np.int64), 2**16 - 1
-        else:
-            return np.asarray(picture.convert("L" if gray else "RGB"))
-        if not (pixels.min() >= 0 and pixels.max() <= highest):
-            raise InputError(
-                f"dataset {self.dataset!r} has a gray image with pixels from {pixels.min():g} to {pixels.max():g}: "
-                f"in PIL's mode {picture.mode!r} they must be 0 to {highest}"
-            )
-        pixels = pixels if picture.mode == "F" else pixels.astype(np.uint16)
-        return pixels if gray else np.repeat(pixels[..., None], 3, axis=-1)
+    @cached_property
+    def _gray(self) -> bool:
+        """Whether all images are gray, which the first one decides."""
+        return _is_gray(self._picture(self._files(np.array([0]))[0]))
 
-    def _pictures(self, rows: Sequence[int] | np.ndarray) -> Iterator[PIL.Image.Image]:
+    @cached_property
+    def _cache(self) -> PixelCache:
+        jpeg = PIL.features.version("jpg")
+        libraries = f"datasets {datasets.__version__}, PIL {PIL.__version__}, libjpeg {jpeg}"
+        path = Path(self.dataset).expanduser()
+        place = str(path.resolve()) if path.is_dir() else self.dataset
+        return PixelCache(pixel_cache.folder(), place, f"{libraries}, {'gray' if self._gray else 'color'}")
+
+    def _decoded(self, file: bytes) -> Pixels:
+        return pixels_of(self._picture(file), self._gray, f"dataset {self.dataset!r}")
+
+    def _files(self, rows: np.ndarray) -> list[bytes]:
+        """Return the contents of the image files of some rows."""
+        return [self._content(image) for image in self.table.select(rows)[self.column][:]]
+
+    def _content(self, image: dict[str, Any] | None) -> bytes:
+        if image is None or (image["bytes"] is None and image["path"] is None):
+            raise InputError(f"dataset {self.dataset!r} has a row without an image")
+        if image["bytes"] is not None:
+            return image["bytes"]
         try:
-            for row in self.table.select(rows):
-                if row[self.column] is None:
-                    raise InputError(f"dataset {self.dataset!r} has a row without an image")
-                yield row[self.column]
+            with xopen(image["path"], "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise InputError(f"dataset {self.dataset!r} has an image that cannot be read: {error}") from None
+
+    def _picture(self, file: bytes) -> PIL.Image.Image:
+        try:
+            return Image().decode_example({"bytes": file, "path": None})
         except OSError as error:  # PIL's own errors are of this kind
             raise InputError(f"dataset {self.dataset!r} has an image that cannot be decoded: {error}") from None
 
@@ -166,12 +201,14 @@ def load_source(dataset: str, image_size: int, seed: int) -> Source:
 
 
 def _digits(image_size: int, seed: int) -> Source:
+    from sklearn.datasets import load_digits  # with scipy, a second that other data sets do not need
+
     data = load_digits()
     pixels = data.images.astype(np.uint8)
     train, test = (
         DigitsSplit(pixels[rows], data.target[rows], image_size) for rows in _train_test_rows(len(pixels), seed)
     )
-    return Source(train, test, num_classes=10)
+    return Source(train, test, _numbered(10))
 
 
 def _table(dataset: str, image_size: int, seed: int) -> Source:
@@ -187,10 +224,14 @@ def _table(dataset: str, image_size: int, seed: int) -> Source:
     splits = [_split(dataset, table, image_size) for table in (train, test)]
     feature = train.features[LABEL_COLUMN]
     if isinstance(feature, ClassLabel):
-        num_classes = feature.num_classes
+        names = tuple(feature.names)
     else:
-        num_classes = int(max(split.labels.max() for split in splits)) + 1
-    return Source(splits[0], splits[1], num_classes)
+        names = _numbered(int(max(split.labels.max() for split in splits)) + 1)
+    return Source(splits[0], splits[1], names)
+
+
+def _numbered(classes: int) -> tuple[str, ...]:
+    return tuple(str(label) for label in range(classes))
 
 
 def _split(dataset: str, table: Dataset, image_size: int) -> TableSplit:
@@ -202,7 +243,7 @@ def _split(dataset: str, table: Dataset, image_size: int) -> TableSplit:
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
         raise InputError(f"dataset {dataset!r}: column 'label' must hold whole numbers from 0 on")
     try:
-        table = table.cast_column(column, Image())
+        table = table.cast_column(column, Image(decode=False))
     except (TypeError, NotImplementedError):  # raised by pyarrow for unsupported casts
         kind = table.features[column]
         raise InputError(f"dataset {dataset!r}: column {column!r} must hold images, but contains {kind}") from None
@@ -252,6 +293,35 @@ def _train_test_rows(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
+def pixels_of(picture: PIL.Image.Image, gray: bool, owner: str) -> Pixels:
+    """Return the pixels of a picture, gray or RGB; gray ones have the depth they are stored in, which PIL would clip.
+
+    Raises
+    ------
+    InputError
+        If they are outside the range of their kind; `owner` names what has this picture.
+    """
+    if picture.mode == "F":
+        pixels, highest = np.asarray(picture, dtype=np.float32), 1
+    elif picture.mode.startswith("I"):  # 16 bits; the 32-bit mode "I" is what PIL makes of a 16-bit PGM file
+        pixels, highest = np.asarray(picture).astype(np.int64), 2**16 - 1
+    else:
+        return np.asarray(picture.convert("L" if gray else "RGB"))
+    if not (pixels.min() >= 0 and pixels.max() <= highest):
+        raise InputError(
+            f"{owner} has gray pixels from {pixels.min():g} to {pixels.max():g}: in PIL's mode {picture.mode!r} they "
+            f"must be 0 to {highest}"
+        )
+    pixels = pixels if picture.mode == "F" else pixels.astype(np.uint16)
+    return pixels if gray else np.repeat(pixels[..., None], 3, axis=-1)
+
+
+def image_of(pixels: Pixels, height: int, width: int) -> Tensor:
+    """Return pixels as an image [channels, height, width] in [0, 1], float32, resized as `TableSplit.images` does."""
+    image = _channels_first(pixels)
+    return _as_float(image if image.shape[1:] == (height, width) else _resized(image, height, width))
+
+
 def _is_gray(picture: PIL.Image.Image) -> bool:
     return picture.mode in ("L", "LA", "1", "F") or picture.mode.startswith("I")
 
@@ -264,9 +334,14 @@ def _channels_first(pixels: Pixels) -> Tensor:
     return torch.tensor(values).permute(2, 0, 1)
 
 
-def _resized(images: Tensor, image_size: int) -> Tensor:
-    return v2.functional.resize(images, [image_size, image_size], antialias=True) if image_size else images
+def _resized(images: Tensor, height: int, width: int) -> Tensor:
+    if not height:
+        return images
+    from torchvision.transforms import v2  # with torch._dynamo, seconds that images of the right size do not need
+
+    return v2.functional.resize(images, [height, width], antialias=True)
 
 
 def _as_float(images: Tensor) -> Tensor:
-    return v2.functional.to_dtype(images, torch.float32, scale=True)
+    """Return bytes as floats in [0, 1], as torchvision's `to_dtype` scales them; floats unchanged."""
+    return images.to(torch.float32).mul_(1 / 255) if images.dtype == torch.uint8 else images

@@ -16,17 +16,15 @@ class DataSpec:
     dataset : str
         "digits", a local folder, or a name on the hub.
     partition : str
-        One of `partition_names()`.
+        One of `partition_names()` or `module:attribute`, with settings in parentheses if it has any.
     num_partitions : int
         Number of nodes.
     seed : int
         Seed of all splits.
     gamma : float
-        Skewness of partition "skew", not negative.
+        Skewness of partition "skew", not negative, unless the partition's parentheses have it.
     dirichlet_alpha : float
-        Concentration of partition "dirichlet", above 0.
-    labels_per_node : int
-        Labels per node in partition "pathological", primary labels in "skew"; 0 for the partition's own default.
+        Concentration of partition "dirichlet", above 0, unless the partition's parentheses have it.
     samples_per_node : int
         Maximum number of private samples per node, drawn from its partition; 0 for all.
     reference_size : int
@@ -46,7 +44,6 @@ class DataSpec:
     seed: int = 0
     gamma: float = 0.0
     dirichlet_alpha: float = 0.5
-    labels_per_node: int = 0
     samples_per_node: int = 0
     reference_size: int = 0
     image_size: int = 0
@@ -54,7 +51,7 @@ class DataSpec:
     def __post_init__(self) -> None:
         if self.num_partitions < 1:
             raise InputError(f"num-partitions = {self.num_partitions} must be at least 1")
-        for name in ("seed", "labels_per_node", "samples_per_node", "reference_size", "image_size"):
+        for name in ("seed", "samples_per_node", "reference_size", "image_size"):
             value = getattr(self, name)
             if value < 0:
                 raise InputError(f"{name.replace('_', '-')} = {value} must be at least 0")

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from flower_kd.errors import InputError
-from flower_kd.models.registry import check_name
+from flower_kd.models.registry import check
+from flower_kd.parts.text import split
 
 
 def parse(spec: str) -> list[tuple[str, int | None]]:
-    """Return the names in "lenet5*4,resnet8*4" with their counts, None where there is none.
+    """Return the models in "lenet5*4,resnet8*4" with their counts, None where there is none.
+
+    A model may have settings in parentheses: "resnet14(width=8)*2,lenet5*6".
 
     Raises
     ------
     InputError
-        If a name is neither known nor "module:factory", a count is not a positive integer, or only some names have
-        one.
+        If a model is neither known nor "module:factory", its settings do not fit, a count is not a positive integer, or
+        only some models have one.
     """
     parts: list[tuple[str, int | None]] = []
-    for part in spec.split(","):
-        name, star, count = (word.strip() for word in part.partition("*"))
-        check_name(name)
-        if star and not (count.isdecimal() and int(count) > 0):
+    try:
+        listed = [split(part, "*") for part in split(spec)]
+    except ValueError as problem:
+        raise InputError(f"model = {spec!r} cannot be read: {problem}") from None
+    for name, *counts in listed:
+        check(name)
+        count = "*".join(counts)
+        if counts and not (count.isdecimal() and int(count) > 0):
             raise InputError(f"model = {spec!r}: {count!r} after '*' must be a whole number above 0")
-        parts.append((name, int(count) if star else None))
+        parts.append((name, int(count) if counts else None))
     if len({count is None for _, count in parts}) > 1:
         raise InputError(f"model = {spec!r}: either every name needs a count (name*count), or none may have one")
     return parts

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 from torch import nn
 
 from flower_kd.errors import InputError
 from flower_kd.failures import describe
-from flower_kd.models.registry import MODELS, ModelFactory, check_name
+from flower_kd.models.registry import MODELS
 from flower_kd.models.weights import load_weights
 from flower_kd.seeding import torch_seeded
 
@@ -20,7 +19,8 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int], seed: int = 
     Parameters
     ----------
     name : str
-        A registered name, or "module:factory" for the user's own, called with `num_classes` and `shape`.
+        A registered name, or "module:factory" for the user's own, called with `num_classes` and `shape`; each with
+        settings in parentheses if it has any.
     num_classes : int
         Width of the logits.
     shape : tuple of int
@@ -35,8 +35,7 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int], seed: int = 
     InputError
         If the name, the factory or the file cannot be used.
     """
-    check_name(name)
-    factory = _import_factory(name) if ":" in name else MODELS.get(name)
+    factory = MODELS.bind(name)
     with torch_seeded(seed):
         try:
             model = factory(num_classes=num_classes, shape=shape)
@@ -56,14 +55,3 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int], seed: int = 
 def num_parameters(model: nn.Module) -> int:
     """Return a model's number of parameters, without the running statistics of normalization layers."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _import_factory(name: str) -> ModelFactory:
-    module, _, attribute = name.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # importing runs the user's code
-        raise InputError(f"model {name!r} cannot be imported: {describe(error)}") from error
-    if not callable(factory):
-        raise InputError(f"model {name!r} is of type {type(factory).__name__}, which is not callable")
-    return factory

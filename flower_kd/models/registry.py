@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Protocol
 
 from torch import nn
 
-from flower_kd.errors import InputError
-from flower_kd.registry import Registry, unknown
+from flower_kd.parts.registry import Registry
+from flower_kd.parts.text import is_own
 
 
 class ModelFactory(Protocol):
@@ -17,10 +18,23 @@ class ModelFactory(Protocol):
         """Return a model from images [batch, *shape] (channels, height, width) to logits [batch, num_classes]."""
 
 
-MODELS: Registry[ModelFactory] = Registry("model")
+MODELS: Registry[ModelFactory] = Registry("model", group="flower_kd.models", given=("num_classes", "shape"))
 
 
-def check_name(name: str) -> None:
-    """Raise InputError if a name is neither registered nor of the form "module:factory"."""
-    if ":" not in name and name not in MODELS:
-        raise InputError(unknown(MODELS.kind, name, [*MODELS.names(), "module:factory"]))
+def check(text: str) -> None:
+    """Raise InputError if there is no such model, or its settings do not fit.
+
+    A `module:attribute` whose module is not on this machine passes: a server need not have what its nodes train.
+    """
+    name = MODELS.parse(text).name
+    if not is_own(name) or _is_here(name.partition(":")[0]):
+        MODELS.bind(text)
+
+
+def _is_here(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+    except Exception:  # importing its package fails, and so will importing the module, with a better error
+        return True

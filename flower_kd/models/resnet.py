@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from flower_kd.models.registry import MODELS
@@ -80,8 +79,10 @@ def resnet18(*, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
     shape : tuple of int
         Channels, height and width of an image.
     """
+    from torchvision import models  # with torch._dynamo, seconds that no other model needs
+
     channels, height, width = shape
-    model = torchvision.models.resnet18(num_classes=num_classes)
+    model = models.resnet18(num_classes=num_classes)
     if min(height, width) < SMALL_IMAGE:
         model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         model.maxpool = nn.Identity()

@@ -9,6 +9,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from flower_kd.errors import InputError
 from flower_kd.runs import shortfalls
 from flower_kd.runs.results import Summary
 from flower_kd.strategies import STRATEGIES, sends_to
@@ -58,7 +59,7 @@ def _traffic(summary: Summary) -> Iterator[str]:
     if not sent["per_edge"]:
         yield f"nothing is sent to others; {d_sgd}, over one edge {every_step}; {both_ways}"
         return
-    to_server = sends_to(STRATEGIES.get(summary.strategy)) == "server"
+    to_server = _sends_to_server(summary.strategy)
     where = "to the server" if to_server else "over one edge in one direction"
     message = _size(sent["per_message"])
     yield f"sent {where}: {sent['messages_per_edge']:,.4g} messages of {message}, {_size(sent['per_edge'])} in total"
@@ -69,6 +70,13 @@ def _traffic(summary: Summary) -> Iterator[str]:
     else:
         yield f"sent by a node over all its edges, if neighbors are linked directly: {_size(sent['per_node'])}"
         yield f"{both_ways}, through the server"
+
+
+def _sends_to_server(strategy: str) -> bool:
+    try:
+        return sends_to(STRATEGIES.get(strategy)) == "server"
+    except InputError:  # the user's module is no longer here; strategies from outside are those on a graph
+        return False
 
 
 def text(summary: Summary) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from functools import lru_cache
 from importlib import invalidate_caches
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from flower_kd import models, topology
+from flower_kd import topology
+from flower_kd.catalog import REGISTRIES, texts
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 
@@ -21,7 +24,8 @@ def identity(config: RunConfig, num_nodes: int) -> str:
     """Return the SHA-256 of everything that determines a run's figures, in hexadecimal.
 
     This includes the config, the number of nodes, and the content of files named in the config if they are on this
-    machine: the graph, the data folder, the weights, and the module of the user's own model.
+    machine: the graph, the data folder, the weights, and the modules of the user's own parts; of parts from installed
+    packages, the package's version.
 
     Parameters
     ----------
@@ -35,21 +39,21 @@ def identity(config: RunConfig, num_nodes: int) -> str:
     InputError
         If a file cannot be read.
     """
-    values = {key: value for key, value in config.to_dict().items() if key not in NOT_OF_THE_RUN}
+    values: dict[str, Any] = {key: value for key, value in config.to_dict().items() if key not in NOT_OF_THE_RUN}
     values["num-nodes"] = num_nodes
+    sources = {text: REGISTRIES[kind].source(text) for kind, text in texts(asdict(config))}
+    values["packages"] = {text: source.package for text, source in sources.items() if source.package}
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
-    for path in _files(config):
+    modules = [path for source in sources.values() if source.module for path in _sources(source.module)]
+    for path in [*_files(config), *modules]:
         digest.update(_content(path).encode())
     return digest.hexdigest()
 
 
 def _files(config: RunConfig) -> list[Path]:
-    named = [config.dataset, config.weights_file, *([] if config.topology in topology.names() else [config.topology])]
-    paths = [Path(name).expanduser() for name in named if name]
-    for name, _ in models.parse(config.model):
-        module, colon, _ = name.partition(":")
-        paths += _sources(module) if colon else []
-    return [path for path in paths if path.exists()]
+    graph = config.topology if topology.is_file(config.topology) else ""
+    named = [config.dataset, config.weights_file, graph]
+    return [path for path in (Path(name).expanduser() for name in named if name) if path.exists()]
 
 
 def _sources(module: str) -> list[Path]:
@@ -58,7 +62,7 @@ def _sources(module: str) -> list[Path]:
     try:
         spec = find_spec(module)
     except (ImportError, ValueError, AttributeError):
-        return []  # building the model reports what is wrong
+        return []  # using the part reports what is wrong
     return [Path(spec.origin)] if spec is not None and spec.has_location and spec.origin else []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import nan
@@ -19,6 +19,7 @@ import pandas as pd
 from flower_kd import folders, topology
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
+from flower_kd.parts import moved
 from flower_kd.protocol import Hello
 from flower_kd.strategies import STRATEGIES, links
 from flower_kd.strategies.node_records import NodeMetrics, Participation, Traffic
@@ -45,6 +46,7 @@ class RunRecord:
     traffic: Traffic
     seconds: float
     participation: dict[int, Participation] = field(default_factory=dict)
+    saved_rounds: Sequence[int] | np.ndarray = ()  # by vertex: the last round whose end state the node was to save
 
     @property
     def num_nodes(self) -> int:
@@ -265,7 +267,7 @@ class FinishedRun:
 def read_config(folder: Path) -> RunConfig:
     """Return the config in a run's folder, finished or not; raises InputError if it cannot be read."""
     try:
-        return RunConfig.parse(tomllib.loads((folder / CONFIG_FILE).read_text("utf-8")))
+        return RunConfig.read(moved.applied(tomllib.loads((folder / CONFIG_FILE).read_text("utf-8"))))
     except (OSError, ValueError) as error:
         raise InputError(f"{str(folder / CONFIG_FILE)!r} cannot be read: {_line(error)}") from None
 
@@ -274,7 +276,7 @@ def read(folder: Path) -> FinishedRun:
     """Return the finished run in a results folder; raises InputError if there is none, or it cannot be read."""
     try:
         summary = Summary(**json.loads((folder / SUMMARY_FILE).read_text("utf-8")))
-        config = RunConfig.parse(tomllib.loads((folder / CONFIG_FILE).read_text("utf-8")))
+        config = RunConfig.read(moved.applied(tomllib.loads((folder / CONFIG_FILE).read_text("utf-8"))))
         rows, alone = (
             pd.read_csv(path) if (path := folder / name).exists() else None
             for name in ("history.csv", "history-silo.csv")

@@ -20,16 +20,13 @@ from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.folders import CHECKPOINT, MARKER, Marker
 from flower_kd.protocol import ALONE, Greeting, Hello
-from flower_kd.runs import checkpoint, results
+from flower_kd.runs import checkpoint, final_models, results
 from flower_kd.runs.checkpoint import Checkpoint
 from flower_kd.runs.identity import NOT_OF_THE_RUN
 from flower_kd.runs.results import RunRecord, Summary
 from flower_kd.strategies.network import Network
 from flower_kd.strategies.node_records import NodeMetrics
 from flower_kd.strategies.resumable import State as Arrays
-
-# Not the working directory: under Flower, that is where the SuperLink was started.
-DEFAULT_FOLDER = Path("~/flower-kd-results")
 
 State = Literal["none", "finished", "unfinished", "other"]
 
@@ -40,7 +37,7 @@ Draw = Callable[[RunRecord | None, RunRecord | None], dict[str, bytes]]
 def path_of(config: RunConfig) -> Path:
     """Return the absolute path of a run's results folder; raises InputError if it cannot be written to."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    default = DEFAULT_FOLDER / f"{stamp}-{config.strategy}-seed{config.seed}"
+    default = folders.DEFAULT / folders.file_name_of(f"{stamp}-{config.strategy}-seed{config.seed}")
     path = Path(config.output_dir or default).expanduser().absolute()
     folders.check_writable(path)
     check_outside_data(path, config.dataset)
@@ -254,6 +251,8 @@ class RunFolder:
 
     def finish(self, record: RunRecord, baseline: RunRecord | None, summary: Summary) -> None:
         """Write what a finished run leaves; raises InputError if it cannot be written."""
+        vertices = {name: vertex for vertex, name in nx.get_node_attributes(record.graph, "name").items()}
+        final_models.write(self.path, self._config.strategy, record.hellos, record.saved_rounds, vertices)
         results.write(self.path, record, baseline, summary, self._draw(record, baseline))
         try:
             folders.remove_checkpoint(self.path)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flower_kd.runs.results import Summary
-    from flower_kd.sim.engine import run, run_apps
+    from flower_kd.sim.engine import Finished, run, run_apps
     from flower_kd.sim.grids import InProcessGrid
 
-__all__ = ["InProcessGrid", "Summary", "run", "run_apps"]
+__all__ = ["Finished", "InProcessGrid", "Summary", "run", "run_apps"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,15 +9,50 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from flwr.app import Context, RecordDict
+from flwr.app import ArrayRecord, Context, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import ServerApp
+from torch import Tensor
 
+from flower_kd.clients.state import MODEL
 from flower_kd.errors import InputError
 from flower_kd.runs.results import Summary
 from flower_kd.sim.grids import RUN_ID, InProcessGrid, Listener, LocalGrid
 from flower_kd.sim.workers import WorkerGrid
+
+
+class Finished(Context):
+    """The server's context at the end of a run, with the nodes' states.
+
+    Parameters
+    ----------
+    server : Context
+        The server's context.
+    nodes : list of RecordDict
+        What `context.state` contains at each node, by vertex.
+    """
+
+    def __init__(self, server: Context, nodes: list[RecordDict]) -> None:
+        super().__init__(
+            server.run_id, server.node_id, server.node_config, server.state, server.run_config, server.series_id
+        )
+        self.nodes = nodes
+
+    def weights(self, vertex: int) -> dict[str, Tensor]:
+        """Return the weights of a node's model, for `load_state_dict`.
+
+        Raises
+        ------
+        InputError
+            If there is no such node, or its app is not one of `make_client_app`.
+        """
+        if not 0 <= vertex < len(self.nodes):
+            raise InputError(f"there is no node {vertex} (allowed: 0 to {len(self.nodes) - 1})")
+        record = self.nodes[vertex].get(MODEL)
+        if not isinstance(record, ArrayRecord):
+            raise InputError(f"node {vertex} has no model: it was not trained by an app of make_client_app")
+        return dict(record.to_torch_state_dict())
 
 
 def run_apps(
@@ -28,8 +63,9 @@ def run_apps(
     *,
     workers: int = 1,
     listener: Listener | None = None,
-) -> Context:
-    """Run any Flower ServerApp and ClientApp on this machine, and return the server's context.
+    num_threads: int = 1,
+) -> Finished:
+    """Run any Flower ServerApp and ClientApp on this machine, and return the server's context and the nodes' states.
 
     Parameters
     ----------
@@ -45,25 +81,44 @@ def run_apps(
         Number of processes over which the nodes are spread; with 1, all are in this process.
     listener : Listener, optional
         Receives what the nodes report.
+    num_threads : int
+        Torch's threads in each process during the run, which affect float sums; more than one slow small models down.
 
     Raises
     ------
     InputError
-        If there are several workers and the client app is not given by name.
+        If there are several workers and the client app is not given by name, or there are no threads.
     """
-    grid: LocalGrid
+    if num_threads < 1:
+        raise InputError(f"num_threads = {num_threads} must be at least 1")
+    with closing(_grid(client_app, num_nodes, run_config, workers, listener, num_threads)) as grid:
+        server = _serve(server_app, grid, run_config)
+        return Finished(server, grid.states())
+
+
+def _grid(
+    client_app: ClientApp | str,
+    num_nodes: int,
+    run_config: Mapping[str, Any],
+    workers: int,
+    listener: Listener | None,
+    num_threads: int | None = None,
+) -> LocalGrid:
+    """Return a grid in this process, or in several workers."""
     if workers > 1:
         if isinstance(client_app, ClientApp):
             raise InputError(f"workers = {workers}: the client app must be given as a string, 'module:attribute'")
-        grid = WorkerGrid(client_app, num_nodes, run_config, workers, listener)
-    else:
-        app = resolve_name(client_app) if isinstance(client_app, str) else client_app
-        grid = InProcessGrid(app, num_nodes, run_config, listener)
+        return WorkerGrid(client_app, num_nodes, run_config, workers, listener, num_threads)
+    app = resolve_name(client_app) if isinstance(client_app, str) else client_app
+    return InProcessGrid(app, num_nodes, run_config, listener, num_threads)
+
+
+def _serve(server_app: ServerApp, grid: LocalGrid, run_config: Mapping[str, Any]) -> Context:
+    """Run the server's app on a grid, and return its context."""
     context = Context(
         run_id=RUN_ID, node_id=SUPERLINK_NODE_ID, node_config={}, state=RecordDict(), run_config=dict(run_config)
     )
-    with closing(grid):
-        server_app(grid, context)
+    server_app(grid, context)
     return context
 
 
@@ -99,8 +154,8 @@ def run(
     from flower_kd import server_app
 
     config = dict(run_config) | ({"output-dir": str(output_dir)} if output_dir is not None else {})
-    context = run_apps(
-        server_app.app, "flower_kd.client_app:app", num_nodes, config, workers=workers, listener=listener
-    )
+    # Its nodes set their own number of threads, and keep their models in the folder.
+    with closing(_grid("flower_kd.client_app:app", num_nodes, config, workers, listener)) as grid:
+        context = _serve(server_app.app, grid, config)
     record = context.state.config_records[server_app.SUMMARY]
     return Summary(**json.loads(str(record["json"])))

@@ -16,7 +16,7 @@ from flwr.common.logger import log
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from flower_kd.clients.state import LiveState
+from flower_kd.clients.state import LiveState, to_records
 from flower_kd.protocol import CONFIG, JOIN, METRICS
 from flower_kd.seeding import derive
 from flower_kd.strategies.delivery import StreamingGrid
@@ -43,20 +43,28 @@ class LocalGrid(StreamingGrid):
         Number of nodes; their ids are as random as Flower's.
     listener : Listener, optional
         Receives what the nodes report.
+    num_threads : int, optional
+        Torch's threads in each process until the grid is closed; by default, those it has.
     """
 
-    def __init__(self, num_nodes: int, listener: Listener | None = None) -> None:
+    def __init__(self, num_nodes: int, listener: Listener | None = None, num_threads: int | None = None) -> None:
         self.listener = listener
-        self._vertex_of = {derive(0, "node id", vertex): vertex for vertex in range(num_nodes)}
+        self._vertex_of = {_node_id(vertex): vertex for vertex in range(num_nodes)}
         self._replies: dict[str, Message] = {}
         self._sent = 0
         self._threads = torch.get_num_threads()
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
         # Flower's Message reads its sender from the runtime, which nobody else sets up here.
         TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = RUN_ID, RUN_ID, SUPERLINK_NODE_ID
 
     @abstractmethod
     def answer(self, messages: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
         """Yield each message with its reply, in order."""
+
+    @abstractmethod
+    def states(self) -> list[RecordDict]:
+        """Return each node's state, by vertex."""
 
     def close(self) -> None:
         """Stop what the grid started, and restore torch's thread count, which nodes may have changed."""
@@ -131,6 +139,10 @@ class LocalGrid(StreamingGrid):
             listener.on_exchange(server_round, kind, reported)
 
 
+def _node_id(vertex: int) -> int:
+    return derive(0, "node id", vertex)
+
+
 def _server_round(message: Message) -> int:
     return int(_config(message).get("server-round", 0))  # type: ignore[arg-type]
 
@@ -147,7 +159,7 @@ class InProcessGrid(LocalGrid):
     ----------
     client_app : ClientApp
         Called once per message.
-    num_nodes, listener
+    num_nodes, listener, num_threads
         As in LocalGrid.
     run_config : mapping
         The run config in every node's context.
@@ -159,8 +171,9 @@ class InProcessGrid(LocalGrid):
         num_nodes: int,
         run_config: Mapping[str, Any],
         listener: Listener | None = None,
+        num_threads: int | None = None,
     ) -> None:
-        super().__init__(num_nodes, listener)
+        super().__init__(num_nodes, listener, num_threads)
         self.client_app = client_app
         self.contexts = {
             node_id: Context(
@@ -181,6 +194,14 @@ class InProcessGrid(LocalGrid):
         """Yield each message with its reply."""
         for message in messages:
             yield message, self._call(message)
+
+    def states(self) -> list[RecordDict]:
+        """Return each node's state, by vertex."""
+        return [self.state(vertex) for vertex in self._vertex_of.values()]
+
+    def state(self, vertex: int) -> RecordDict:
+        """Return a node's state."""
+        return to_records(self.contexts[_node_id(vertex)])
 
     def _call(self, message: Message) -> Message:
         """Return the app's reply, or the error reply that Flower's engines make of an exception."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from multiprocessing import forkserver, get_context, resource_tracker
 from multiprocessing.context import ForkServerContext
 from multiprocessing.util import get_temp_dir
@@ -10,18 +11,20 @@ from multiprocessing.util import get_temp_dir
 from flower_kd.sim import orphans
 from flower_kd.sim.signals import blocked_in_children
 
-# Imports take seconds, which processes forked after them are spared. The server itself computes nothing: forks of a
-# process that has used torch's threads can hang.
-MODULES = ["flower_kd.sim.orphans", "flower_kd.study.job", "flower_kd.client_app"]
 
-
-def context() -> ForkServerContext:
+def context(modules: Sequence[str]) -> ForkServerContext:
     """Return the multiprocessing context for new processes, which begin with Ctrl-C and SIGTERM blocked.
 
     The first call starts the server: a command that needs processes calls this before its own imports.
+
+    Parameters
+    ----------
+    modules : sequence of str
+        What the server imports at its start, so that no process has to: imports take seconds. They must not compute
+        anything, as forks of a process that has used torch's threads can hang.
     """
     found = get_context("forkserver")
-    found.set_forkserver_preload(MODULES)
+    found.set_forkserver_preload([orphans.__name__, *modules])
     resource_tracker.ensure_running()  # otherwise the server starts it, which unblocks the signals
     # Ctrl-C is sent to all processes of a terminal; only the first one handles it.
     with blocked_in_children():

@@ -11,7 +11,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 import torch
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
 from flower_kd.errors import InputError
 from flower_kd.failures import describe
@@ -30,7 +30,7 @@ class WorkerGrid(LocalGrid):
     ----------
     client_app : str
         `module:attribute` of the ClientApp.
-    num_nodes, run_config, listener
+    num_nodes, run_config, listener, num_threads
         As in InProcessGrid.
     workers : int
         Number of processes.
@@ -43,17 +43,18 @@ class WorkerGrid(LocalGrid):
         run_config: Mapping[str, Any],
         workers: int,
         listener: Listener | None = None,
+        num_threads: int | None = None,
     ) -> None:
         super().__init__(num_nodes, listener)
         torch.set_num_threads(1)  # more threads would compete with the workers for cores
-        processes = preload.context()
+        processes = preload.context(["flower_kd.client_app"])
         self._pipes: list[Connection] = []
         self._processes = []
         for index in range(min(workers, num_nodes)):
             own_end, worker_end = processes.Pipe()
             worker = processes.Process(
                 target=_work,
-                args=(worker_end, client_app, num_nodes, dict(run_config)),
+                args=(worker_end, client_app, num_nodes, dict(run_config), num_threads),
                 name=f"flower-kd worker {index}",
                 daemon=True,
             )
@@ -85,7 +86,7 @@ class WorkerGrid(LocalGrid):
         while True:
             ahead = MESSAGES_AHEAD - sum(len(queue) for queue in queues)
             for message in islice(messages, ahead):
-                index = self._worker(message)
+                index = self._worker(self._vertex_of[message.metadata.dst_node_id])
                 queues[index].append(message)
                 if index not in busy:
                     dispatch(index)
@@ -96,6 +97,15 @@ class WorkerGrid(LocalGrid):
                 message, reply = busy.pop(index), self._receive(index)
                 dispatch(index)
                 yield message, reply
+
+    def states(self) -> list[RecordDict]:
+        """Return each node's state, by vertex."""
+        found = []
+        for vertex in self._vertex_of.values():
+            index = self._worker(vertex)
+            self._send(index, vertex)
+            found.append(self._receive(index))
+        return found
 
     def close(self) -> None:
         """Stop the workers; see LocalGrid.close."""
@@ -108,14 +118,14 @@ class WorkerGrid(LocalGrid):
                 worker.terminate()
                 worker.join()
 
-    def _worker(self, message: Message) -> int:
-        """Return the worker of a message's node; models assigned to vertices in turns are spread evenly too."""
-        vertex, workers = self._vertex_of[message.metadata.dst_node_id], len(self._pipes)
+    def _worker(self, vertex: int) -> int:
+        """Return the worker of a node; models assigned to vertices in turns are spread evenly too."""
+        workers = len(self._pipes)
         return (vertex + vertex // workers) % workers
 
-    def _send(self, index: int, message: Message) -> None:
+    def _send(self, index: int, request: Message | int) -> None:
         try:
-            self._pipes[index].send(message)
+            self._pipes[index].send(request)
         except OSError:
             raise self._ended(index) from None
 
@@ -134,8 +144,13 @@ class WorkerGrid(LocalGrid):
         return InputError(f"{worker.name} ended with {how} and took all its nodes with it{why}")
 
 
-def _work(pipe: Connection, client_app: str, num_nodes: int, run_config: dict[str, Any]) -> None:
-    """Send an import error or an empty string; then answer messages until the other end of the pipe is closed."""
+def _work(
+    pipe: Connection, client_app: str, num_nodes: int, run_config: dict[str, Any], num_threads: int | None
+) -> None:
+    """Send an import error or an empty string; then answer messages, and vertices with their node's state.
+
+    It ends when the other end of the pipe is closed.
+    """
     orphans.end_with_parent()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # `close` may send it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -145,10 +160,14 @@ def _work(pipe: Connection, client_app: str, num_nodes: int, run_config: dict[st
         except Exception as error:  # importing runs the user's code
             pipe.send(describe(error))
             return
-        grid = InProcessGrid(app, num_nodes, run_config)
+        grid = InProcessGrid(app, num_nodes, run_config, num_threads=num_threads)
         pipe.send("")
         while True:
-            [(_, reply)] = grid.answer([pipe.recv()])
+            request = pipe.recv()
+            if isinstance(request, int):
+                pipe.send(grid.state(request))
+                continue
+            [(_, reply)] = grid.answer([request])
             pipe.send(reply)
     except (EOFError, OSError):
         return

@@ -8,13 +8,14 @@ from typing import Any
 import networkx as nx
 
 from flower_kd.strategies.base import GraphStrategy
-from flower_kd.strategies.d_dist import CONSENSUS, DDist
+from flower_kd.strategies.consensus import CONSENSUS
+from flower_kd.strategies.d_dist import DDist
 from flower_kd.strategies.d_sgd import DSGD
 from flower_kd.strategies.distillation import DistillationStrategy
 from flower_kd.strategies.fedavg import FedAvg
 from flower_kd.strategies.neighbor_kd import NeighborKD
 from flower_kd.strategies.network import Network
-from flower_kd.strategies.registry import STRATEGIES, links, sends_to, settings_ignored, settings_of
+from flower_kd.strategies.registry import STRATEGIES, links, sends_to
 from flower_kd.strategies.silo import Silo
 
 __all__ = [
@@ -32,8 +33,6 @@ __all__ = [
     "links",
     "names",
     "sends_to",
-    "settings_ignored",
-    "settings_of",
 ]
 
 
@@ -43,12 +42,22 @@ def names() -> list[str]:
 
 
 def build(name: str, graph: nx.Graph, settings: Mapping[str, Any]) -> Any:
-    """Return a strategy on a graph, with those settings that it takes.
+    """Return a strategy on a graph.
+
+    Parameters
+    ----------
+    name : str
+        One of `names()` or `module:attribute`, with settings in parentheses if it has any:
+        "neighbor-kd(pooling_self=true)".
+    graph : networkx graph
+        Its vertices are the nodes.
+    settings : mapping
+        Values by name for what the parentheses leave open; others than the strategy's arguments are ignored.
 
     Raises
     ------
     InputError
-        If the strategy is unknown, or a setting is out of range.
+        If the strategy is unknown or fails, or a setting is unknown or out of range.
     """
-    cls = STRATEGIES.get(name)
-    return cls(graph, **{key: settings[key] for key in settings_of(cls) if key in settings})  # type: ignore[call-arg]
+    bound = STRATEGIES.bind(STRATEGIES.filled(name, settings))
+    return STRATEGIES.call(name, bound, graph)

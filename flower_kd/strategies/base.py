@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from logging import INFO
-from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -19,7 +18,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from flower_kd import wire
 from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, CONFIG, Hello, Order
-from flower_kd.ranges import require_number, require_whole
+from flower_kd.ranges import Count, Whole, require_number, require_whole
 from flower_kd.strategies.network import Network
 from flower_kd.strategies.node_records import missed_exchanges
 from flower_kd.strategies.registry import NamedArguments, Recipient, links
@@ -62,12 +61,12 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         graph: nx.Graph,
         order: Order,
         *,
-        local_steps: int = 25,
-        exchange_every: int = 0,
-        evaluate_every: int = 1,
+        local_steps: Count = 25,
+        exchange_every: Whole = 0,
+        evaluate_every: Count = 1,
     ) -> None:
-        check_schedule(graph, order.seed, local_steps, evaluate_every)
-        require_whole("exchange_every", exchange_every, 0)
+        check_graph(graph)
+        require_whole("seed", order.seed, 0)
         self.graph = graph
         self.num_nodes = graph.number_of_nodes()
         self.local_steps = local_steps
@@ -81,11 +80,6 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         self._network: Network | None = None
         self._weights_at_start = ArrayRecord()
         self._initial: dict[int, ArrayRecord] = {}  # of nodes that have not received them yet
-
-    @classmethod
-    def ignored(cls, settings: Mapping[str, Any]) -> dict[str, str]:
-        """Return the settings without effect given the others, each with the condition, such as "clamp = false"."""
-        return {}
 
     # -- to be overridden ----------------------------------------------------------------------------------------------
 
@@ -278,15 +272,12 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         return network
 
 
-def check_schedule(graph: nx.Graph, seed: int, local_steps: int, evaluate_every: int) -> None:
-    """Raise InputError unless the common arguments of all strategies have the right types and are in range."""
+def check_graph(graph: nx.Graph) -> None:
+    """Raise InputError unless a graph is one of networkx."""
     if not isinstance(graph, nx.Graph):
         raise InputError(
             f"the graph is of type {type(graph).__name__}, but must be a networkx graph, as returned by topology.build"
         )
-    require_whole("seed", seed, 0)
-    require_whole("local_steps", local_steps, 1)
-    require_whole("evaluate_every", evaluate_every, 1)
 
 
 def check_run(num_rounds: int, timeout: float) -> None:

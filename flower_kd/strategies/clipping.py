@@ -13,15 +13,7 @@ import torch
 from scipy.sparse import csr_array, diags_array
 from torch import Tensor
 
-from flower_kd.errors import InputError
-
 _PART = 2**20  # values mixed at a time
-
-
-def check_radius(clip: float) -> None:
-    """Raise InputError if a radius is negative or not finite; 0 stands for no clipping."""
-    if not (np.isfinite(clip) and clip >= 0):
-        raise InputError(f"clip = {clip} must be at least 0 and finite (0: no clipping)")
 
 
 def clipped_mix(weights: csr_array, values: Tensor, radius: float) -> Tensor:

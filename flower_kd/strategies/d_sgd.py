@@ -10,8 +10,9 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
 from flower_kd import topology, wire
 from flower_kd.protocol import ARRAYS, Hello, Order
+from flower_kd.ranges import NonNegative, Whole
 from flower_kd.strategies.base import GraphStrategy
-from flower_kd.strategies.clipping import check_radius, clipped_matrix
+from flower_kd.strategies.clipping import clipped_matrix
 from flower_kd.strategies.registry import STRATEGIES
 from flower_kd.strategies.resumable import State
 from flower_kd.strategies.weights import usable_weights
@@ -35,8 +36,7 @@ class DSGD(GraphStrategy):
 
     same_model = True
 
-    def __init__(self, graph: nx.Graph, *, clip: float = 0.0, seed: int = 0, **schedule: int) -> None:
-        check_radius(clip)
+    def __init__(self, graph: nx.Graph, *, clip: NonNegative = 0.0, seed: Whole = 0, **schedule: int) -> None:
         super().__init__(graph, Order(server_round=0, num_steps=0, seed=seed, reply="weights"), **schedule)
         self.mixing = topology.Mixing(graph)
         self.clip = clip

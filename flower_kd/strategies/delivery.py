@@ -12,7 +12,7 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
 
-from flower_kd.strategies.inbox import one_line
+from flower_kd.failures import one_line
 
 POLL_SECONDS = (0.05, 1.0)  # between polls for replies: at first, as in process, and at most, as on devices
 # What Flower raises for bytes that are not a valid message (its own objects, JSON, protocol buffers).

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Literal
 
 import networkx as nx
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, RecordDict
+from flwr.serverapp import Grid
 from torch import Tensor
 
 from flower_kd import dissimilarity, wire
 from flower_kd.errors import InputError
 from flower_kd.pooling import Teacher
-from flower_kd.protocol import LOGITS, TEACHER, Hello, Order, exchanged_rows
+from flower_kd.protocol import LOGITS, TEACHER, TEACHER_WEIGHTS, Greeting, Hello, Order, exchanged_rows
 from flower_kd.ranges import require_number, require_whole
 from flower_kd.strategies.base import GraphStrategy
+from flower_kd.strategies.network import Network
 from flower_kd.strategies.resumable import State
+
+Reduction = Literal["mean", "sum"]  # of the distillation term, over the rows of a step
 
 
 class DistillationStrategy(GraphStrategy):
@@ -41,10 +46,16 @@ class DistillationStrategy(GraphStrategy):
         if order.kd_reduction not in ("mean", "sum"):
             raise InputError(f"unknown kd-reduction {order.kd_reduction!r} (allowed: mean, sum)")
         dissimilarity.get(order.dissimilarity)
-        wire.FORMATS.get(order.wire)
+        self.wire = wire.get(order.wire)
         self._teachers: dict[int, Teacher] = {}
         self._reference_rows = 0
         self._classes = 0
+
+    def network(self, grid: Grid) -> Network:
+        """Return the grid as a Network that asks each node whether it has the dissimilarity and the wire format."""
+        network = super().network(grid)
+        network.greeting = Greeting(dissimilarity=self.order.dissimilarity, wire=self.order.wire)
+        return network
 
     def teach(self, rows: np.ndarray, logits: Tensor, present: np.ndarray) -> dict[int, Teacher]:
         """Return teachers by vertex for logits [nodes, rows, classes] on the given reference rows.
@@ -84,10 +95,10 @@ class DistillationStrategy(GraphStrategy):
         teacher = self._teachers.pop(vertex, None)
         if teacher is None:
             return {}
-        record = wire.encode(teacher.soft_labels, self.order.wire)
+        records = {TEACHER: self.wire.encode(teacher.soft_labels)}
         if teacher.weights is not None:
-            record["weights"] = wire.as_array(teacher.weights.numpy())
-        return {TEACHER: record}
+            records[TEACHER_WEIGHTS] = wire.encode(teacher.weights)
+        return records
 
     def absorb(self, replies: Iterable[tuple[int, RecordDict]]) -> dict[int, str]:
         """Check the received logits and turn them into teachers."""
@@ -100,7 +111,7 @@ class DistillationStrategy(GraphStrategy):
                 record = content.get(LOGITS)  # not `array_records`, which copies
                 if not isinstance(record, ArrayRecord):
                     raise InputError("its reply has no logits")
-                logits[vertex] = wire.decode(record, (len(rows), self._classes))
+                logits[vertex] = self.wire.decode(record, (len(rows), self._classes))
                 present[vertex] = True
             except InputError as error:
                 refused[vertex] = str(error)

@@ -14,7 +14,8 @@ from flwr.serverapp.strategy import Result
 
 from flower_kd import wire
 from flower_kd.protocol import ARRAYS, METRICS, Order
-from flower_kd.strategies.base import check_run, check_schedule, due
+from flower_kd.ranges import Count, Whole
+from flower_kd.strategies.base import check_graph, check_run, due
 from flower_kd.strategies.network import Network
 from flower_kd.strategies.registry import STRATEGIES, NamedArguments, Recipient
 from flower_kd.strategies.resumable import Resumable, State
@@ -42,8 +43,8 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
     same_model = True
     sends_to: Recipient = "server"
 
-    def __init__(self, graph: nx.Graph, *, seed: int = 0, local_steps: int = 25, evaluate_every: int = 1) -> None:
-        check_schedule(graph, seed, local_steps, evaluate_every)
+    def __init__(self, graph: nx.Graph, *, seed: Whole = 0, local_steps: Count = 25, evaluate_every: Count = 1) -> None:
+        check_graph(graph)
         num_nodes = graph.number_of_nodes()
         super().__init__(min_train_nodes=num_nodes, min_evaluate_nodes=num_nodes, min_available_nodes=num_nodes)
         self.order = Order(server_round=0, num_steps=local_steps, seed=seed, reply="weights", keep=True)

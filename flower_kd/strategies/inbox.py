@@ -14,8 +14,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from flower_kd import failures
 from flower_kd.errors import InputError
+from flower_kd.failures import one_line, reason
+from flower_kd.parts.values import misfit
 from flower_kd.protocol import ARRAYS, CONFIG, HELLO, JOIN, LOGITS, METRICS, Hello, Text
 from flower_kd.wire import check_layout, short_repr
 
@@ -23,7 +24,6 @@ T = TypeVar("T")
 
 MOST_METRICS = 64
 MOST_ARRAYS = 100_000
-LONGEST_REASON = 400
 LONGEST_ERROR = 10_000
 
 
@@ -112,16 +112,10 @@ def check_names(known: set[str], metrics: dict[str, float]) -> None:
     known.update(metrics)
 
 
-def one_line(text: str | None) -> str:
-    """Return a node's text as it can be shown in a warning: printable, on one line, truncated if long."""
-    words = " ".join("".join(c if c.isprintable() else " " for c in (text or "")[: 4 * LONGEST_REASON]).split())
-    return words if len(words) <= LONGEST_REASON else f"{words[: LONGEST_REASON - 3]}..."
-
-
 def _records(message: Message, reply: Message) -> Any:
     """Return a reply's content, which must be exactly the records that the message requested."""
     if reply.has_error():
-        raise InputError(f"it failed: {one_line(failures.reason((reply.error.reason or '')[:LONGEST_ERROR]))}")
+        raise InputError(f"it failed: {one_line(reason((reply.error.reason or '')[:LONGEST_ERROR]))}")
     sent, received = message.metadata, reply.metadata
     if received.message_type != sent.message_type:
         raise InputError(
@@ -167,9 +161,9 @@ def _checked(adapter: TypeAdapter[T], values: object, what: str) -> T:
     try:
         return adapter.validate_python(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        name = " ".join(short_repr(part) for part in first["loc"] if part != "[key]")
-    match first["type"]:
+        found = misfit(error)
+    name = " ".join(short_repr(part) for part in found.place if part != "[key]")
+    match found.kind:
         case "missing":
             raise InputError(f"its {what} lacks {name}")
         case "too_long":
@@ -177,5 +171,5 @@ def _checked(adapter: TypeAdapter[T], values: object, what: str) -> T:
         case "predicate_failed":
             problem = "should be printable text"
         case _:
-            problem = first["msg"].removeprefix("Input ").removeprefix("String ").removeprefix("Value error, ")
-    raise InputError(f"{name} = {short_repr(first['input'])} in its {what} {problem}")
+            problem = found.words
+    raise InputError(f"{name} = {short_repr(found.value)} in its {what} {problem}")

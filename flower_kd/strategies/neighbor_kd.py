@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import networkx as nx
 import numpy as np
 from scipy.sparse import csr_array, diags_array
@@ -12,8 +14,8 @@ from flower_kd import topology
 from flower_kd.errors import InputError
 from flower_kd.pooling import RobustPooling, Teacher
 from flower_kd.protocol import Order
-from flower_kd.ranges import require_flag, require_number
-from flower_kd.strategies.distillation import DistillationStrategy
+from flower_kd.ranges import NonNegative, Positive, Share, Whole
+from flower_kd.strategies.distillation import DistillationStrategy, Reduction
 from flower_kd.strategies.registry import STRATEGIES
 
 
@@ -30,13 +32,13 @@ class NeighborKD(DistillationStrategy):
     graph : networkx graph
         Communication graph.
     dissimilarity : str
-        Any of `flower_kd.dissimilarity.names()`.
+        Any of `flower_kd.dissimilarity.names()`, or `module:attribute`, with settings in parentheses if it has any.
     temperature, alpha : float
         Temperature of both softmaxes, above 0; weight of the label term, in [0, 1].
     rho : float
         Factor of the distillation term, not negative; T^2 keeps gradients from shrinking with T (Hinton et al. 2015).
     pooling : str
-        Any of `flower_kd.pooling.names()`.
+        Any of `flower_kd.pooling.names()`, or `module:attribute`, with settings in parentheses if it has any.
     pooling_weights : {"uniform", "mixing"}
         Equal weights, or those of the graph's mixing matrix; robust poolings support equal weights only.
     pooling_self : bool
@@ -44,7 +46,7 @@ class NeighborKD(DistillationStrategy):
     exchange_rows, reference_batch : int
         Reference rows per exchange and per SGD step; 0 for all.
     wire : str
-        Any of `flower_kd.wire.names()`.
+        Any of `flower_kd.wire.names()`, or `module:attribute`, with settings in parentheses if it has any.
     kd_reduction : {"mean", "sum"}
         Over the rows of a step; "sum" reproduces the slides' public code.
     seed : int
@@ -58,22 +60,19 @@ class NeighborKD(DistillationStrategy):
         graph: nx.Graph,
         *,
         dissimilarity: str = "kl",
-        temperature: float = 2.0,
-        alpha: float = 0.5,
-        rho: float = 4.0,
+        temperature: Positive = 2.0,
+        alpha: Share = 0.5,
+        rho: NonNegative = 4.0,
         pooling: str = "mean",
-        pooling_weights: str = "uniform",
+        pooling_weights: Literal["uniform", "mixing"] = "uniform",
         pooling_self: bool = False,
-        exchange_rows: int = 0,
-        reference_batch: int = 100,
+        exchange_rows: Whole = 0,
+        reference_batch: Whole = 100,
         wire: str = "float32",
-        kd_reduction: str = "mean",
-        seed: int = 0,
+        kd_reduction: Reduction = "mean",
+        seed: Whole = 0,
         **schedule: int,
     ) -> None:
-        require_number("alpha", alpha, 0, 1)
-        require_number("rho", rho, 0)
-        require_flag("pooling_self", pooling_self)
         order = Order(
             server_round=0,
             num_steps=0,
@@ -91,7 +90,7 @@ class NeighborKD(DistillationStrategy):
         self.pool = poolings.get(pooling)
         robust = isinstance(self.pool, RobustPooling)
         if robust and pooling_weights != "uniform":
-            raise InputError(f"pooling = {pooling!r} gives each node one vote, so pooling-weights must be 'uniform'")
+            raise InputError(f"pooling = {pooling!r} gives each node one vote, so pooling_weights must be 'uniform'")
         self.weights = teacher_weights(graph, pooling_weights, with_self=pooling_self or robust)
 
     def teach(self, rows: np.ndarray, logits: Tensor, present: np.ndarray) -> dict[int, Teacher]:
@@ -110,7 +109,7 @@ def teacher_weights(graph: nx.Graph, name: str, *, with_self: bool) -> csr_array
         If the name is neither "uniform" nor "mixing", or the graph has no mixing matrix.
     """
     if name not in ("uniform", "mixing"):
-        raise InputError(f"unknown pooling-weights {name!r} (allowed: uniform, mixing)")
+        raise InputError(f"unknown pooling_weights {name!r} (allowed: uniform, mixing)")
     matrix = topology.mixing_matrix(graph) if name == "mixing" else topology.uniform_matrix(graph)
     return normalized(matrix if with_self else matrix - diags_array(matrix.diagonal()))
 

@@ -71,7 +71,7 @@ class Network(Grid):
         self.links = np.ones(num_nodes, dtype=np.int64) if links is None else np.asarray(links)
         self.connect_seconds = connect_seconds
         self.on_join: Callable[[], None] = lambda: None  # called when all nodes fit, before anything is trained
-        self.greeting = Greeting()  # of a run with a folder: what nodes need to keep their states there
+        self.greeting = Greeting()  # what nodes need to keep their states, and to check that they have all parts
         self.on_return: Callable[[int, Hello], None] = lambda vertex, hello: None  # called for a node with a new id
         self.hellos: dict[int, Hello] = {}
         self.traffic = Traffic.none(num_nodes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import networkx as nx
 
 from flower_kd.protocol import Order
+from flower_kd.ranges import Count, Whole
 from flower_kd.strategies.base import GraphStrategy
 from flower_kd.strategies.registry import STRATEGIES
 
@@ -25,6 +26,6 @@ class Silo(GraphStrategy):
 
     sends_to = "none"
 
-    def __init__(self, graph: nx.Graph, *, seed: int = 0, local_steps: int = 25, evaluate_every: int = 1) -> None:
+    def __init__(self, graph: nx.Graph, *, seed: Whole = 0, local_steps: Count = 25, evaluate_every: Count = 1) -> None:
         order = Order(server_round=0, num_steps=0, seed=seed, reply="nothing")
         super().__init__(graph, order, local_steps=local_steps, evaluate_every=evaluate_every)

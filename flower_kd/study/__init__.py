@@ -1,1 +1,4 @@
 """Many runs: experiments, comparisons, sweeps, and their progress."""
+
+# What a process that executes runs imports; here, so that it can be handed on without importing any of it.
+PRELOADED = ["flower_kd.study.job", "flower_kd.client_app"]

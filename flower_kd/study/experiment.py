@@ -9,9 +9,8 @@ from typing import Any
 
 from flwr.common.config import flatten_dict
 
-from flower_kd import strategies
-from flower_kd.errors import InputError
-from flower_kd.registry import unknown
+from flower_kd.errors import InputError, unknown
+from flower_kd.parts import text as part_text
 
 Runs = dict[str, dict[str, Any]]
 
@@ -22,7 +21,7 @@ def of_strategies(text: str, config: Mapping[str, Any]) -> Runs:
     Parameters
     ----------
     text : str
-        Comma-separated names of strategies.
+        Comma-separated strategies, which may have settings in parentheses.
     config : mapping
         The other keys of all runs.
 
@@ -35,7 +34,20 @@ def of_strategies(text: str, config: Mapping[str, Any]) -> Runs:
         raise InputError(
             f"strategy = {config['strategy']!r} cannot be set for all runs of a comparison: use --strategies"
         )
-    return {name: {**config, "strategy": name} for name in _names(text, strategies.names(), "strategy", "--strategies")}
+    from flower_kd.strategies import STRATEGIES  # with torch, for which reading a file need not wait
+
+    try:
+        names = part_text.split(text)
+    except ValueError as problem:
+        raise InputError(f"--strategies {text!r} cannot be read: {problem}") from None
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"--strategies lists {name!r} twice")
+        try:
+            STRATEGIES.get(name)
+        except InputError as problem:
+            raise InputError(f"--strategies: {problem}") from None
+    return {name: {**config, "strategy": name} for name in names}
 
 
 def read(path: Path, config: Mapping[str, Any], only: str = "") -> Runs:

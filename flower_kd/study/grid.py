@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import product
 from typing import Any
 
 from flower_kd.config import RunConfig
-from flower_kd.errors import InputError
-from flower_kd.registry import unknown
+from flower_kd.errors import InputError, unknown
+from flower_kd.parts import moved
+from flower_kd.parts import text as part_text
 from flower_kd.report.formats import as_text
 
 Grid = dict[str, list[Any]]
@@ -30,7 +30,7 @@ def parse(texts: Sequence[str]) -> Grid:
     Parameters
     ----------
     texts : sequence of str
-        Each `key=value,value,...`; put a value that contains a comma in single quotes.
+        Each `key=value,value,...`; a value with a comma outside brackets needs quotes: 'lenet5,mlp'.
 
     Raises
     ------
@@ -47,12 +47,17 @@ def parse(texts: Sequence[str]) -> Grid:
             raise InputError(f"--grid {text!r} must have the form key=value,value,... such as temperature=1,10")
         if key in _NOT_SWEEPABLE:
             raise InputError(f"--grid {text!r}: {key} cannot be swept, use {_NOT_SWEEPABLE[key]}")
+        if key in moved.HOMES:
+            raise InputError(f"--grid {text!r}: {moved.in_grid(key, listed)}")
         if key not in allowed:
             raise InputError(f"--grid {text!r}: {unknown('key', key, allowed)}")
         if key in grid:
             raise InputError(f"--grid names {key} twice")
-        values = next(csv.reader([listed], quotechar="'", skipinitialspace=True), [])
-        grid[key] = [_typed(key, value.strip(), types[key]) for value in values or [""]]
+        try:
+            values = [_unquoted(value) for value in part_text.split(listed)]
+        except ValueError as problem:
+            raise InputError(f"--grid {text!r} cannot be read: {problem}") from None
+        grid[key] = [_typed(key, value, types[key]) for value in values]
         twice = next((value for value in grid[key] if grid[key].count(value) > 1), None)
         if twice is not None:
             raise InputError(f"--grid {text!r} lists {as_text(twice)} twice")
@@ -68,8 +73,18 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]
 
 
 def _escaped(value: Any) -> str:
-    # Labels must be unique: commas separate the values in them.
-    return as_text(value).replace("%", "%25").replace(",", "%2C")
+    # Labels must be unique: commas outside brackets separate the values in them.
+    text = as_text(value).replace("%", "%25")
+    try:
+        return "%2C".join(part_text.split(text))
+    except ValueError:
+        return text.replace(",", "%2C")
+
+
+def _unquoted(value: str) -> str:
+    """Return a value without the quotes around all of it."""
+    whole = len(value) > 1 and value[0] in "'\"" and value.find(value[0], 1) == len(value) - 1
+    return value[1:-1].strip() if whole else value
 
 
 def _typed(key: str, text: str, kind: type) -> Any:

@@ -17,6 +17,7 @@ from multiprocessing.queues import Queue
 from flower_kd import unused
 from flower_kd.sim import orphans, preload
 from flower_kd.sim.signals import deferred_signals
+from flower_kd.study import PRELOADED
 from flower_kd.study.job import Job, Outcome, attempt
 from flower_kd.study.logs import warnings_to
 from flower_kd.study.progress import Display, ProgressEvent
@@ -43,7 +44,7 @@ def run(
 
     Each process is its own pool, so that a killed process fails only its own job.
     """
-    context = preload.context()
+    context = preload.context(PRELOADED)
     messages: Queue[Message] = context.Queue()
     others = set(multiprocessing.active_children())
     pools = [_pool(context, messages) for _ in range(min(processes, len(jobs)))]

@@ -4,11 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
 from flower_kd.cli.commands import app
+from flower_kd.data.pixel_cache import PixelCache
 from flower_kd.runs import results
 from flower_kd.sim import engine
 
@@ -58,8 +60,9 @@ def test_config_files_nested_pairs_and_several_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ("strategy=silo", "cannot be read: write key=value pairs, each key once and strings in quotes"),
-        ("seed", "'seed' is neither key=value nor the path of a .toml file"),
+        ("strategy=silo", "cannot be read: a string needs quotes, such as strategy='silo'"),
+        ("seed=1 seed=2", "cannot be read: write key=value pairs, each key once and strings in quotes"),
+        ("seed", "'seed' is neither key=value nor preset:NAME nor the path of a .toml file"),
         ("nowhere.toml", "'nowhere.toml' cannot be read: No such file"),
         ("gama=1.0", "unknown key 'gama', did you mean 'gamma'?"),
         ("num-nodes=3", "num-nodes = 3 and --num-nodes 2 are different"),
@@ -74,13 +77,6 @@ def test_mistakes_are_one_sentence(config: str, words: str, tmp_path: Path) -> N
     assert words in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
-
-
-def test_mixed_config_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.toml").write_text("seed = 1")
-    result = flower_kd("run", "-c", tmp_path / "a.toml", "-c", "seed=2")
-    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert "TOML files cannot be passed alongside" in result.stderr
 
 
 def test_finished_runs_are_refused_shown_or_replaced(finished: Path) -> None:
@@ -158,3 +154,15 @@ def test_wrong_usage_is_one_sentence(words: list[str], sentence: str) -> None:
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert result.stderr.startswith("flower-kd: ")
     assert sentence in result.stderr
+
+
+def test_the_cache_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWER_KD_CACHE", str(tmp_path / "cache"))
+    PixelCache(tmp_path / "cache", "data", "settings").pixels([b"file"], lambda file: np.zeros((1000, 2000), np.uint8))
+    shown = flower_kd("cache").output
+    assert str(tmp_path / "cache") in shown
+    assert "2.0 MB" in shown
+    assert "0.0 MB" in flower_kd("cache", "--clear").output
+    assert list((tmp_path / "cache").iterdir()) == []
+    monkeypatch.setenv("FLOWER_KD_CACHE", "off")
+    assert flower_kd("cache", "--clear").output == "switched off: FLOWER_KD_CACHE = off\n"

@@ -228,9 +228,9 @@ def test_a_quantized_teacher_is_a_distribution_again() -> None:
     soft = torch.softmax(torch.randn(24, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
     InProcessGrid(make_client_app(build_blob_node), 1, {})
     message = Message(RecordDict({"teacher": wire.encode(soft, "uint8")}), dst_node_id=5, message_type="train")
-    teacher = _teacher(message, Order(1, 1), rows=24, classes=3)
+    teacher = _teacher(message, Order(1, 1, wire="uint8"), rows=24, classes=3)
     assert teacher is not None
     assert torch.allclose(teacher.soft_labels.sum(-1), torch.ones(24), atol=1e-6)
-    raw = _teacher(message, Order(1, 1, dissimilarity="squared-error"), rows=24, classes=3)
+    raw = _teacher(message, Order(1, 1, wire="uint8", dissimilarity="squared-error"), rows=24, classes=3)
     assert raw is not None
     assert not torch.allclose(raw.soft_labels.sum(-1), torch.ones(24), atol=1e-6)

@@ -36,7 +36,7 @@ def write_images(folder: Path, splits: dict[str, int], *, size: int = 8, mode: s
 
 @pytest.mark.parametrize("partition", data.partition_names())
 def test_private_reference_and_test_rows_are_disjoint(partition: str) -> None:
-    spec = DataSpec(partition=partition, num_partitions=4, gamma=5.0, labels_per_node=3, reference_size=200, seed=3)
+    spec = DataSpec(partition=partition, num_partitions=4, gamma=5.0, reference_size=200, seed=3)
     digits = FederatedData(spec)
     rows = [digits.private_rows(vertex) for vertex in range(4)]
     private = np.concatenate(rows)
@@ -79,7 +79,7 @@ def test_one_copy_a_process() -> None:
 
 
 def test_pathological_nodes_have_few_labels() -> None:
-    digits = FederatedData(DataSpec(partition="pathological", num_partitions=5, labels_per_node=2))
+    digits = FederatedData(DataSpec(partition="pathological(labels_per_node=2)", num_partitions=5))
     assert all(len(digits.private(vertex)[1].unique()) <= 2 for vertex in range(5))
 
 
@@ -132,9 +132,10 @@ def test_only_the_rows_asked_for_are_decoded(tmp_path: Path, monkeypatch: pytest
         (DataSpec(num_partitions=2000), "1438 training samples, too few"),
         (DataSpec(reference_size=1438), "too few for reference-size = 1438"),
         (DataSpec(dataset="./no-such-folder"), "the folder does not exist"),
-        (DataSpec(partition="pathological", labels_per_node=11), "labels-per-node = 11 is above the 10 labels"),
+        (DataSpec(partition="pathological(labels_per_node=11)"), r"'pathological\(labels_per_node=11\)' does not fit"),
+        (DataSpec(partition="skew(labels_per_node=11)"), "above the number of labels, 10"),
         (DataSpec(partition="pathological", num_partitions=1000), "'pathological' does not fit .* 1000 nodes"),
-        (DataSpec(partition="dirichlet", dirichlet_alpha=0.0), "dirichlet-alpha = 0.0 must be above 0"),
+        (DataSpec(partition="dirichlet", dirichlet_alpha=0.0), "dirichlet_alpha = 0.0 must be above 0"),
         (DataSpec(partition="skew", gamma=-1.0), "gamma = -1.0 must be at least 0"),
         (DataSpec(partition="skewed"), "unknown partition 'skewed', did you mean 'skew'"),
         (
@@ -160,7 +161,7 @@ def test_samples_per_node_is_an_upper_bound() -> None:
 
 @pytest.mark.filterwarnings("ignore:The specified min_partition_size")
 def test_a_concentration_that_leaves_nodes_empty() -> None:
-    with pytest.raises(InputError, match=r"'dirichlet' does not fit .*dirichlet-alpha = 0\.001"):
+    with pytest.raises(InputError, match=r"'dirichlet\(dirichlet_alpha=0\.001\)' does not fit"):
         FederatedData(DataSpec(partition="dirichlet", dirichlet_alpha=0.001, num_partitions=50))
 
 
@@ -172,7 +173,7 @@ def test_a_vertex_outside_the_network(vertex: int) -> None:
 
 @pytest.mark.parametrize(
     ("key", "least"),
-    [("num_partitions", 1), ("seed", 0), ("labels_per_node", 0), ("samples_per_node", 0), ("reference_size", 0)],
+    [("num_partitions", 1), ("seed", 0), ("samples_per_node", 0), ("reference_size", 0)],
 )
 def test_a_spec_refuses_numbers_below_their_least(key: str, least: int) -> None:
     with pytest.raises(InputError, match=f"{key.replace('_', '-')} = {least - 1} must be at least {least}"):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from flower_kd.data.normalization import Normalization, normalization
 
@@ -37,3 +38,10 @@ def test_without_a_reference_set_pixels_go_to_minus_one_to_one() -> None:
 def test_a_constant_reference_set_stays_finite() -> None:
     reference = torch.full((4, 1, 2, 2), 0.25)
     assert normalization("pictures", reference)(reference).isfinite().all()
+
+
+def test_values_are_those_of_torchvision() -> None:
+    images = torch.rand(7, 3, 5, 4)
+    chosen = normalization("cifar10", images)
+    expected = v2.functional.normalize(images, list(chosen.mean), list(chosen.std))
+    assert torch.equal(chosen(images), expected)

@@ -2,8 +2,8 @@ import pytest
 from datasets import Dataset
 from flwr_datasets.partitioner import Partitioner
 
-from flower_kd.data import DataSpec, partition_names, partition_options
-from flower_kd.data.partition import partitioner_of
+from flower_kd.data import DataSpec, partition_names
+from flower_kd.data.partition import PARTITIONS, partitioner_of, with_settings
 from flower_kd.errors import InputError
 
 
@@ -22,18 +22,25 @@ def test_each_entry_makes_a_partitioner_that_keeps_samples_apart(name: str) -> N
 
 
 def test_the_options_of_each_partition() -> None:
-    options = {name: partition_options(name) for name in partition_names()}
+    options = {name: list(PARTITIONS.settings(name)) for name in partition_names()}
     assert options == {
-        "iid": (),
-        "skew": ("gamma", "labels_per_node"),
-        "dirichlet": ("dirichlet_alpha",),
-        "pathological": ("labels_per_node",),
+        "iid": [],
+        "skew": ["gamma", "labels_per_node"],
+        "dirichlet": ["dirichlet_alpha"],
+        "pathological": ["labels_per_node"],
     }
     with pytest.raises(InputError, match="unknown partition 'niid'"):
-        partition_options("niid")
+        partitioner_of(DataSpec(partition="niid"), 0)
+
+
+def test_parentheses_win_over_the_spec() -> None:
+    assert with_settings(DataSpec(partition="skew", gamma=2.0)) == "skew(gamma=2.0)"
+    assert with_settings(DataSpec(partition="skew(gamma=7)", gamma=2.0)) == "skew(gamma=7)"
+    assert partitioner_of(DataSpec(partition="skew(gamma=7)", gamma=2.0), 0)._gamma == 7
+    assert partitioner_of(DataSpec(partition="skew", gamma=2.0), 0)._gamma == 2
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_concentration_out_of_range(alpha: float) -> None:
-    with pytest.raises(InputError, match=f"dirichlet-alpha = {alpha} must be above 0 and finite"):
+    with pytest.raises(InputError, match=f"dirichlet_alpha = {alpha} must be .*above 0"):
         partitioner_of(DataSpec(partition="dirichlet", dirichlet_alpha=alpha), 0)

@@ -46,9 +46,9 @@ def test_names_without_counts_take_turns(names, num_nodes):
         ("lenet5*2.5", "'2.5' after '\\*'"),
         ("lenet5*", "'' after '\\*'"),
         ("lenet5*²", "'²' after '\\*'"),
-        ("lenet", "unknown model 'lenet'.*allowed: mlp, .*module:factory"),
-        ("mlp,,lenet5", "unknown model ''"),
-        ("", "unknown model ''"),
+        ("lenet", "unknown model 'lenet'.*allowed: mlp, .*module:attribute"),
+        ("mlp,,lenet5", "'' is neither a name nor module:attribute"),
+        ("", "'' is neither a name nor module:attribute"),
     ],
 )
 def test_a_wrong_spec_is_named(spec, message):

@@ -76,8 +76,8 @@ def test_a_user_s_factory_gets_classes_shape_and_seed():
         ("own_broken:model", "cannot be imported: ModuleNotFoundError: No module named 'a_library_nobody_has'"),
         ("own_typo:model", "cannot be imported: SyntaxError: invalid syntax"),
         ("own_models:absent", "cannot be imported: AttributeError: module 'own_models' has no attribute 'absent'"),
-        ("own_models:", "cannot be imported: "),
-        (":linear", "cannot be imported: "),
+        ("own_models:", "cannot be read: "),
+        (":linear", "cannot be read: "),
         ("own_models:size", "is of type int, which is not callable"),
         (
             "own_models:no_shape",
@@ -94,5 +94,5 @@ def test_a_user_s_factory_that_cannot_be_used_is_named_with_the_reason(name, rea
 
 
 def test_an_unknown_model_is_answered_with_the_allowed_ones():
-    with pytest.raises(InputError, match=r"'lenet'.*did you mean 'lenet5'.*mlp, .*resnet18, module:factory"):
+    with pytest.raises(InputError, match=r"'lenet'.*did you mean 'lenet5'.*mlp, .*resnet18, module:attribute"):
         models.build("lenet", 10, (1, 8, 8))

@@ -124,7 +124,7 @@ def test_the_table_of_a_large_network_is_cut(finished: tuple[sim.Summary, Path])
 def test_there_is_a_picture(finished: tuple[sim.Summary, Path]) -> None:
     assert (finished[1] / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     names = {path.name for path in finished[1].iterdir()}  # no partial file is left, no checkpoint
-    assert names == {*NAMES, *PICTURES, "history-silo.csv", "summary.json"}
+    assert names == {*NAMES, *PICTURES, "history-silo.csv", "models", "summary.json"}
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         ({"strategy": "x", "pooling": "y"}, 8, "2 problems: unknown strategy 'x'"),
         ({"reference-size": 1437, "exchange-rows": 0}, 8, "too few for reference-size = 1437 and 8 nodes"),
         ({"dataset": "./nowhere"}, 4, "node 0 cannot take part: dataset './nowhere': the folder does not exist"),
-        ({"partition": "pathological", "labels-per-node": 12}, 4, "labels-per-node = 12 is above the 10 labels"),
+        ({"partition": "pathological(labels_per_node=12)"}, 4, "does not fit .* samples of 10 labels"),
     ],
 )
 def test_mistakes_end_before_anything_trains(config: dict, nodes: int, words: str, tmp_path: Path) -> None:
@@ -162,13 +162,13 @@ def test_distilling_beats_training_alone_on_skewed_digits(strategy: str, tmp_pat
 
 def test_a_folder_with_a_run_is_refused_before_anything_trains(finished: tuple[sim.Summary, Path]) -> None:
     _, folder = finished
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for config, words in ((SHORT, "another run"), (results.read(folder).config.to_dict(), "a finished run")):
         with pytest.raises(
             InputError, match=f"output-dir '{folder}' already contains {words}: .*--overwrite.*--resume"
         ):
             sim.run(config, 4, folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("name", ["config.toml", "report.html", "history.csv", "graph.graphml"])
@@ -263,7 +263,7 @@ def test_a_disk_that_fills_up_leaves_whole_files_and_the_table(
         sim.run(SHORT | {"strategy": "silo"}, 2, tmp_path / "run")
     assert str(tmp_path / "run") in str(refusal.value)
     assert "\n" not in str(refusal.value)
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {*NAMES, "checkpoint"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {*NAMES, "checkpoint", "models"}
     assert len(pd.read_csv(tmp_path / "run" / "history.csv")) == 6
     assert any("silo on digits" in record.message for record in caplog.records if record.levelname == "WARNING")
 

@@ -165,12 +165,12 @@ def locked_by_another(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 def test_two_processes_in_one_folder(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     sim.run(SHORT | {"strategy": "silo"}, NODES, folder)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with locked_by_another(folder):
         for leave in ({}, {"overwrite": True}, {"resume": True}):
             with pytest.raises(InputError, match="is in use by another flower-kd process"):
                 sim.run(SHORT | leave, NODES, folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     # The other process was killed: its lock is gone.
     assert sim.run(SHORT | {"strategy": "silo", "overwrite": True}, NODES, folder).rounds == 4
 

@@ -4,13 +4,22 @@ import networkx as nx
 import pytest
 import torch
 from conftest import build_blob_node
-from flwr.app import ArrayRecord, Context
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from flower_kd.clients import make_client_app
+from flower_kd.clients.training import evaluate
 from flower_kd.errors import InputError
 from flower_kd.sim import InProcessGrid, run_apps
-from flower_kd.strategies import NeighborKD, Silo
+from flower_kd.strategies import GraphStrategy, NeighborKD, Silo
+
+CLIENT_APP, COUNTS_THREADS = make_client_app(build_blob_node), ClientApp()  # which workers find by this module's name
+
+
+@COUNTS_THREADS.query()
+def count_threads(message: Message, context: Context) -> Message:
+    return Message(RecordDict({"threads": ConfigRecord({"count": torch.get_num_threads()})}), reply_to=message)
 
 
 class Recorder:
@@ -37,6 +46,67 @@ def test_any_server_app_and_client_app() -> None:
 
     run_apps(server_app, make_client_app(build_blob_node), 4, {"rounds": 2})
     assert (seen["nodes"], seen["config"], len(seen["accuracy"])) == (4, 2, 4)
+
+
+def serve(strategy: GraphStrategy) -> ServerApp:
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        result = strategy.start(grid, ArrayRecord(), num_rounds=2)
+        context.state["accuracy"] = ConfigRecord({"all": result.evaluate_metrics_clientapp[2]["accuracy-per-node"]})
+
+    return app
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_of_own_apps_returns_the_trained_models(workers: int) -> None:
+    client_app: ClientApp | str = "test_engine:CLIENT_APP" if workers > 1 else CLIENT_APP
+    finished = run_apps(serve(NeighborKD(nx.cycle_graph(4), local_steps=3)), client_app, 4, {}, workers=workers)
+    accuracy = finished.state["accuracy"]["all"]  # it is the server's context
+    assert len(finished.nodes) == 4
+    for vertex in range(4):
+        node = build_blob_node(Context(1, 1, {"partition-id": vertex, "num-partitions": 4}, RecordDict(), {}))
+        node.model.load_state_dict(finished.weights(vertex))
+        assert evaluate(node.model, node.test)["accuracy"] == pytest.approx(accuracy[vertex])
+    with pytest.raises(InputError, match=r"there is no node 4 \(allowed: 0 to 3\)"):
+        finished.weights(4)
+
+
+def test_a_node_of_another_app_has_its_records_but_no_model() -> None:
+    client_app, server_app = ClientApp(), ServerApp()
+
+    @client_app.query()
+    def query(message: Message, context: Context) -> Message:
+        context.state["mine"] = ConfigRecord({"vertex": context.node_config["partition-id"]})
+        return Message(RecordDict(), reply_to=message)
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:
+        grid.send_and_receive([Message(RecordDict(), node, "query") for node in grid.get_node_ids()])
+
+    finished = run_apps(server_app, client_app, 3, {})
+    assert [state["mine"]["vertex"] for state in finished.nodes] == [0, 1, 2]
+    with pytest.raises(InputError, match="node 2 has no model: it was not trained by an app of make_client_app"):
+        finished.weights(2)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_own_apps_compute_with_the_requested_number_of_threads(workers: int) -> None:
+    seen, server_app = [], ServerApp()
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:
+        [reply] = grid.send_and_receive([Message(RecordDict(), next(iter(grid.get_node_ids())), "query")])
+        seen.append(reply.content["threads"]["count"])
+
+    before = torch.get_num_threads()
+    for options, expected in (({}, 1), ({"num_threads": 2}, 2)):
+        run_apps(server_app, "test_engine:COUNTS_THREADS", 2, {}, workers=workers, **options)
+        assert seen.pop() == expected
+        assert torch.get_num_threads() == before
+    with pytest.raises(InputError, match="num_threads = 0 must be at least 1"):
+        run_apps(server_app, "test_engine:COUNTS_THREADS", 2, {}, num_threads=0)
 
 
 def test_a_run_leaves_the_number_of_threads_as_it_was() -> None:

@@ -9,13 +9,29 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = """
+WHILE_IT_IMPORTS = """
 import time
 from flower_kd.sim import preload
 
 if __name__ == "__main__":
-    preload.context()
+    preload.context(["flower_kd.study.job"])
     print("started", flush=True)
+    time.sleep(60)
+"""
+WHILE_A_WORKER_IS_BUSY = """
+import time
+from flower_kd.sim import orphans, preload
+
+def work(pipe):
+    orphans.end_with_parent()
+    pipe.send("started")
+    time.sleep(60)
+
+if __name__ == "__main__":
+    context = preload.context([])
+    ours, theirs = context.Pipe()
+    context.Process(target=work, args=(theirs,)).start()
+    print(ours.recv(), flush=True)
     time.sleep(60)
 """
 
@@ -34,8 +50,9 @@ def running(session: int) -> list[str]:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux only")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_command_leaves_nothing_while_processes_start(number: int, tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(SCRIPT)
+@pytest.mark.parametrize("script", [WHILE_IT_IMPORTS, WHILE_A_WORKER_IS_BUSY], ids=["imports", "busy"])
+def test_a_killed_command_leaves_nothing(script: str, number: int, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(script)
     folder = tmp_path / "temporary"
     folder.mkdir()
     env = os.environ | {"TMPDIR": str(folder), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "torch")}

@@ -104,7 +104,7 @@ def test_absent_nodes_need_no_vector() -> None:
 @pytest.mark.parametrize("strategy", [DSGD, DDist])
 @pytest.mark.parametrize("clip", [-0.1, float("nan"), float("inf")])
 def test_the_radius_is_checked(strategy: type, clip: float) -> None:
-    with pytest.raises(InputError, match=r"clip = .* must be at least 0 and finite"):
+    with pytest.raises(InputError, match=r"clip = .* must be (finite and )?at least 0"):
         strategy(nx.cycle_graph(4), clip=clip)
 
 

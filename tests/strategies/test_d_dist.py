@@ -27,7 +27,7 @@ def predictions(seed: int, nodes: int) -> torch.Tensor:
 @settings(max_examples=25, deadline=None)
 @given(name=st.sampled_from(["ring", "star", "complete", "random-directed"]), seed=st.integers(0, 99))
 def test_tracking_keeps_the_networks_mean_prediction(name: str, seed: int) -> None:
-    strategy = started(topology.build(name, 6, seed=1), consensus="tracking", clamp=False)
+    strategy = started(topology.build(name, 6, seed=1), consensus="tracking")
     everyone = np.ones(6, dtype=bool)
     for exchange in range(5):
         logits = predictions(seed + exchange, 6)
@@ -44,7 +44,7 @@ def test_tracking_keeps_the_networks_mean_prediction(name: str, seed: int) -> No
 )
 def test_tracking_keeps_the_mean_while_nodes_are_absent(name: str, seed: int, absences: list[set[int]]) -> None:
     """The mean of z is that of the last predictions that each node sent, whoever was absent in the meantime."""
-    strategy = started(topology.build(name, 6, seed=seed), consensus="tracking", clamp=False)
+    strategy = started(topology.build(name, 6, seed=seed), consensus="tracking")
     last = torch.softmax(predictions(seed, 6), dim=-1)
     strategy.teach(ROWS, predictions(seed, 6), np.ones(6, dtype=bool))
     for exchange, absent in enumerate(absences, start=1):
@@ -57,7 +57,7 @@ def test_tracking_keeps_the_mean_while_nodes_are_absent(name: str, seed: int, ab
 
 @pytest.mark.parametrize("consensus", ["tracking", "gradient"])
 def test_steady_predictions_bring_agreement(consensus: str) -> None:
-    strategy = started(nx.cycle_graph(6), consensus=consensus, eta=0.02)
+    strategy = started(nx.cycle_graph(6), consensus=consensus if consensus == "tracking" else "gradient(eta=0.02)")
     logits, everyone = predictions(0, 6), np.ones(6, dtype=bool)
     for _ in range(300):
         strategy.teach(ROWS, logits, everyone)
@@ -67,7 +67,7 @@ def test_steady_predictions_bring_agreement(consensus: str) -> None:
 
 
 def test_gradient_update_by_hand() -> None:
-    strategy = started(nx.path_graph(2), eta=0.25, clamp=False)
+    strategy = started(nx.path_graph(2), consensus="gradient(eta=0.25, clamp=false)")
     first, second = predictions(0, 2), predictions(1, 2)
     everyone = np.ones(2, dtype=bool)
     strategy.teach(ROWS, first, everyone)
@@ -79,7 +79,9 @@ def test_gradient_update_by_hand() -> None:
 
 
 def test_clamping_keeps_soft_decisions_in_the_unit_interval() -> None:
-    free, clamped = (started(nx.cycle_graph(6), eta=1.0, clamp=clamp) for clamp in (False, True))
+    free, clamped = (
+        started(nx.cycle_graph(6), consensus=f"gradient(eta=1.0, clamp={clamp})") for clamp in (False, True)
+    )
     for exchange in range(20):
         for strategy in (free, clamped):
             strategy.teach(ROWS, predictions(exchange, 6), np.ones(6, dtype=bool))
@@ -89,7 +91,7 @@ def test_clamping_keeps_soft_decisions_in_the_unit_interval() -> None:
 
 
 def test_absent_nodes_keep_their_consensus_and_lose_their_weight() -> None:
-    strategy = started(nx.path_graph(3), eta=0.5, clamp=False)
+    strategy = started(nx.path_graph(3), consensus="gradient(eta=0.5, clamp=false)")
     strategy.teach(ROWS, predictions(0, 3), np.ones(3, dtype=bool))
     before = strategy.consensus.clone()
     teachers = strategy.teach(ROWS, predictions(1, 3), np.array([True, True, False]))
@@ -110,7 +112,7 @@ def test_the_gradient_consensus_settles_without_clamping(name: str, num_nodes: i
         options = {"degree": 2}
     if name == "torus" and num_nodes == 4:
         num_nodes = 9
-    strategy = started(topology.build(name, num_nodes, **options), eta=eta, clamp=False)
+    strategy = started(topology.build(name, num_nodes, **options), consensus=f"gradient(eta={eta}, clamp=false)")
     logits, everyone = predictions(0, num_nodes), np.ones(num_nodes, dtype=bool)
     strategy.teach(ROWS, predictions(1, num_nodes), everyone)
     moves = []
@@ -134,7 +136,7 @@ def test_other_dissimilarities_get_probabilities() -> None:
     ("options", "words"),
     [
         ({"rho": -1.0}, "rho = -1.0"),
-        ({"eta": 0.0}, "eta = 0.0"),
+        ({"consensus": "gradient(eta=0.0)"}, "eta = 0.0"),
         ({"consensus": "vote"}, "gradient, tracking"),
     ],
 )

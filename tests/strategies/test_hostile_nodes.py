@@ -21,6 +21,7 @@ from flower_kd.clients import make_client_app
 from flower_kd.errors import InputError
 from flower_kd.protocol import HELLO, JOIN, Hello
 from flower_kd.strategies import DSGD, DDist, FedAvg, NeighborKD, Silo, inbox
+from flower_kd.wire import codecs
 
 SCHEDULE = {"local_steps": 2, "exchange_every": 1}
 STRATEGIES = [
@@ -34,7 +35,7 @@ STRATEGIES = [
     lambda graph: Silo(graph, local_steps=2),
 ]
 RECORDS = [
-    (wire.encode(torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), name), "rows") for name in wire.names()
+    (wire.encode(torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), name), name) for name in wire.names()
 ] + [(wire.encode_weights({"a": torch.ones(3, 2), "b": torch.ones(4), "n": torch.tensor(3)}), "weights")]
 
 
@@ -57,7 +58,7 @@ def decode_mutated(count: int) -> Counter[str]:
             if kind == "weights":
                 assert wire.decode_weights(mutated, wire.layout(record)).keys() == record.keys()
             else:
-                decoded = wire.decode(mutated, (3, 4))
+                decoded = wire.decode(mutated, (3, 4), kind)
                 assert decoded.dtype == torch.float32
                 assert decoded.abs().max() <= 1.01 * wire.LARGEST
             found["decoded"] += 1
@@ -151,6 +152,47 @@ def test_the_others_run_continues(seed: int, no_warning, caplog) -> None:
     assert all(
         record.getMessage().isprintable() for record in caplog.records if "continues without" in record.getMessage()
     )
+
+
+class Shy(codecs.Float32):
+    """A codec that fails on what one node sends."""
+
+    def decode(self, arrays: dict[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+        if arrays["rows"][0, 0] == 77:
+            raise KeyError("seventy-seven")
+        return super().decode(arrays, shape)
+
+
+@pytest.mark.parametrize(
+    ("sent", "codec", "why"),
+    [
+        (
+            wire.encode(np.ones((24, 3)), "float16"),
+            codecs.Float32(),
+            "rows that are not in wire format 'mine': array 'rows' has dtype 'float16' where 'float32' was expected",
+        ),
+        (
+            wire.encode(np.full((24, 3), 77)),
+            Shy(),
+            "wire format 'mine' cannot decode the rows: KeyError: 'seventy-seven'",
+        ),
+    ],
+    ids=["another format", "a codec that raises"],
+)
+def test_logits_that_the_codec_cannot_decode_exclude_their_sender_only(sent, codec, why: str, grid: FaultyGrid) -> None:
+    def interfere(vertex: int, reply: Message) -> Message:
+        if vertex == 2 and "logits" in reply.content:
+            reply.content["logits"] = sent
+        return reply
+
+    grid.interfere = interfere
+    strategy = NeighborKD(nx.cycle_graph(4), **SCHEDULE)
+    strategy.wire = wire.WireFormat("mine", codec)
+    network = strategy.network(grid)
+    strategy.start(network, ArrayRecord(), num_rounds=2)
+    assert [network.participation[vertex].taken for vertex in range(4)] == [4, 4, 0, 4]
+    (refused,) = network.participation[2].reasons
+    assert refused.startswith(why)
 
 
 @pytest.mark.slow

@@ -44,19 +44,19 @@ def test_a_shape_that_no_array_has_is_refused(shape: tuple) -> None:
 @pytest.mark.parametrize("dimensions", [0, 32])
 def test_shapes_of_up_to_32_dimensions_are_read(dimensions: int) -> None:
     values = np.ones((1,) * dimensions, np.float32)
-    assert wire.decode(ArrayRecord({"rows": wire.as_array(values)})).shape == values.shape
+    assert wire.decode(ArrayRecord({"rows": wire.as_array(values)}), values.shape).shape == values.shape
 
 
 def test_what_may_be_sent_may_be_received_as_uint8_too() -> None:
     for least in np.linspace(-65504, 65000, 200, dtype=np.float32):
         rows = np.array([[least, 65504.0]], np.float32)
-        assert wire.decode(wire.encode(rows, "uint8")).shape == (1, 2)
+        assert wire.decode(wire.encode(rows, "uint8"), (1, 2), "uint8").shape == (1, 2)
 
 
 def test_decoded_rows_are_float32_of_their_own_memory() -> None:
     record = wire.encode(np.ones((2, 3), np.float32))
-    wire.decode(record).zero_()
-    assert wire.decode(record).sum() == 6
+    wire.decode(record, (2, 3)).zero_()
+    assert wire.decode(record, (2, 3)).sum() == 6
 
 
 def test_rows_of_no_probability_are_uniform() -> None:

@@ -63,7 +63,7 @@ def test_weights_uniform_and_mixing_with_and_without_self() -> None:
         ({"kd_reduction": "none"}, "allowed: mean, sum"),
         ({"local_steps": 10, "exchange_every": 4}, "does not divide"),
         ({"pooling": "mode"}, "unknown pooling 'mode'"),
-        ({"pooling": "median", "pooling_weights": "mixing"}, "pooling-weights must be 'uniform'"),
+        ({"pooling": "median", "pooling_weights": "mixing"}, "pooling_weights must be 'uniform'"),
     ],
 )
 def test_settings_are_checked_where_the_strategy_is_made(settings: dict, words: str) -> None:

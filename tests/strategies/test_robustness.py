@@ -17,7 +17,7 @@ SCHEDULE = {"local_steps": 6, "evaluate_every": ROUNDS}
 
 def sure_of_the_wrong_class(vertex: int, reply: Message) -> Message:
     if vertex == LIAR and "logits" in reply.content:
-        wrong = (wire.decode(reply.content["logits"]).argmax(dim=-1) + 1) % 3
+        wrong = (wire.decode(reply.content["logits"], (24, 3)).argmax(dim=-1) + 1) % 3
         reply.content["logits"] = wire.encode(20.0 * torch.nn.functional.one_hot(wrong, 3))
     return reply
 

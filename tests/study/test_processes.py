@@ -1,3 +1,4 @@
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,34 @@ def test_a_killed_process_is_one_failed_run(tmp_path: Path, monkeypatch: pytest.
     assert well.summary is not None
     assert (jobs[1].folder / "summary.json").exists()
     assert "the folder does not exist" in wrong.error
+
+
+class Interrupting:
+    """A display that presses Ctrl-C once two runs report their progress."""
+
+    def __init__(self) -> None:
+        self.reporting: set[str] = set()
+
+    def begin(self, run: str) -> None:
+        pass
+
+    def update(self, run: str, event: progress.ProgressEvent) -> None:
+        self.reporting.add(run)
+        if len(self.reporting) == 2:
+            raise KeyboardInterrupt
+
+    def warn(self, run: str, line: str) -> None:
+        pass
+
+    def end(self, run: str) -> None:
+        raise AssertionError(f"{run} has ended")
+
+
+def test_interrupted_processes_end_their_runs_themselves(tmp_path: Path) -> None:
+    jobs = batch.jobs({"endless": SHORT | {"num-server-rounds": 1_000_000}}, "2", 2, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        processes.run(jobs, 2, workers=1, tensorboard=False, display=Interrupting(), on_outcome=lambda outcome: None)
+    assert multiprocessing.active_children() == []
+    for job in jobs:
+        assert (job.folder / "accuracy.png").exists()  # written as a run ends, not after each round
+        assert not list(job.folder.glob(".*.partial"))

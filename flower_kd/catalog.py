@@ -1,0 +1,83 @@
+"""All kinds of parts, by the run-config key that names a part of the kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from flower_kd import models, topology
+from flower_kd.data import PARTITIONS
+from flower_kd.dissimilarity import DISSIMILARITIES
+from flower_kd.errors import InputError
+from flower_kd.models import MODELS
+from flower_kd.parts.registry import Registry
+from flower_kd.pooling import POOLINGS
+from flower_kd.strategies import CONSENSUS, STRATEGIES
+from flower_kd.topology import TOPOLOGIES
+from flower_kd.wire import CODECS
+
+REGISTRIES: dict[str, Registry[Any]] = {
+    "strategy": STRATEGIES,
+    "partition": PARTITIONS,
+    "model": MODELS,
+    "topology": TOPOLOGIES,
+    "dissimilarity": DISSIMILARITIES,
+    "pooling": POOLINGS,
+    "consensus": CONSENSUS,
+    "wire": CODECS,
+}
+
+# Keys that a strategy's parentheses may not set: the run needs them elsewhere too, or they name other parts.
+OF_THE_RUN = (
+    *("seed", "local_steps", "exchange_every", "evaluate_every", "exchange_rows"),
+    *("wire", "dissimilarity", "pooling", "consensus"),
+)
+
+
+def texts(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield each kind with the texts that name its parts in a run config, which may list several models.
+
+    Parameters
+    ----------
+    settings : mapping
+        The run config, with underscores for hyphens. A topology from a file is not a part.
+    """
+    for kind in REGISTRIES:
+        if kind == "model":
+            yield from ((kind, text) for text in dict.fromkeys(name for name, _ in models.parse(settings[kind])))
+        elif kind != "topology" or not topology.is_file(settings[kind]):
+            yield kind, settings[kind]
+
+
+def problems(settings: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the parts of a run config: unknown ones, and settings that do not fit."""
+    found = []
+    for kind in REGISTRIES:
+        try:
+            _check(kind, settings)
+        except InputError as error:
+            found.append(str(error))
+    return found
+
+
+def _check(kind: str, settings: Mapping[str, Any]) -> None:
+    text = settings[kind]
+    if kind == "model":
+        models.parse(text)
+    elif kind == "topology":
+        topology.check(text)
+    else:
+        if kind == "strategy":
+            _check_owner(text, settings)
+        REGISTRIES[kind].bind(REGISTRIES[kind].filled(text, settings))
+
+
+def _check_owner(text: str, settings: Mapping[str, Any]) -> None:
+    """Raise InputError if a strategy's parentheses set what belongs to the whole run."""
+    for name, value in STRATEGIES.parse(text).arguments.items():
+        if name in OF_THE_RUN or (name in settings and name not in STRATEGIES.settings(text)):
+            key = name.replace("_", "-")
+            raise InputError(
+                f"strategy {text!r} cannot set {name}, which belongs to the whole run: write {key} = {value!r} as a "
+                "key of its own"
+            )

@@ -1,0 +1,1 @@
+"""A finished run's models in use: loading, prediction, export."""

@@ -1,0 +1,103 @@
+"""What it takes to use a trained model without its run: its factory, its input and its labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+
+CARDS_FILE = "model.toml"
+
+
+def weights_file(vertex: int) -> str:
+    """Return the name of the file with a node's weights."""
+    return f"node-{vertex}.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """How a trained model is built and used.
+
+    Parameters
+    ----------
+    factory : str
+        The model as in the run config (`flower_kd.models.build`).
+    classes : int
+        Width of the logits.
+    shape : tuple of int
+        Channels, height and width of an image.
+    mean, std : tuple of float
+        Per channel: subtracted from and divided by, of images in [0, 1].
+    labels : tuple of str
+        The names of the classes.
+    """
+
+    factory: str
+    classes: int
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.std) == self.shape[0]:
+            raise ValueError(f"{len(self.mean)} means and {len(self.std)} std for {self.shape[0]} channels")
+        if len(self.labels) != self.classes:
+            raise ValueError(f"{len(self.labels)} labels for {self.classes} classes")
+
+    def to_json(self) -> str:
+        """Return the card as text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    @lru_cache(maxsize=64)  # most nodes have equal ones
+    def from_json(cls, text: str) -> ModelCard:
+        """Return the card of a text; raises ValueError if it is not one."""
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(cls).validate_json(text)
+
+
+@dataclass(frozen=True)
+class Cards:
+    """The cards of a run's models, in one file.
+
+    Parameters
+    ----------
+    of : mapping
+        Cards by vertex.
+    names : mapping
+        Vertices by name, if the graph has names.
+    """
+
+    of: Mapping[int, ModelCard]
+    names: Mapping[str, int] = field(default_factory=dict)
+
+    def to_toml(self) -> str:
+        """Return the content of model.toml: nodes with equal cards share a table."""
+        import tomli_w
+
+        nodes: dict[ModelCard, list[int]] = {}
+        for vertex, card in sorted(self.of.items()):
+            nodes.setdefault(card, []).append(vertex)
+        tables = [{"nodes": vertices} | asdict(card) for card, vertices in nodes.items()]
+        return tomli_w.dumps({"models": tables} | ({"names": dict(self.names)} if self.names else {}))
+
+    @classmethod
+    def from_toml(cls, text: str) -> Cards:
+        """Return the cards in the content of model.toml; raises ValueError if it has another form."""
+        import tomllib
+
+        from pydantic import TypeAdapter
+
+        found = tomllib.loads(text)
+        names = TypeAdapter(dict[str, int]).validate_python(found.get("names", {}))
+        card, vertices = TypeAdapter(ModelCard), TypeAdapter(list[int])
+        of: dict[int, ModelCard] = {}
+        try:
+            for table in found["models"]:
+                of |= dict.fromkeys(vertices.validate_python(table.pop("nodes")), card.validate_python(table))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from None
+        return cls(of, names)

@@ -1,0 +1,144 @@
+"""What a callable declares: its own settings are its keyword-only parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, get_type_hints
+
+from flower_kd.errors import InputError, unknown
+
+_REQUIRED = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A parameter that takes a value by keyword.
+
+    Parameters
+    ----------
+    name : str
+        The keyword.
+    annotation : type
+        Of its values; `typing.Any` if nothing is known.
+    default : object
+        Its default, unless it is required.
+    keyword_only : bool
+        Whether it cannot be given by position.
+    """
+
+    name: str
+    annotation: Any
+    default: Any = _REQUIRED
+    keyword_only: bool = True
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is _REQUIRED
+
+
+def parameters_of(part: Callable[..., Any]) -> dict[str, Setting]:
+    """Return the named parameters of a callable.
+
+    Of a class they are those of its constructor, and of its bases' constructors as far as each passes on `**keywords`;
+    of a dataclass, its fields.
+
+    Raises
+    ------
+    InputError
+        If an annotation cannot be read.
+    """
+    if not isinstance(part, type):
+        function = inspect.unwrap(part)
+        names = getattr(function, "__globals__", None) or vars(sys.modules[type(function).__module__])
+        return {name: _setting(parameter, names) for name, parameter in _named(inspect.signature(part)).items()}
+    found: dict[str, Setting] = {}
+    for base in part.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        signature = inspect.signature(base.__init__)  # type: ignore[misc]
+        names = getattr(inspect.unwrap(base.__init__), "__globals__", {})  # type: ignore[misc]
+        if dataclasses.is_dataclass(base):
+            names = vars(sys.modules[base.__module__])
+        for name, parameter in list(_named(signature).items())[1:]:
+            setting = _setting(parameter, names)
+            if dataclasses.is_dataclass(base):
+                setting = dataclasses.replace(setting, keyword_only=True)
+            found.setdefault(name, setting)
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values()):
+            break
+    return found
+
+
+def settings_of(part: Callable[..., Any]) -> dict[str, Setting]:
+    """Return the keyword-only parameters of a callable, and the fields of a dataclass."""
+    return {name: setting for name, setting in parameters_of(part).items() if setting.keyword_only}
+
+
+def check_arguments(
+    owner: str, settings: Mapping[str, Setting], arguments: Mapping[str, Any], prefix: str = ""
+) -> dict[str, Any]:
+    """Return keyword arguments in the types that their parameters declare.
+
+    Parameters
+    ----------
+    owner : str
+        Whose parameters they are, for errors.
+    settings : dict
+        The parameters.
+    arguments : dict
+        Values by keyword.
+    prefix : str
+        What precedes a keyword where its value does not fit.
+
+    Raises
+    ------
+    InputError
+        If a keyword is unknown, a value does not fit, or a required one is missing.
+    """
+    for name in arguments:
+        if not settings:
+            raise InputError(f"{owner} takes no arguments, but got {name!r}")
+        if name not in settings:
+            raise InputError(unknown(f"argument of {owner}", name, settings))
+    missing = next((name for name, setting in settings.items() if setting.required and name not in arguments), None)
+    if missing is not None:
+        raise InputError(f"{owner} needs the argument {missing}")
+    return {name: _checked(settings[name], value, prefix) for name, value in arguments.items()}
+
+
+def _checked(setting: Setting, value: Any, prefix: str) -> Any:
+    if not setting.required and value is setting.default:
+        return value
+    from flower_kd.parts.values import checked  # pydantic: nodes without parts that have settings need none
+
+    return checked(f"{prefix}{setting.name}", value, setting.annotation)
+
+
+def _named(signature: inspect.Signature) -> dict[str, inspect.Parameter]:
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return {name: parameter for name, parameter in signature.parameters.items() if parameter.kind in kinds}
+
+
+def _setting(parameter: inspect.Parameter, names: dict[str, Any]) -> Setting:
+    only = parameter.kind is parameter.KEYWORD_ONLY
+    return Setting(parameter.name, _annotation(parameter, names), parameter.default, only)
+
+
+def _annotation(parameter: inspect.Parameter, names: dict[str, Any]) -> Any:
+    """Return the annotation of a parameter; without one, the type of a plain default."""
+    if parameter.annotation is parameter.empty:
+        return type(parameter.default) if type(parameter.default) in (bool, int, float, str) else Any
+    holder = SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
+    try:
+        return get_type_hints(holder, names, include_extras=True)[parameter.name]
+    except Exception as error:  # an annotation may be any code
+        raise InputError(
+            f"the annotation {parameter.annotation!r} of {parameter.name} cannot be read: {type(error).__name__}: "
+            f"{error}"
+        ) from None

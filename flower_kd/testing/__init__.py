@@ -1,0 +1,12 @@
+"""Checks of parts of your own: each raises AssertionError with the property that a part lacks.
+
+They take what a run config takes, such as "my_parts:Renyi(order=0.5)", or the part itself with its default settings.
+"""
+
+from flower_kd.testing.codecs import check_codec
+from flower_kd.testing.dissimilarities import check_dissimilarity
+from flower_kd.testing.poolings import check_pooling
+from flower_kd.testing.strategies import check_strategy
+from flower_kd.testing.topologies import check_topology
+
+__all__ = ["check_codec", "check_dissimilarity", "check_pooling", "check_strategy", "check_topology"]

@@ -1,0 +1,112 @@
+"""Properties of every pooling."""
+
+from __future__ import annotations
+
+import networkx as nx
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from flower_kd import pooling, topology
+from flower_kd.pooling import Pooling, Teacher
+
+_ROWS, _CLASSES = 7, 4
+_TEMPERATURE = 2.0
+
+
+def check_pooling(part: str | Pooling) -> None:
+    """Check the teachers that a pooling makes on a ring, a star and a complete graph.
+
+    Parameters
+    ----------
+    part : str or callable
+        As in a run config, or a Pooling.
+
+    Raises
+    ------
+    AssertionError
+        If teachers are no distributions of the right shape, a node without weights has one, rows of nodes without
+        weight are read, neighbors that agree are not followed, or renumbering the nodes changes more than their order.
+    """
+    pool = pooling.get(part) if isinstance(part, str) else part
+    for name, graph in (
+        ("a ring", nx.cycle_graph(6)),
+        ("a star", nx.star_graph(5)),
+        ("a complete graph", nx.complete_graph(5)),
+    ):
+        weights = topology.uniform_matrix(graph)
+        logits = 3 * torch.randn(len(graph), _ROWS, _CLASSES, generator=torch.Generator().manual_seed(0))
+        teachers = _teachers(pool, logits, weights)
+        for teacher in teachers:
+            assert teacher is not None, f"{name}: a node whose neighbors all sent logits has no teacher"
+            _check_distribution(name, teacher)
+        _check_agreement(name, pool, logits, weights)
+        _check_renumbering(name, pool, logits, weights, teachers)
+        _check_absence(name, pool, logits, weights)
+
+
+def _teachers(pool: Pooling, logits: Tensor, weights: csr_array) -> list[Teacher | None]:
+    teachers = pool(logits, weights, _TEMPERATURE)
+    assert len(teachers) == len(logits), f"{len(teachers)} teachers for {len(logits)} nodes"
+    return teachers
+
+
+def _check_distribution(name: str, teacher: Teacher) -> None:
+    labels = teacher.soft_labels
+    assert labels.shape[-2:] == (_ROWS, _CLASSES), f"{name}: soft labels of shape {list(labels.shape)}"
+    assert torch.isfinite(labels).all(), f"{name}: soft labels that are not finite"
+    assert (labels >= 0).all(), f"{name}: negative soft labels"
+    assert torch.allclose(labels.sum(-1), torch.ones(labels.shape[:-1]), atol=1e-4), f"{name}: rows do not sum to 1"
+    if teacher.weights is not None:
+        assert labels.ndim == 3, f"{name}: weights of teachers, but a single teacher"
+        assert teacher.weights.shape == labels.shape[:1], f"{name}: {list(teacher.weights.shape)} weights of teachers"
+        assert abs(float(teacher.weights.mean()) - 1) < 1e-5, f"{name}: weights of teachers with another mean than 1"
+
+
+def _check_agreement(name: str, pool: Pooling, logits: Tensor, weights: csr_array) -> None:
+    same = logits[:1].expand_as(logits).contiguous()
+    for teacher in _teachers(pool, same, weights):
+        assert teacher is not None
+        wanted = torch.softmax(same[0] / _TEMPERATURE, -1)
+        assert torch.allclose(teacher.soft_labels, wanted.expand_as(teacher.soft_labels), atol=1e-4), (
+            f"{name}: neighbors that all predict the same are not followed"
+        )
+
+
+def _check_renumbering(
+    name: str, pool: Pooling, logits: Tensor, weights: csr_array, teachers: list[Teacher | None]
+) -> None:
+    order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(1))
+    index = order.numpy()
+    for old, new in zip(index, _teachers(pool, logits[order], csr_array(weights[index][:, index])), strict=True):
+        before = teachers[old]
+        assert before is not None
+        assert new is not None, f"{name}: a node has no teacher under another number"
+        assert torch.allclose(_pooled(before), _pooled(new), atol=1e-4), f"{name}: renumbering nodes changes teachers"
+
+
+def _pooled(teacher: Teacher) -> Tensor:
+    """Return soft labels whatever the order of the teachers."""
+    if teacher.soft_labels.ndim == 2:
+        return teacher.soft_labels
+    weights = torch.ones(len(teacher.soft_labels)) if teacher.weights is None else teacher.weights
+    return (weights[:, None, None] * teacher.soft_labels).sum(0)
+
+
+def _check_absence(name: str, pool: Pooling, logits: Tensor, weights: csr_array) -> None:
+    """Let the last node be absent: it has no weights, and its rows are NaN."""
+    last = len(logits) - 1
+    present = weights.tolil()
+    present[last, :] = 0.0
+    present[:, last] = 0.0
+    kept = csr_array(present)
+    kept.eliminate_zeros()
+    sums = kept.sum(axis=1)
+    kept.data = kept.data / sums.repeat(kept.indptr[1:] - kept.indptr[:-1])
+    spoiled = logits.clone()
+    spoiled[last] = torch.nan
+    *others, absent = _teachers(pool, spoiled, kept)
+    assert absent is None, f"{name}: a node without weights has a teacher"
+    for teacher in others:
+        if teacher is not None:
+            assert torch.isfinite(teacher.soft_labels).all(), f"{name}: rows of a node without weight are read"

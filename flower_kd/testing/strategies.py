@@ -1,0 +1,184 @@
+"""Properties of every strategy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import networkx as nx
+import torch
+from flwr.app import ArrayRecord, Context, Message
+from flwr.serverapp.strategy import Strategy
+
+from flower_kd import strategies
+from flower_kd.clients import Node, ShuffledBatches, make_client_app
+from flower_kd.parts import signatures
+from flower_kd.protocol import Greeting
+from flower_kd.seeding import derive, torch_seeded
+from flower_kd.sim import InProcessGrid
+
+_ROUNDS = 3
+_CLASSES, _FEATURES = 3, 4
+_SETTINGS = {
+    "seed": 0,
+    "local_steps": 4,
+    "exchange_every": 2,
+    "evaluate_every": 1,
+    "reference_batch": 8,
+    "exchange_rows": 0,
+}
+
+Figures = dict[tuple[int, int], dict[str, float]]
+
+
+def check_strategy(part: str | type[Strategy]) -> None:
+    """Run a strategy over eight tiny nodes on a ring, in this process.
+
+    Parameters
+    ----------
+    part : str or class
+        As in a run config, or the class.
+
+    Raises
+    ------
+    AssertionError
+        If a node has no metrics in a round, two runs differ, a run that is resumed from `state_dict` differs from an
+        uninterrupted one, a node that fails ends the run, or, unless the strategy sends to a server, what a node
+        sends arrives at nodes further away than there were exchanges.
+    """
+    figures = _run(part, _ROUNDS)
+    for server_round in range(1, _ROUNDS + 1):
+        for vertex in range(_NODES):
+            assert (server_round, vertex) in figures, f"node {vertex} has no metrics in round {server_round}"
+            loss = figures[server_round, vertex].get("train-loss", math.nan)
+            assert math.isfinite(loss), f"node {vertex} reports no training loss in round {server_round}"
+    assert _run(part, _ROUNDS) == figures, "two runs with the same seed differ"
+    assert _resumed(part) == figures, "a run resumed after round 1 differs: state_dict() lacks something"
+    _check_failing_node(part)
+    if strategies.sends_to(_class(part)) != "server":
+        _check_reach(part)
+
+
+_NODES = 8
+
+
+def _class(part: str | type[Strategy]) -> type[Strategy]:
+    return strategies.STRATEGIES.get(part) if isinstance(part, str) else part
+
+
+def _strategy(part: str | type[Strategy], num_nodes: int = _NODES) -> Any:
+    graph = nx.cycle_graph(num_nodes)
+    if isinstance(part, str):
+        return strategies.build(part, graph, _SETTINGS)
+    own = {name: value for name, value in _SETTINGS.items() if name in signatures.settings_of(part)}
+    return part(graph, **own)  # type: ignore[call-arg]
+
+
+class _Grid(InProcessGrid):
+    """A grid in which the answers of some nodes are lost."""
+
+    lost: Callable[[int, Message], bool] = staticmethod(lambda vertex, message: False)
+
+    def answer(self, messages: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
+        for message, reply in super().answer(messages):
+            if not self.lost(self._vertex_of[message.metadata.dst_node_id], message):
+                yield message, reply
+
+
+def _grid(odd: int = -1) -> _Grid:
+    """Return a new network; the node at vertex `odd` has other private data."""
+
+    def build(context: Context) -> Node:
+        vertex = int(context.node_config["partition-id"])
+        with torch_seeded(0):
+            model = torch.nn.Linear(_FEATURES, _CLASSES)
+        data = {name: _samples(derive(0, name, 0)) for name in ("reference", "test")}
+        inputs, labels = _samples(derive(0, "private", vertex + (100 if vertex == odd else 0)))
+        return Node(
+            model=model,
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+            private=ShuffledBatches(inputs, labels, batch_size=8, seed=0, vertex=vertex),
+            reference=data["reference"][0],
+            test=[data["test"]],
+            classes=_CLASSES,
+        )
+
+    return _Grid(make_client_app(build), _NODES, {})
+
+
+def _samples(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    inputs = torch.randn(24, _FEATURES, generator=generator)
+    return inputs, inputs[:, :_CLASSES].argmax(-1)
+
+
+def _run(part: str | type[Strategy], rounds: int, grid: _Grid | None = None) -> Figures:
+    strategy = _strategy(part)
+    network = strategy.network(grid or _grid())
+    strategy.start(network, _weights(strategy), num_rounds=rounds)
+    return _figures(network)
+
+
+def _weights(strategy: Any) -> ArrayRecord:
+    if not getattr(strategy, "same_model", False):
+        return ArrayRecord()
+    with torch_seeded(0):
+        return ArrayRecord(torch.nn.Linear(_FEATURES, _CLASSES).state_dict())
+
+
+def _figures(network: Any) -> Figures:
+    return {
+        key: {name: value for name, value in metrics.values.items() if name != "seconds"}
+        for key, metrics in network.metrics.items()
+    }
+
+
+class _StopError(Exception):
+    """Ends a run after a round."""
+
+
+def _resumed(part: str | type[Strategy]) -> Figures:
+    """Return the figures of a run that another process continues after round 1."""
+    grid, first = _grid(), _strategy(part)
+    network = first.network(grid)
+    saved: dict[str, Any] = {}
+
+    def stop(server_round: int) -> None:
+        saved["strategy"] = {name: array.copy() for name, array in first.state_dict().items()}
+        saved["network"] = network.state_dict()
+        raise _StopError
+
+    first.on_round = stop
+    with suppress(_StopError):
+        first.start(network, _weights(first), num_rounds=_ROUNDS)
+    second = _strategy(part)
+    continued = second.network(grid)
+    continued.greeting = Greeting(fresh=False, stage="resumed", server_round=1)
+    continued.on_join = lambda: continued.load_state_dict(saved["network"])
+    second.resume_after(1, saved["strategy"])
+    second.start(continued, _weights(second), num_rounds=_ROUNDS)
+    return _figures(network) | _figures(continued)
+
+
+def _check_failing_node(part: str | type[Strategy]) -> None:
+    grid = _grid()
+    grid.lost = lambda vertex, message: vertex == 2 and message.metadata.message_type == "train"
+    try:
+        figures = _run(part, _ROUNDS, grid)
+    except Exception as error:
+        raise AssertionError(f"a silent node ends the run: {type(error).__name__}: {error}") from error
+    assert (_ROUNDS, 3) in figures, "a silent node keeps others from training"
+
+
+def _check_reach(part: str | type[Strategy]) -> None:
+    """Compare two networks that differ in the private data of one node."""
+    odd, exchanges = 4, 1 * (_SETTINGS["local_steps"] // _SETTINGS["exchange_every"])
+    plain, changed = (_run(part, 1, _grid(vertex)) for vertex in (-1, odd))
+    for vertex in range(_NODES):
+        hops = min(abs(vertex - odd), _NODES - abs(vertex - odd))
+        if hops > exchanges:
+            same = plain[1, vertex] == changed[1, vertex]
+            assert same, f"node {vertex} depends on node {odd}, {hops} hops away, after {exchanges} exchanges"
+    assert plain[1, odd] != changed[1, odd]

@@ -1,0 +1,35 @@
+"""What travels as arrays: wire formats of logits and soft labels, weights, and the size of messages."""
+
+from flower_kd.wire import codecs  # registers the codecs
+from flower_kd.wire.formats import CODECS, LARGEST, Codec, WireFormat, decode, encode, get, names
+from flower_kd.wire.records import NUMBERS, Arrays, Layout, as_array, canonical, check_layout, layout, read, short_repr
+from flower_kd.wire.sizes import METADATA_BYTES, content_bytes, message_bytes, reply_bytes
+from flower_kd.wire.weights import decode_weights, encode_weights, layout_of
+
+__all__ = [
+    "CODECS",
+    "LARGEST",
+    "METADATA_BYTES",
+    "NUMBERS",
+    "Arrays",
+    "Codec",
+    "Layout",
+    "WireFormat",
+    "as_array",
+    "canonical",
+    "check_layout",
+    "codecs",
+    "content_bytes",
+    "decode",
+    "decode_weights",
+    "encode",
+    "encode_weights",
+    "get",
+    "layout",
+    "layout_of",
+    "message_bytes",
+    "names",
+    "read",
+    "reply_bytes",
+    "short_repr",
+]

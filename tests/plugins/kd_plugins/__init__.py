@@ -1,0 +1,1 @@
+"""Parts from outside flower-kd, one a file."""

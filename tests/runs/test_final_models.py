@@ -1,0 +1,111 @@
+"""Which models a finished run keeps, and what is said about the others."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Context
+
+from flower_kd import client_app, folders, load_model, server_app, sim
+from flower_kd.clients import make_client_app
+from flower_kd.errors import InputError
+from flower_kd.protocol import Greeting
+
+SHORT: dict[str, Any] = {
+    "strategy": "neighbor-kd", "baseline": "silo", "num-server-rounds": 2, "local-steps": 2, "samples-per-node": 10,
+    "reference-size": 10, "momentum": 0.9,
+}  # fmt: skip
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, logger="flwr")
+    return caplog
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "models").iterdir()}
+
+
+def weights(folder: Path, nodes: int) -> list[dict[str, torch.Tensor]]:
+    return [load_model(folder, node).state_dict() for node in range(nodes)]
+
+
+def test_workers_leave_the_same_models(tmp_path: Path, log) -> None:
+    for workers in (1, 2):
+        sim.run(SHORT, 3, tmp_path / str(workers), workers=workers)
+        assert files(tmp_path / str(workers)) == {"model.toml", *(f"node-{node}.safetensors" for node in range(3))}
+    torch.testing.assert_close(weights(tmp_path / "1", 3), weights(tmp_path / "2", 3), rtol=0, atol=0)
+    assert "stay on the nodes" not in log.text
+
+
+def test_a_run_in_the_default_folder_keeps_its_models_too(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sim.run(SHORT | {"strategy": "silo"}, 2)
+    [folder] = (tmp_path / "flower-kd-results").iterdir()
+    assert len(weights(folder, 2)) == 2
+    assert not (folder / "checkpoint").exists()
+
+
+def test_models_of_nodes_elsewhere_stay_there(tmp_path: Path, log) -> None:
+    def find_files(context: Context, greeting: Greeting):
+        elsewhere = context.node_config["partition-id"] == 1
+        return None if elsewhere else client_app.find_files(context, greeting)
+
+    some = make_client_app(client_app.build_node, find_files)
+    sim.run_apps(server_app.app, some, 3, SHORT | {"output-dir": str(tmp_path / "some")})
+    assert files(tmp_path / "some") == {"model.toml", "node-0.safetensors", "node-2.safetensors"}
+    with pytest.raises(InputError, match=r"has no model of node 1 \(allowed: 0, 2\)"):
+        load_model(tmp_path / "some", node=1)
+    assert log.text.count("the models of 1 of 3 nodes stay on the nodes") == 1
+
+    log.clear()
+    none = make_client_app(client_app.build_node)
+    sim.run_apps(server_app.app, none, 3, SHORT | {"output-dir": str(tmp_path / "none")})
+    assert not (tmp_path / "none" / "models").exists()
+    assert log.text.count("the models of 3 of 3 nodes stay on the nodes") == 1
+    with pytest.raises(InputError, match="contains no models: they are on the run's nodes"):
+        load_model(tmp_path / "none", node=1)
+
+
+def test_models_are_replaced_with_the_run_and_other_files_stay(tmp_path: Path) -> None:
+    sim.run(SHORT | {"strategy": "silo"}, 3, tmp_path)
+    (tmp_path / "models" / "notes.txt").write_text("mine")
+    before = weights(tmp_path, 2)
+    sim.run(SHORT | {"strategy": "silo", "seed": 1, "overwrite": True}, 2, tmp_path)
+    assert files(tmp_path) == {"model.toml", "node-0.safetensors", "node-1.safetensors", "notes.txt"}
+    assert not torch.equal(weights(tmp_path, 2)[0]["1.weight"], before[0]["1.weight"])
+    folders.clear(tmp_path)
+    assert files(tmp_path) == {"notes.txt"}
+
+
+def test_a_models_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "node-0.safetensors").write_text("mine")
+    with pytest.raises(InputError, match="has 'models', which flower-kd did not write"):
+        sim.run(SHORT | {"strategy": "silo"}, 2, tmp_path)
+    assert (tmp_path / "models" / "node-0.safetensors").read_text() == "mine"
+
+
+def test_a_run_killed_while_it_writes_models_is_unfinished(tmp_path: Path, monkeypatch) -> None:
+    config = SHORT | {"strategy": "silo"}
+    sim.run(config, 2, tmp_path / "whole")
+    write = folders.write
+
+    def full(folder: Path, parts: dict[str, bytes], **options: Any) -> None:
+        if "node-1.safetensors" in parts:
+            raise InputError(f"output-dir {str(folder)!r} cannot be written: No space left on device")
+        write(folder, parts, **options)
+
+    monkeypatch.setattr(folders, "write", full)
+    with pytest.raises(InputError, match="No space left"):
+        sim.run(config, 2, tmp_path / "run")
+    with pytest.raises(InputError, match="contains an unfinished run"):
+        load_model(tmp_path / "run", node=0)
+    monkeypatch.undo()
+    sim.run(config | {"resume": True}, 2, tmp_path / "run")
+    torch.testing.assert_close(weights(tmp_path / "run", 2), weights(tmp_path / "whole", 2), rtol=0, atol=0)

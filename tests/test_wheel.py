@@ -1,0 +1,49 @@
+"""The wheel works by itself, in a folder without a clone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from installing import install
+
+REPOSITORY = Path(__file__).parents[1]
+SHORT = "num-server-rounds=1 local-steps=1 exchange-every=1 evaluate-every=1 samples-per-node=10 reference-size=60"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the installed wheel; its dependencies are those of this environment."""
+    return install(REPOSITORY, tmp_path_factory.mktemp("wheel"))
+
+
+def flower_kd(installed: Path, folder: Path, *words: str) -> subprocess.CompletedProcess:
+    """Run the installed command in another folder."""
+    environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(installed / "bin" / "flower-kd"), *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_it_has_every_preset(installed: Path, tmp_path: Path) -> None:
+    listed = flower_kd(installed, tmp_path, "presets").stdout
+    sources = [*(REPOSITORY / "strategies").glob("*.toml"), *(REPOSITORY / "sim").glob("*.toml")]
+    assert len(sources) >= 7
+    for source in sources:
+        path = flower_kd(installed, tmp_path, "presets", source.stem).stdout.strip()
+        assert path in listed
+        assert Path(path).is_relative_to(installed)
+        assert Path(path).read_bytes() == source.read_bytes()
+
+
+def test_it_runs_presets_and_experiments(installed: Path, tmp_path: Path) -> None:
+    ran = flower_kd(
+        installed, tmp_path, "run", "-c", "preset:d-dist", "-c", SHORT, "--num-nodes", "3", "--output-dir", "run"
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "run" / "summary.json").is_file()
+    compared = flower_kd(
+        installed, tmp_path, "compare", "preset:digits", "--only", "silo", "-c", SHORT, "--output-dir", "compared"
+    )
+    assert compared.returncode == 0, compared.stderr
+    assert (tmp_path / "compared" / "comparison.json").is_file()
