@@ -161,6 +161,19 @@ def test_a_full_disk_leaves_the_earlier_results(
     assert (tmp_path / "summary.json").read_bytes() == b"old"
 
 
+def test_ctrl_c_while_a_file_is_written_leaves_no_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bytes = Path.write_bytes
+
+    def interrupted(path: Path, content: bytes) -> int:
+        write_bytes(path, content[:1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        folders.write(tmp_path, {"summary.json": b"new"})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     folders.check_writable(tmp_path / "a" / "b")
     (tmp_path / "file").write_text("x")
