@@ -101,8 +101,6 @@ def check_arguments(
     InputError
         If a keyword is unknown, a value does not fit, or a required one is missing.
     """
-    from flower_kd.parts.values import checked  # with pydantic, which registering a part does not need
-
     for name in arguments:
         if not settings:
             raise InputError(f"{owner} takes no arguments, but got {name!r}")
