@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from flower_kd.clients import Node, make_client_app
     from flower_kd.deploy.loading import load_card, load_model
     from flower_kd.errors import InputError
+    from flower_kd.models.card import ModelCard
     from flower_kd.strategies import DSGD, DDist, FedAvg, NeighborKD, Silo
 
     __version__: str
@@ -19,6 +20,7 @@ __all__ = [
     "DDist",
     "FedAvg",
     "InputError",
+    "ModelCard",
     "NeighborKD",
     "Node",
     "Silo",
@@ -37,6 +39,7 @@ _MODULE_OF = {
     **dict.fromkeys(_STRATEGIES, "strategies"),
     **dict.fromkeys(_LOADING, "deploy.loading"),
     "InputError": "errors",
+    "ModelCard": "models.card",
 }
 
 

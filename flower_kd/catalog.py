@@ -74,8 +74,9 @@ def _check(kind: str, settings: Mapping[str, Any]) -> None:
 
 def _check_owner(text: str, settings: Mapping[str, Any]) -> None:
     """Raise InputError if a strategy's parentheses set what belongs to the whole run."""
+    of_strategies = {name for part in STRATEGIES.own_names() for name in STRATEGIES.settings(part)}
     for name, value in STRATEGIES.parse(text).arguments.items():
-        if name in OF_THE_RUN or (name in settings and name not in STRATEGIES.settings(text)):
+        if name in OF_THE_RUN or name in settings.keys() - of_strategies - STRATEGIES.settings(text).keys():
             key = name.replace("_", "-")
             raise InputError(
                 f"strategy {text!r} cannot set {name}, which belongs to the whole run: write {key} = {value!r} as a "

@@ -369,7 +369,7 @@ def _partial(path: Path, content: bytes) -> Path:
     partial = path.with_name(f".{path.name[:LONGEST_NAME]}.{uuid4().hex}{_PARTIAL}")
     try:
         partial.write_bytes(content)
-    except OSError:
+    except BaseException:  # Ctrl-C, too
         partial.unlink(missing_ok=True)
         raise
     return partial

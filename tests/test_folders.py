@@ -161,6 +161,19 @@ def test_a_full_disk_leaves_the_earlier_results(
     assert (tmp_path / "summary.json").read_bytes() == b"old"
 
 
+def test_ctrl_c_while_a_file_is_written_leaves_no_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bytes = Path.write_bytes
+
+    def interrupted(path: Path, content: bytes) -> int:
+        write_bytes(path, content[:1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        folders.write(tmp_path, {"summary.json": b"new"})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     folders.check_writable(tmp_path / "a" / "b")
     (tmp_path / "file").write_text("x")
@@ -179,3 +192,17 @@ def test_a_lock_is_free_again_after_its_block(tmp_path: Path) -> None:
         pass
     with folders.locked(tmp_path):
         pass
+
+
+def test_a_run_is_found_by_its_token(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    default = tmp_path / "flower-kd-results"
+    for name, token in (("20260101-silo", "old"), ("20260102-silo", "new"), ("notes", "")):
+        (default / name).mkdir(parents=True)
+        if token:
+            (default / name / folders.MARKER).write_bytes(Marker("run", token=token).to_bytes())
+    assert folders.of_token("new", "") == default / "20260102-silo"
+    assert folders.of_token("old", "") == folders.of_token("old", str(default / "20260101-silo"))
+    assert folders.of_token("old", "~/flower-kd-results/20260101-silo") == default / "20260101-silo"
+    for token, output_dir in (("other", ""), ("new", str(default / "20260101-silo")), ("new", "nowhere")):
+        assert folders.of_token(token, output_dir) is None

@@ -6,23 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from installing import install
 
 REPOSITORY = Path(__file__).parents[1]
-BUILD = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
 SHORT = "num-server-rounds=1 local-steps=1 exchange-every=1 evaluate-every=1 samples-per-node=10 reference-size=60"
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the installed wheel; its dependencies are those of this environment."""
-    wheels, target = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("installed")
-    built = subprocess.run(
-        [sys.executable, "-c", BUILD, str(wheels)], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
-    wheel = wheels / built.stdout.split()[-1]
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
-    subprocess.run([*pip, "--target", str(target), str(wheel)], check=True)
-    return target
+    return install(REPOSITORY, tmp_path_factory.mktemp("wheel"))
 
 
 def flower_kd(installed: Path, folder: Path, *words: str) -> subprocess.CompletedProcess:

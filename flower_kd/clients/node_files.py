@@ -68,6 +68,8 @@ class NodeFiles:
             state.from_tensors(node, load_file(path))
         except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
             raise InputError(f"its state {str(path)!r} cannot be read: {' '.join(str(error).split())[:200]}") from None
+        for later in [number for number in self._rounds() if number > server_round]:
+            self._path(later).unlink(missing_ok=True)  # that round is repeated: this is no longer the node's last state
         return kept[-1]
 
     def final_model(self, saved_round: int) -> tuple[ModelCard, dict[str, Tensor]] | None:

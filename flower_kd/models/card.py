@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 
 CARDS_FILE = "model.toml"
 
@@ -50,6 +51,7 @@ class ModelCard:
         return json.dumps(asdict(self))
 
     @classmethod
+    @lru_cache(maxsize=64)  # most nodes have equal ones
     def from_json(cls, text: str) -> ModelCard:
         """Return the card of a text; raises ValueError if it is not one."""
         from pydantic import TypeAdapter

@@ -101,8 +101,6 @@ def check_arguments(
     InputError
         If a keyword is unknown, a value does not fit, or a required one is missing.
     """
-    from flower_kd.parts.values import checked  # with pydantic, which registering a part does not need
-
     for name in arguments:
         if not settings:
             raise InputError(f"{owner} takes no arguments, but got {name!r}")
@@ -111,12 +109,15 @@ def check_arguments(
     missing = next((name for name, setting in settings.items() if setting.required and name not in arguments), None)
     if missing is not None:
         raise InputError(f"{owner} needs the argument {missing}")
-    return {
-        name: value
-        if not settings[name].required and value is settings[name].default
-        else checked(f"{prefix}{name}", value, settings[name].annotation)
-        for name, value in arguments.items()
-    }
+    return {name: _checked(settings[name], value, prefix) for name, value in arguments.items()}
+
+
+def _checked(setting: Setting, value: Any, prefix: str) -> Any:
+    if not setting.required and value is setting.default:
+        return value
+    from flower_kd.parts.values import checked  # pydantic: nodes without parts that have settings need none
+
+    return checked(f"{prefix}{setting.name}", value, setting.annotation)
 
 
 def _named(signature: inspect.Signature) -> dict[str, inspect.Parameter]:

@@ -146,3 +146,15 @@ def test_an_unknown_kind() -> None:
     done = CliRunner().invoke(app, ["parts", "topologies"])
     assert done.exit_code == 2
     assert "unknown kind of part 'topologies', did you mean 'topology'?" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["run"], ["sweep", "--grid", "alpha=0.1,0.5"], ["topology"], ["compare"]])
+def test_a_wrong_key_is_reported_before_torch_is_imported(command: list[str]) -> None:
+    script = (
+        "import sys; from flower_kd.cli.commands import app\n"
+        "try: app()\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules, 'networkx' in sys.modules)"
+    )
+    words = [sys.executable, "-c", script, *command, "-c", "temprature=2.0"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["2", "False", "False"], done.stdout + done.stderr
+    assert done.stderr == "flower-kd: unknown key 'temprature', did you mean 'temperature'?\n"

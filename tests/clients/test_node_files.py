@@ -10,6 +10,7 @@ from flwr.app import Context, RecordDict
 from flower_kd.clients import state
 from flower_kd.clients.node_files import NodeFiles
 from flower_kd.errors import InputError
+from flower_kd.models.card import ModelCard
 from flower_kd.protocol import Greeting
 
 
@@ -45,6 +46,48 @@ def test_the_states_of_the_last_two_rounds_are_kept(tmp_path: Path) -> None:
     assert files.load(node, 9) == 0
     assert bias(node) == 0.5
     assert NodeFiles(tmp_path / "none").load(node, 5) == 0
+
+
+CARD = ModelCard("my:net", 3, (1, 2, 3), (0.5,), (1.0,), ("a", "b", "c"))
+
+
+def test_the_final_model_is_that_of_the_last_state(tmp_path: Path) -> None:
+    files = NodeFiles.of(tmp_path, "d-dist", "a/b")
+    assert files.final_model(0) is None
+    for server_round in (1, 2):
+        node = node_of(server_round)
+        node.card = CARD
+        files.save(node, server_round)
+    found = files.final_model(2)
+    assert found is not None
+    assert found[0] == CARD
+    assert set(found[1]) == set(node.model.state_dict())
+    assert found[1]["0.bias"][0] == 2.0
+    assert files.final_model(1)[1]["0.bias"][0] == 2.0  # the reply of round 2 was lost
+    assert files.final_model(3) is None  # the node's disk failed in round 3
+    assert NodeFiles.of(tmp_path, "alone", "a/b").final_model(0) is None
+
+
+def test_a_state_of_a_round_that_is_repeated_is_not_the_final_model(tmp_path: Path) -> None:
+    files = NodeFiles(tmp_path)
+    for server_round in (4, 5):
+        node = node_of(server_round)
+        node.card = CARD
+        files.save(node, server_round)
+    assert files.load(node_of(0.0), 4) == 4  # the run was killed in round 5, and the node fails from then on
+    assert files.final_model(4)[1]["0.bias"][0] == 4.0
+
+
+def test_a_final_model_that_cannot_be_used_is_left_out(tmp_path: Path, caplog) -> None:
+    files, node = NodeFiles(tmp_path), node_of(1.0)
+    files.save(node, 1)
+    assert files.final_model(1) is None  # nobody knows how to use it
+    node.card = CARD
+    files.save(node, 1)
+    path = tmp_path / "round-1.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert files.final_model(1) is None
+    assert f"'{path}' cannot be read: " in caplog.text
 
 
 def test_a_state_of_another_model_is_named(tmp_path: Path) -> None:

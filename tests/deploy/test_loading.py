@@ -112,9 +112,11 @@ def test_a_run_of_a_comparison_is_named(tmp_path: Path) -> None:
 
 def test_a_model_of_ones_own(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "own_net.py").write_text(
-        "from torch import nn\n\ndef net(*, num_classes, shape):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n"
+        "from torch import nn\n\ndef net(*, num_classes, shape, width: int = 4):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, num_classes))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    sim.run(SHORT | {"model": "own_net:net"}, 2, tmp_path / "run")
-    assert flower_kd.load_model(tmp_path / "run", node=1)(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+    sim.run(SHORT | {"model": "own_net:net,own_net:net(width=7)"}, 2, tmp_path / "run")
+    model = flower_kd.load_model(tmp_path / "run", node=1)
+    assert model(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+    assert model[1].out_features == 7

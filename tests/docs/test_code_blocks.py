@@ -3,18 +3,17 @@
 import re
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from code_blocks import blocks
 from typer.testing import CliRunner
 
 from flower_kd.cli import commands, run_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r'^( *)```(\w+)(?: title="([^"]+)")?\n(.*?)^\1```$', re.M | re.S)
 
 # Flower's own commands run in tests/engines; the others set up a machine.
 ELSEWHERE = ("flwr", "flower-superlink", "flower-supernode", "make", "pip", "uv")
@@ -27,17 +26,6 @@ TOO_LONG = (
 )
 
 
-class Block(NamedTuple):
-    language: str
-    title: str
-    text: str
-
-
-def blocks(page: Path) -> Iterator[Block]:
-    for indent, language, title, text in FENCE.findall(page.read_text()):
-        yield Block(language, title, re.sub(f"^{indent}", "", text, flags=re.M))
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -48,10 +36,7 @@ def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     try:
         for block in blocks(page):
             if block.title:
-                path = tmp_path / block.title
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("a") as file:
-                    file.write(block.text)
+                block.append_to(tmp_path)
             elif block.language == "python":
                 exec(compile(block.text, f"{page.name}: python block", "exec"), names)
             elif block.language == "sh":

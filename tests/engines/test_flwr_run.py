@@ -14,11 +14,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from code_blocks import blocks
+from installing import install
 from processes import ROOT, as_run_config
 
 from flower_kd import data, load_model, sim, strategies
 from flower_kd.bench import loopback
 from flower_kd.bench.loopback import environment, flwr_run, free_port, running, superlink
+from flower_kd.parts.registry import forget_installed
 from flower_kd.runs import results
 
 SHORT: dict[str, object] = {
@@ -34,8 +37,31 @@ SHORT: dict[str, object] = {
 }
 
 
+# Parts of an installed package, tests/plugins: one of each kind in some run here, except consensus (every_strategy).
+PLUGGED: dict[str, object] = {
+    "dissimilarity": "renyi(order=0.7)",
+    "topology": "chords(step=2)",
+    "pooling": "sharpened(power=1.5)",
+    "wire": "top-classes(keep=3)",
+    "partition": "size-skew(growth=1.1)",
+    "model": "tiny(width=12),lenet5",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugins(tmp_path_factory: pytest.TempPathFactory):
+    """Install the package of plugins, for this process and all that it starts."""
+    folder = str(install(ROOT / "tests" / "plugins", tmp_path_factory.mktemp("plugins")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", folder)
+        patch.syspath_prepend(folder)
+        forget_installed()
+        yield
+    forget_installed()
+
+
 @pytest.fixture(scope="module")
-def simulation(tmp_path_factory: pytest.TempPathFactory):
+def simulation(plugins, tmp_path_factory: pytest.TempPathFactory):
     """Return what runs the app in Flower's simulation engine."""
     with loopback.simulation(tmp_path_factory.mktemp("simulation")) as env:
 
@@ -47,11 +73,12 @@ def simulation(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_flowers_simulation_engine_gives_the_figures_of_the_process(simulation, tmp_path: Path) -> None:
-    options = as_run_config(SHORT | {"output-dir": str(tmp_path / "flower")})
+    config = SHORT | PLUGGED
+    options = as_run_config(config | {"output-dir": str(tmp_path / "flower")})
     output = simulation(ROOT, "--federation-config", "num-supernodes=4", "--run-config", options)
     assert (tmp_path / "flower" / "summary.json").exists(), output
     flower = json.loads((tmp_path / "flower" / "summary.json").read_text())
-    here = sim.run(SHORT, 4, tmp_path / "here")
+    here = sim.run(config, 4, tmp_path / "here")
     assert flower["accuracy"]["per_node"] == pytest.approx(here.accuracy["per_node"], abs=1e-6)
     assert flower["bytes"] == here.bytes
     inputs, labels = data.load(results.read(tmp_path / "flower").config.data_spec(4)).test
@@ -84,7 +111,7 @@ def test_every_strategy_has_the_same_figures_in_flower_and_in_process(simulation
     sim.run_apps(server_app, "flower_kd.client_app:app", 4, config | {"output-dir": str(tmp_path / "here")})
     here = json.loads((tmp_path / "here" / "figures.json").read_text())
     assert set(here) == set(flower) == set(RUNS)
-    assert {keys["strategy"] for keys in RUNS.values()} == set(strategies.names())
+    assert {keys["strategy"] for keys in RUNS.values()} == set(strategies.STRATEGIES.own_names())
     for name in RUNS:
         assert flower[name]["accuracy"] == pytest.approx(here[name]["accuracy"], abs=1e-6), name
         assert flower[name]["bytes"] == here[name]["bytes"], name
@@ -138,8 +165,12 @@ def test_a_users_mistake_is_one_sentence_in_flower_too(simulation, tmp_path: Pat
     assert not (tmp_path / "none").exists()
 
 
-def test_a_users_own_app(simulation) -> None:
-    output = simulation(Path(__file__).parent / "own_app", "--federation-config", "num-supernodes=4")
+def test_the_documentations_own_app(simulation, tmp_path: Path) -> None:
+    for block in blocks(ROOT / "docs" / "your-app.md"):
+        if block.title:
+            block.append_to(tmp_path)
+    (tmp_path / "LICENSE").write_text("Apache-2.0")
+    output = simulation(tmp_path, "--federation-config", "num-supernodes=4")
     assert "Traceback" not in output
     assert "final accuracy" in output
     final, first = (float(output.split(f"{word} accuracy ")[1].split()[0]) for word in ("final", "first"))
@@ -153,18 +184,19 @@ def test_superlink_and_supernodes_on_loopback(tmp_path: Path) -> None:
     (tmp_path / "home" / "config.toml").write_text(
         f'[superlink]\ndefault = "loopback"\n[superlink.loopback]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
     )
-    config = SHORT | {"output-dir": str(tmp_path / "flower"), "num-nodes": 2}
+    config = SHORT | PLUGGED | {"strategy": "confident(sharpness=2.0)", "topology": "ring", "pooling": "mean"}
+    of_flower = config | {"output-dir": str(tmp_path / "flower"), "num-nodes": 2}
     with ExitStack() as processes:
         processes.enter_context(superlink(env, port, tmp_path / "superlink.log"))
         for vertex in range(2):
             command = ["flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{port}", "--port", str(free_port())]
             command += ["--node-config", f"partition-id={vertex} num-partitions=2"]
             processes.enter_context(running(command, env, tmp_path / f"supernode-{vertex}.log"))
-        output = flwr_run(ROOT, env, "--run-config", as_run_config(config))
+        output = flwr_run(ROOT, env, "--run-config", as_run_config(of_flower))
     logs = "".join(path.read_text(errors="replace") for path in tmp_path.glob("*.log"))
     assert (tmp_path / "flower" / "summary.json").exists(), output + logs
     flower = json.loads((tmp_path / "flower" / "summary.json").read_text())
-    here = sim.run(SHORT, 2, tmp_path / "here")
-    assert flower["models"] == ["mlp", "lenet5"]
+    here = sim.run(config, 2, tmp_path / "here")
+    assert flower["models"] == ["tiny(width=12)", "lenet5"]
     assert flower["accuracy"]["per_node"] == pytest.approx(here.accuracy["per_node"], abs=1e-6)
     assert flower["bytes"] == here.bytes

@@ -41,6 +41,7 @@ def registry() -> Registry[Any]:
         corners: int | None = None,
         style: Literal["thin", "thick"] = "thin",
         far: Annotated[float, AllowInfNan(True)] = 1.0,
+        shift: float = 0.0,
         untyped=3,
         anything=None,
     ) -> tuple:
@@ -94,6 +95,8 @@ def test_functions_are_bound_and_classes_are_instantiated() -> None:
         ),
         ("circle(radius=0)", "shape 'circle': radius = 0 must be above 0 and at most 9"),
         ("circle(radius=nan)", "radius = nan must be finite"),
+        ("circle(shift=nan)", "shift = nan must be finite"),
+        ("circle(shift=-inf)", "shift = -inf must be finite"),
         ("circle(radius=true)", "radius = True must be a number"),
         ("circle(radius=wide)", "radius = 'wide' must be a number"),
         ("circle(corners=2.0)", "corners = 2.0 must be a whole number or None"),
@@ -266,7 +269,7 @@ def test_a_name_of_two_packages_is_refused_when_it_is_used(tmp_path: Path, outsi
 
 
 def test_flower_kd_s_own_names_need_no_look_at_installed_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flower_kd.parts._installed", lambda: pytest.fail("it looked"))
+    monkeypatch.setattr("flower_kd.parts.registry._installed", lambda: pytest.fail("it looked"))
     assert topology.build("regular(degree=2)", 5).number_of_edges() == 5
     RunConfig.parse({})
 

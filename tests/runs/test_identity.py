@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from outside_parts import TEXTS, installed, module
 
 from flower_kd.config import RunConfig
 from flower_kd.runs.identity import identity
@@ -47,3 +48,24 @@ def test_the_module_of_a_users_model_counts(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "models_of_identity.py").write_text("def net(**shapes): ...")
     assert identity(config, 4) != before
     identity(RunConfig(model="no_such_module.at_all:net"), 4)  # building the model reports what is wrong
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_the_module_of_a_part_of_any_kind_counts(kind: str, tmp_path: Path) -> None:
+    with module(tmp_path, "parts_of_identity") as name:
+        config, plain = RunConfig(**{kind: f"{name}:{TEXTS[kind][0]}"}), identity(RunConfig(), 4)
+        before = identity(config, 4)
+        assert identity(config, 4) == before
+        assert identity(RunConfig(**{kind: f"{name}:{TEXTS[kind][0].split('(')[0]}"}), 4) != before
+        (tmp_path / "parts_of_identity.py").write_text("# shorter")
+        assert identity(config, 4) != before
+        assert identity(RunConfig(), 4) == plain
+
+
+def test_the_version_of_an_installed_part_counts(tmp_path: Path) -> None:
+    points = "[flower_kd.poolings]\nfirst = mine:first\n"
+    found = set()
+    for version in ("1.2", "1.3"):
+        with installed(tmp_path / version, "poolings-of-mine", points, version):
+            found.add(identity(RunConfig(pooling="first"), 4))
+    assert len(found) == 2

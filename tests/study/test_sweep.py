@@ -74,6 +74,11 @@ def test_runs_that_fail_are_rows_with_their_error(tmp_path: Path) -> None:
         ("seed=1,2", "seed cannot be swept, use --seeds"),
         ("output-dir=a", "use --output-dir"),
         ("temperature", "must have the form key=value,value"),
+        ("topology=regular(degree=4", "cannot be read: a ) is missing"),
+        (
+            "degree=4,8",
+            "degree is now a setting of the topology: write --grid topology=regular(degree=4),regular(degree=8",
+        ),
         ("temperature=1,hot", "--grid temperature: 'hot' must be a number"),
         ("local-steps=1.5", "'1.5' must be a whole number"),
         ("resume=yes", "'yes' must be true or false"),
@@ -97,6 +102,25 @@ def test_values_have_the_type_of_their_key() -> None:
     labels = list(grid.combinations(parsed))
     assert len(labels) == len(set(labels)) == 8
     assert labels[0] == "temperature=1,local-steps=5,resume=true,model=mlp%2Clenet5"
+
+
+def test_values_may_have_arguments() -> None:
+    texts = ["topology=ring, small-world(degree=2, rewire_probability=0.5),regular(degree=4)", "dissimilarity=kl,'js'"]
+    parsed = grid.parse(texts)
+    assert parsed == {
+        "topology": ["ring", "small-world(degree=2, rewire_probability=0.5)", "regular(degree=4)"],
+        "dissimilarity": ["kl", "js"],
+    }
+    labels = list(grid.combinations(parsed))
+    assert labels[2] == "topology=small-world(degree=2, rewire_probability=0.5),dissimilarity=kl"
+    names = [folders.file_name_of(label) for label in labels]
+    assert names[2] == labels[2]
+    assert len(set(names)) == len(set(labels)) == 6
+
+
+def test_labels_of_values_with_commas_are_distinct() -> None:
+    values = {"model": ["mlp", "mlp,dissimilarity=js", "x(a=1,b=2)"], "dissimilarity": ["js", "kl"]}
+    assert len(grid.combinations(values)) == 6
 
 
 def test_no_run_begins_if_a_combination_cannot(tmp_path: Path) -> None:

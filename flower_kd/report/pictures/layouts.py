@@ -48,7 +48,7 @@ class Layout:
 def layout(graph: nx.Graph) -> Layout:
     """Return the layout of a graph with vertices 0, 1, ..., the same for the same graph."""
     edges = frozenset((min(edge), max(edge)) for edge in graph.edges)
-    return _layout(graph.number_of_nodes(), edges)
+    return _layout(graph.number_of_nodes(), edges, graph.is_directed())
 
 
 def circle(num_nodes: int, order: Sequence[int] | None = None) -> np.ndarray:
@@ -60,7 +60,7 @@ def circle(num_nodes: int, order: Sequence[int] | None = None) -> np.ndarray:
 
 
 @lru_cache(maxsize=32)  # a comparison draws one graph in many panels
-def _layout(num_nodes: int, edges: frozenset[tuple[int, int]]) -> Layout:
+def _layout(num_nodes: int, edges: frozenset[tuple[int, int]], directed: bool) -> Layout:
     graph = nx.Graph()
     graph.add_nodes_from(range(num_nodes))
     graph.add_edges_from(sorted(edges))
@@ -69,7 +69,7 @@ def _layout(num_nodes: int, edges: frozenset[tuple[int, int]]) -> Layout:
         return Layout(_star(num_nodes, int(degrees.argmax())))
     if (degrees == 2).all() and nx.is_connected(graph):
         return Layout(circle(num_nodes, list(nx.dfs_preorder_nodes(graph, 0))))
-    shape = _torus_shape(num_nodes, edges)
+    shape = None if directed else _torus_shape(num_nodes, edges)  # an arrow cannot leave and come back
     if shape is not None:
         return _torus(*shape, edges)
     if _is_hypercube(num_nodes, degrees, edges):

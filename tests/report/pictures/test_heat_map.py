@@ -54,7 +54,14 @@ def test_one_key_is_one_row() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "columns", "panels", "prefix"),
-    [(2, 3, 1, ""), (4, 5, 1, "erdos-renyi(edge_probability=0.3"), (12, 20, 1, ""), (20, 12, 2, ""), (2, 2, 6, "n")],
+    [
+        (2, 3, 1, ""),
+        (4, 5, 1, "erdos-renyi(edge_probability=0.3"),
+        (12, 20, 1, ""),
+        (3, 30, 1, ""),
+        (20, 12, 2, ""),
+        (2, 2, 6, "n"),
+    ],
 )
 def test_numbers_fit_their_cells_and_nothing_overlaps(rows: int, columns: int, panels: int, prefix: str) -> None:
     keys = ["x", "y", "z"] if panels > 1 else ["x", "y"]

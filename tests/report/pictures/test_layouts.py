@@ -50,6 +50,13 @@ def test_a_torus_is_a_grid(nodes: int, rows: int, columns: int) -> None:
             assert np.abs(np.array(start) - end).sum() < 1
 
 
+def test_a_directed_torus_is_a_circle() -> None:
+    """Its arrows would lie on one another."""
+    found = layout(topology.build("torus", 9).to_directed())
+    assert on_a_circle(found.places)
+    assert not found.wrapped
+
+
 @pytest.mark.parametrize("dimension", [3, 4, 5, 6, 7])
 def test_a_hypercube_is_a_projection_in_which_nothing_coincides(dimension: int) -> None:
     graph = topology.build("hypercube", 2**dimension)

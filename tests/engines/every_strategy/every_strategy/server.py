@@ -20,6 +20,7 @@ RUNS = {
     "neighbor-kd": {"strategy": "neighbor-kd", "exchange_rows": 20, "reference_batch": 10, "wire": "uint8"},
     "neighbor-kd, pairwise": {"strategy": "neighbor-kd", "pooling": "pairwise", "dissimilarity": "js"},
     "d-dist": {"strategy": "d-dist", "exchange_every": 1, "exchange_rows": 20, "reference_batch": 0},
+    "d-dist, a consensus of a plugin": {"strategy": "d-dist", "consensus": "recent(share=0.3)", "exchange_every": 2},
     "d-dist, tracking": {"strategy": "d-dist", "consensus": "tracking", "exchange_every": 2},
 }
 

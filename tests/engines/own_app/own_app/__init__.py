@@ -1,1 +1,0 @@
-"""An app outside the package, as the README shows it."""
