@@ -87,6 +87,7 @@ def disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Disk:
 
 
 # Each operation on a file is a crash point; by default some of them are tried, `-m slow` tries all.
+few_or_all = pytest.mark.parametrize("step", [pytest.param(29, id="few"), pytest.param(1, id="all", marks=SLOW)])
 some_or_all = pytest.mark.parametrize("step", [pytest.param(7, id="some"), pytest.param(1, id="all", marks=SLOW)])
 
 
@@ -248,7 +249,7 @@ def agrees(folder: Path) -> None:
     assert not sentence or "contains nothing to report" in sentence
 
 
-@some_or_all
+@few_or_all
 @pytest.mark.parametrize("leave", [{}, {"overwrite": True}, {"resume": True}])
 def test_a_killed_comparison_can_be_resumed(step: int, leave: dict[str, bool], disk: Disk, tmp_path: Path) -> None:
     folder = tmp_path / "compared"
@@ -273,7 +274,7 @@ def test_a_killed_comparison_can_be_resumed(step: int, leave: dict[str, bool], d
         assert compared == new
 
 
-@some_or_all
+@few_or_all
 @pytest.mark.parametrize("leave", [{}, {"overwrite": True}])
 def test_a_killed_sweep_can_be_resumed(step: int, leave: dict[str, bool], disk: Disk, tmp_path: Path) -> None:
     folder = tmp_path / "swept"

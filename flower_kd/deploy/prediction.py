@@ -29,7 +29,8 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            known = PIL.Image.registered_extensions()
+            # Not those of formats that PIL only writes, such as PDF.
+            known = {ending for ending, kind in PIL.Image.registered_extensions().items() if kind in PIL.Image.OPEN}
             inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in known and file.is_file())
             if not inside:
                 raise InputError(f"folder {str(path)!r} has no image files")

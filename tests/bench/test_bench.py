@@ -52,7 +52,7 @@ def test_growth_with_nodes_measures_memory_in_a_process_of_its_own(monkeypatch: 
 @pytest.mark.parametrize(
     ("only", "file", "words"),
     [
-        (["taxes"], "a.json", r"unknown measurement 'taxes', did you mean 'tax'\? \(allowed: tax, flower"),
+        (["taxes"], "a.json", r"unknown measurement 'taxes', did you mean 'tax'\? \(allowed: imports, tax"),
         (["tax"], "no/such/a.json", "cannot be written"),
     ],
 )
