@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
 from click.testing import Result
@@ -85,14 +86,15 @@ def test_an_unknown_format_is_refused_before_anything_is_loaded() -> None:
     assert "unknown format 'onxx', did you mean 'onnx'? (allowed: onnx, pt2, torchscript)" in result.stderr
 
 
-def test_the_best_model_is_used_if_asked(tmp_path: Path, pictures: Path, monkeypatch) -> None:
+def test_the_best_model_is_used_if_asked(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = {
-        "dataset": str(pictures), "image-size": 8, "strategy": "silo", "num-server-rounds": 2, "local-steps": 2,
-        "samples-per-node": 15, "reference-size": 20, "learning-rate": 2.0, "validation-share": 0.2,
+        "strategy": "silo", "num-server-rounds": 3, "local-steps": 4, "samples-per-node": 20, "reference-size": 40,
+        "momentum": 0.9, "learning-rate": 0.6, "validation-share": 0.2,
     }  # fmt: skip
     sim.run(config, 2, tmp_path / "run")
-    image, card = pictures / "test" / "cat" / "0.png", load_card("run", 1)
+    PIL.Image.linear_gradient("L").save("image.png")
+    image, card = tmp_path / "image.png", load_card("run", 1)
     final, best = (prediction.predict(load_model("run", 1, best=best), card, [image])[0] for best in (False, True))
     assert not torch.allclose(final, best, atol=1e-3)
     command = ("predict", "run", "--node", 1, "--json", "--top", 1, image)
@@ -101,8 +103,8 @@ def test_the_best_model_is_used_if_asked(tmp_path: Path, pictures: Path, monkeyp
         assert found[0]["labels"][0]["probability"] == pytest.approx(expected.max().item())
     result = flower_kd("export", "run", "--node", 1, "--format", "torchscript", "--best")
     assert f"exported: {tmp_path / 'node-1-best.pt'}" in result.stdout
-    images = torch.rand(3, 3, 8, 8)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (card.mean, card.std))
+    images = torch.rand(3, *card.shape)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (card.mean, card.std))
     exported = FORMATS["torchscript"].read((tmp_path / "node-1-best.pt").read_bytes())
     expected = load_model("run", 1, best=True)((images - mean) / std)
     torch.testing.assert_close(exported(images), expected, rtol=1e-4, atol=1e-4)

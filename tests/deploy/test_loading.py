@@ -72,7 +72,7 @@ def test_nodes_with_names(tmp_path: Path) -> None:
 
 
 def test_a_run_without_validation_has_no_best_models(trained) -> None:
-    with pytest.raises(InputError, match="has no best model of node 1: nodes keep one if validation-share is above 0$"):
+    with pytest.raises(InputError, match=r"no best model of node 1: nodes keep one if validation-share is above 0$"):
         flower_kd.load_model(trained[0], node=1, best=True)
     with pytest.raises(InputError, match=r"has no model of node 9 \(allowed: 0 to 3\)"):
         flower_kd.load_model(trained[0], node=9, best=True)
