@@ -11,6 +11,10 @@ from multiprocessing.util import get_temp_dir
 from flower_kd.sim import orphans
 from flower_kd.sim.signals import blocked_in_children
 
+# What nodes of this package import, of which the last three only when they have data to load and begin to train:
+# torch's optimizers import torch._dynamo at their first use.
+NODES = ["flower_kd.client_app", "flower_kd.data.federated", "flwr_datasets", "torch._dynamo"]
+
 
 def context(modules: Sequence[str]) -> ForkServerContext:
     """Return the multiprocessing context for new processes, which begin with Ctrl-C and SIGTERM blocked.

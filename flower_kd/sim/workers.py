@@ -47,7 +47,7 @@ class WorkerGrid(LocalGrid):
     ) -> None:
         super().__init__(num_nodes, listener)
         torch.set_num_threads(1)  # more threads would compete with the workers for cores
-        processes = preload.context(["flower_kd.client_app"])
+        processes = preload.context(preload.NODES)
         self._pipes: list[Connection] = []
         self._processes = []
         for index in range(min(workers, num_nodes)):

@@ -53,7 +53,7 @@ def plugins(tmp_path_factory: pytest.TempPathFactory):
     """Install the package of plugins, for this process and all that it starts."""
     folder = str(install(ROOT / "tests" / "plugins", tmp_path_factory.mktemp("plugins")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", folder)
+        patch.setenv("PYTHONPATH", folder, prepend=os.pathsep)
         patch.syspath_prepend(folder)
         forget_installed()
         yield

@@ -312,6 +312,8 @@ def test_an_older_summary_can_be_read(finished: tuple[sim.Summary, Path], tmp_pa
 
 def test_names_of_files() -> None:
     assert folders.file_name_of("alpha=0.5,temperature=10-seed0") == "alpha=0.5,temperature=10-seed0"
+    # A percent sign would begin a comment where LaTeX includes the picture.
+    assert folders.file_name_of("regular(degree=4)-16") == "regular(degree=4)-16"
     assert "/" not in folders.file_name_of("model=a/b")
     assert folders.file_name_of("a/b") != folders.file_name_of("a%2Fb")
     long = ["x" * 300 + end for end in "ab"]

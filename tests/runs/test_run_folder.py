@@ -18,6 +18,7 @@ import pytest
 from flower_kd import sim
 from flower_kd.errors import InputError
 from flower_kd.runs import results
+from flower_kd.sim import preload
 
 SHORT: dict[str, Any] = {
     "num-server-rounds": 4, "local-steps": 4, "samples-per-node": 20, "reference-size": 40, "model": "mlp",
@@ -53,14 +54,17 @@ class Interrupts:
 
 
 def killed(config: dict[str, Any], folder: Path, where: tuple[str, int, str]) -> None:
-    """Run in a process that is killed midway; forked, as imports would take most of the time."""
-    child = os.fork()
-    if child == 0:
-        try:
-            sim.run(config, NODES, folder, listener=Kills(*where))
-        finally:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    """Run in a process that is killed midway; not a fork of this one, in which autograd may have threads."""
+    process = preload.context(["flower_kd.server_app", "flower_kd.client_app"]).Process(
+        target=run_with_kills, args=(config, folder, where)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def run_with_kills(config: dict[str, Any], folder: Path, where: tuple[str, int, str]) -> None:
+    sim.run(config, NODES, folder, listener=Kills(*where))
 
 
 @pytest.mark.parametrize(
