@@ -42,6 +42,7 @@ def build_node(context: Context) -> Node:
     model = models.build(name, corpus.num_classes, corpus.shape, seed=model_seed, weights_file=config.weights_file)
     model.to(device)
     inputs, labels = (tensor.to(device) for tensor in corpus.private(vertex))
+    held_out = corpus.validation(vertex)
     reference, test = _shared(corpus, device)
     return Node(
         model=model,
@@ -62,14 +63,20 @@ def build_node(context: Context) -> Node:
             std=corpus.normalization.std,
             labels=corpus.label_names,
         ),
+        validation=_batches(held_out, device) if held_out is not None else None,
     )
 
 
 @lru_cache(maxsize=4)
 def _shared(corpus: data.FederatedData, device: torch.device) -> tuple[Tensor, list[Batch]]:
     """Return the reference set and the test batches on a device; all nodes of a process share one copy."""
-    inputs, labels = (tensor.to(device).split(EVALUATE_BATCH) for tensor in corpus.test)
-    return corpus.reference.to(device), list(zip(inputs, labels, strict=True))
+    return corpus.reference.to(device), _batches(corpus.test, device)
+
+
+def _batches(samples: Batch, device: torch.device) -> list[Batch]:
+    """Return samples as batches on a device, for evaluation."""
+    inputs, labels = (tensor.to(device).split(EVALUATE_BATCH) for tensor in samples)
+    return list(zip(inputs, labels, strict=True))
 
 
 def find_files(context: Context, greeting: Greeting) -> NodeFiles | None:

@@ -16,7 +16,7 @@ from flower_kd.errors import InputError
 from flower_kd.parts import moved
 from flower_kd.parts import text as part_text
 from flower_kd.parts.values import checked
-from flower_kd.ranges import Count, Momentum, NonNegative, Positive, Share, Whole
+from flower_kd.ranges import Count, Momentum, NonNegative, Positive, Share, UpToHalf, Whole
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -77,6 +77,9 @@ class RunConfig:
         Concentration of the partition `dirichlet`.
     samples_per_node : int
         Maximum number of private samples of a node; 0 for all.
+    validation_share : float
+        Share of its private samples that each node holds out, at least one, to keep the model that is best on them
+        (lowest loss) beside the final one; 0 for none.
     model : str
         One model for all nodes, several in turns (`mlp,lenet5`) or in the order of vertices (`lenet5*4,resnet8*4`).
     weights_file : str
@@ -141,6 +144,7 @@ class RunConfig:
     gamma: NonNegative = 15.0
     dirichlet_alpha: Positive = 0.5
     samples_per_node: Whole = 60
+    validation_share: UpToHalf = 0.0
 
     model: str = "mlp"
     weights_file: str = ""

@@ -310,11 +310,13 @@ def remove_index(folder: Path) -> None:
 
 def remove_checkpoint(folder: Path) -> None:
     """Remove a run's checkpoint; raises OSError if this fails. Files that flower-kd did not write stay."""
-    _remove_tree(folder / CHECKPOINT, ("server.safetensors", "*/node-*/round-*.safetensors"))
+    _remove_tree(
+        folder / CHECKPOINT, ("server.safetensors", "*/node-*/round-*.safetensors", "*/node-*/best-*.safetensors")
+    )
 
 
 def remove_models(folder: Path) -> None:
-    """Remove a run's final models; raises OSError if this fails. Files that flower-kd did not write stay."""
+    """Remove a run's models; raises OSError if this fails. Files that flower-kd did not write stay."""
     _remove_tree(folder / MODELS, ("model.toml", "node-*.safetensors"))
 
 

@@ -25,6 +25,10 @@ TEACHER_WEIGHTS = "teacher-weights"
 LOGITS = "logits"
 HELLO = "hello"
 
+# Names of metrics that nodes with validation data report.
+VALIDATION_ACCURACY = "validation-accuracy"
+VALIDATION_LOSS = "validation-loss"
+
 # The stage of a run in which nodes train alone, for comparison; the other stage has the strategy's name.
 ALONE = "alone"
 

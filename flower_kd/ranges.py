@@ -16,6 +16,7 @@ LARGEST = 2**63 - 1  # the largest integer in a Flower record
 Whole = Annotated[int, Interval(ge=0, le=LARGEST)]
 Count = Annotated[int, Interval(ge=1, le=LARGEST)]
 Share = Annotated[float, Interval(ge=0, le=1)]
+UpToHalf = Annotated[float, Interval(ge=0, le=0.5)]
 Momentum = Annotated[float, Interval(ge=0, le=0.999)]
 NonNegative = Annotated[float, Interval(ge=0)]
 Positive = Annotated[float, Interval(gt=0)]

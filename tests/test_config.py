@@ -78,6 +78,7 @@ def test_every_run_of_the_experiments_is_valid() -> None:
         ("exchange-every", -5, "exchange-every = -5 must be at least 0"),
         ("gamma", -1.0, "gamma = -1.0 must be at least 0"),
         ("alpha", 1.2, "alpha = 1.2 must be at least 0 and at most 1"),
+        ("validation-share", 0.6, "validation-share = 0.6 must be at least 0 and at most 0.5"),
         ("local-steps", 2.5, "local-steps = 2.5 must be a whole number"),
         ("local-steps", "ten", "local-steps = 'ten' must be a whole number"),
         ("resume", 1, "resume = 1 must be true or false"),

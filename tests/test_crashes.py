@@ -30,7 +30,7 @@ SHORT: dict[str, Any] = {
 }  # fmt: skip
 BOTH = {"a": SHORT, "b": SHORT | {"strategy": "neighbor-kd"}}
 NODES = 2
-MODELS = {"model.toml", "node-0.safetensors", "node-1.safetensors"}
+MODELS = {"model.toml", *(f"node-{node}{kind}.safetensors" for node in range(NODES) for kind in ("", "-best"))}
 SLOW = pytest.mark.slow
 
 
@@ -124,9 +124,13 @@ def whole(folder: Path) -> None:
             readers[path.suffix](path)
 
 
-def load_models(folder: Path) -> list[dict[str, torch.Tensor]]:
-    """Return the weights of each node's final model."""
-    return [load_model(folder, node).state_dict() for node in range(NODES)]
+def load_models(folder: Path, *, best: bool = False) -> list[dict[str, torch.Tensor]]:
+    """Return the weights of each node's final model, or of its best."""
+    return [load_model(folder, node, best=best).state_dict() for node in range(NODES)]
+
+
+def same_file(name: str, folder: Path, other: Path) -> bool:
+    return (folder / name).read_bytes() == (other / name).read_bytes()
 
 
 def attempt(command: Callable[[], Any]) -> tuple[Any, str]:
@@ -150,18 +154,23 @@ def run(folder: Path, **options: Any) -> sim.Summary:
 @pytest.mark.parametrize("strategy", ["d-dist", "silo"])
 def test_a_killed_run_can_be_resumed(step: int, strategy: str, disk: Disk, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    expected = run(tmp_path / "reference", strategy=strategy)
+    keys = {"strategy": strategy, "validation_share": 0.2, "learning_rate": 1.0}  # a node's best model is not its last
+    expected = run(tmp_path / "reference", **keys)
+    assert "[best.1]\nround = 1\n" in (tmp_path / "reference" / "models" / "model.toml").read_text()
 
     def prepare() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
-    for _ in crash_points(disk, prepare, lambda: run(folder, strategy=strategy), step):
+    for _ in crash_points(disk, prepare, lambda: run(folder, **keys), step):
         whole(folder)
         if (folder / "summary.json").exists():
             assert figures(results.read(folder).summary) == figures(expected)
-        assert figures(run(folder, strategy=strategy, resume=True)) == figures(expected)
-        torch.testing.assert_close(load_models(folder), load_models(tmp_path / "reference"), rtol=0, atol=0)
+        assert figures(run(folder, **keys, resume=True)) == figures(expected)
+        for best in (False, True):
+            before, now = load_models(tmp_path / "reference", best=best), load_models(folder, best=best)
+            torch.testing.assert_close(now, before, rtol=0, atol=0)
         assert {path.name for path in (folder / "models").iterdir()} == MODELS
+        assert same_file("models/model.toml", folder, tmp_path / "reference")
         pd.testing.assert_frame_equal(
             results.read(folder).history.drop(columns="seconds"),
             results.read(tmp_path / "reference").history.drop(columns="seconds"),

@@ -16,24 +16,29 @@ from flower_kd.errors import InputError
 Run = Annotated[Path, typer.Argument(help="Results folder of a finished run.", show_default=False)]
 Node = Annotated[str, typer.Option(help="Whose model: a vertex, or a name if the graph has names.")]
 
+Best = Annotated[
+    bool, typer.Option("--best", help="The model that was best on the node's validation samples, not the final one.")
+]
+
 
 def predict(
     run: Run,
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", show_default=False)],
     node: Node,
     top: Annotated[int, typer.Option(min=1, help="How many labels to print for each image.")] = 3,
+    best: Best = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Predict the labels of images with a node's model."""
     from flower_kd.deploy import prediction
     from flower_kd.deploy.loading import load_card, load_model
 
-    model, card = load_model(run, node), load_card(run, node)
+    model, card = load_model(run, node, best=best), load_card(run, node)
     files = prediction.image_files(images)
-    best = prediction.predict(model, card, files).topk(min(top, card.classes))
+    likely = prediction.predict(model, card, files).topk(min(top, card.classes))
     found = [
         (str(file), [(card.labels[label], share) for label, share in zip(labels, shares, strict=True)])
-        for file, labels, shares in zip(files, best.indices.tolist(), best.values.tolist(), strict=True)
+        for file, labels, shares in zip(files, likely.indices.tolist(), likely.values.tolist(), strict=True)
     ]
     if as_json:
         keys = ("label", "probability")
@@ -52,8 +57,10 @@ def export(
     run: Run,
     node: Node,
     format_name: Annotated[str, typer.Option("--format", help="onnx, torchscript or pt2 (torch.export).")],
+    best: Best = False,
     output: Annotated[
-        Path | None, typer.Option(help="The file (default: node-NODE with the format's suffix, here).")
+        Path | None,
+        typer.Option(help="The file (default: node-NODE or node-NODE-best with the format's suffix, here)."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
@@ -67,14 +74,14 @@ def export(
     from flower_kd.deploy.loading import load_card, load_model
 
     exports.check_format(format_name)
-    default = folders.file_name_of(f"node-{node}") + exports.FORMATS[format_name].suffix
+    default = folders.file_name_of(f"node-{node}{'-best' if best else ''}") + exports.FORMATS[format_name].suffix
     path = (output or Path(default)).expanduser().absolute()
     if path.is_dir():
         raise InputError(f"--output {str(path)!r} is a directory, but must be a file")
     if path.exists() and not overwrite:
         raise InputError(f"--output {str(path)!r} already exists: choose another file, or replace it with --overwrite")
     folders.check_writable(path.parent)
-    model, card = load_model(run, node), load_card(run, node)
+    model, card = load_model(run, node, best=best), load_card(run, node)
     content = exports.export(model, card, format_name)
     folders.write(path.parent, {path.name: content})
     lines = [f"exported: {path}", *(f"{key}: {value}" for key, value in exports.about(card).items())]

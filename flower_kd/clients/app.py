@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from logging import WARNING
+from math import inf
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -24,6 +25,7 @@ from flower_kd.data import fingerprint
 from flower_kd.errors import InputError
 from flower_kd.failures import in_one_sentence
 from flower_kd.models import num_parameters
+from flower_kd.models.card import Score
 from flower_kd.protocol import (
     ARRAYS,
     CONFIG,
@@ -32,6 +34,8 @@ from flower_kd.protocol import (
     METRICS,
     TEACHER,
     TEACHER_WEIGHTS,
+    VALIDATION_ACCURACY,
+    VALIDATION_LOSS,
     Greeting,
     Hello,
     Order,
@@ -66,6 +70,23 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
             except OSError as error:
                 log(WARNING, "round %d cannot be resumed: a node's state cannot be written: %s", server_round, error)
 
+    def validate(context: Context, node: Node, server_round: int) -> dict[str, float]:
+        """Evaluate a node on its validation data, and keep its model if it is the best so far; the first in a tie."""
+        if node.validation is None:
+            return {}
+        found = evaluate(node.model, node.validation, "validation")
+        score, best = Score(server_round, found["accuracy"], found["loss"]), state.best_score(context)
+        # By loss: few samples allow few accuracies.
+        if score.loss < (inf if best is None else best.loss):
+            state.keep_best(context, score, node.model.state_dict())
+            files = find_files(context, state.greeting(context))
+            if files is not None:
+                try:
+                    files.save_best(node, score)
+                except OSError as error:
+                    log(WARNING, "a node's best model, of round %d, cannot be written: %s", server_round, error)
+        return {VALIDATION_ACCURACY: score.accuracy, VALIDATION_LOSS: score.loss}
+
     @app.query("join")
     def join(message: Message, context: Context) -> Message:
         """Return the node's Hello; reset the node if a new run begins, and only then."""
@@ -80,6 +101,8 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                 if files is not None:
                     restored = files.load(node, greeting.server_round)
                     state.save(context, node)
+                    if best := files.load_best(greeting.server_round):
+                        state.keep_best(context, *best)
                 check(node)
                 state.remember_greeting(context, replace(greeting, server_round=restored))
                 hello = replace(_hello(node, context), fresh=fresh and restored == 0, restored_round=restored)
@@ -119,15 +142,16 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
 
     @app.evaluate()
     def evaluate_node(message: Message, context: Context) -> Message:
-        """Load weights if the message has some, and evaluate on the test set."""
+        """Load weights if the message has some, and evaluate on the test set and the validation data, if any."""
         return _answered(message, lambda: _evaluate(message, context))
 
     def _evaluate(message: Message, context: Context) -> Message:
         node = state.load(context, build_node)
+        server_round = int(_config(message).get("server-round", 0))  # type: ignore[arg-type]
         if _load_weights(node, message):
             state.save(context, node)
-            keep(context, node, int(_config(message).get("server-round", 0)))  # type: ignore[arg-type]
-        metrics = evaluate(node.model, node.test)
+            keep(context, node, server_round)
+        metrics = evaluate(node.model, node.test) | validate(context, node, server_round)
         return Message(RecordDict({METRICS: MetricRecord({**metrics})}), reply_to=message)
 
     return app

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Subset, TensorDataset, default_collate
 
 from flower_kd import dissimilarity, wire
-from flower_kd.clients.node import LoaderBatches, Node, ShuffledBatches
+from flower_kd.clients.node import Batch, LoaderBatches, Node, ShuffledBatches
 from flower_kd.devices import device_of
 from flower_kd.errors import InputError
 from flower_kd.failures import describe
@@ -33,14 +33,16 @@ def check(node: Node) -> None:
     # A loader draws from torch's generator even if it does not shuffle.
     with torch_seeded(0, device_of(node.model)):
         private, labels = _batch(next(_private_batches(node), None), "private")
-        test, test_labels = _batch(next(iter(node.test), None), "test")
         _check_labels(_all_labels(node.private, labels), node.classes, "private")
-        _check_labels(test_labels, node.classes, "test")
+        evaluated = {}
+        for kind, batches in _evaluated(node).items():
+            evaluated[kind], found = _batch(next(iter(batches), None), kind)
+            _check_labels(found, node.classes, kind)
         reference = node.reference
         assert isinstance(reference, Tensor)
         _check_finite(node.private.inputs if isinstance(node.private, ShuffledBatches) else private, "private")
         _check_finite(reference, "reference")
-        _check_outputs(node, {"private": private, "reference": reference, "test": test})
+        _check_outputs(node, {"private": private, "reference": reference, **evaluated})
 
 
 def check_parts(greeting: Greeting) -> None:
@@ -71,12 +73,18 @@ def _check_kinds(node: Node) -> None:
         )
     if type(node.classes) is not int or node.classes < 1:
         raise InputError(f"classes = {node.classes!r} must be a whole number, at least 1")
-    if not hasattr(node.test, "__iter__"):
-        raise InputError(
-            f"the test data are of type {type(node.test).__name__}, but must be a DataLoader or a list of batches"
-        )
-    if isinstance(node.test, Iterator):
-        raise InputError("the test data can be iterated only once: use a DataLoader or a list, not an iterator")
+    for kind, batches in _evaluated(node).items():
+        if not hasattr(batches, "__iter__"):
+            raise InputError(
+                f"the {kind} data are of type {type(batches).__name__}, but must be a DataLoader or a list of batches"
+            )
+        if isinstance(batches, Iterator):
+            raise InputError(f"the {kind} data can be iterated only once: use a DataLoader or a list, not an iterator")
+
+
+def _evaluated(node: Node) -> dict[str, Iterable[Batch]]:
+    """Return the data on which a node is evaluated, by kind."""
+    return {"test": node.test} | ({"validation": node.validation} if node.validation is not None else {})
 
 
 def _check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:

@@ -55,6 +55,9 @@ class Node:
         SHA-256 of the reference set, if already known; otherwise computed in the handshake.
     card : ModelCard, optional
         How its model can be used after the run, which keeps the final models of nodes that have one.
+    validation : iterable of (inputs, labels), or DataLoader, optional
+        Batches of the node's own that it does not train on: whenever it is evaluated, it keeps the model if its loss on
+        them is the lowest so far.
     """
 
     model: nn.Module
@@ -66,6 +69,7 @@ class Node:
     name: str = ""
     fingerprint: str = ""
     card: ModelCard | None = None
+    validation: Iterable[Batch] | None = None
 
     def __post_init__(self) -> None:
         self.name = self.name or type(self.model).__name__

@@ -1,7 +1,9 @@
-"""A node's states on disk, so that a run can be resumed after its server or machine was stopped."""
+"""A node's states and best models on disk, so that a run can be resumed after its server or machine was stopped."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from logging import WARNING
 from pathlib import Path
 
@@ -14,16 +16,17 @@ from flower_kd import folders
 from flower_kd.clients import state
 from flower_kd.clients.node import Node
 from flower_kd.errors import InputError
-from flower_kd.models.card import ModelCard
+from flower_kd.models.card import ModelCard, Score
 
 # The server may have been stopped before it finished a node's last round.
 KEPT_ROUNDS = 2
+STATE, BEST = "round", "best"  # what files contain, and how their names begin
 SUFFIX = ".safetensors"
-CARD = "card"  # key of the metadata
+CARD, SCORE = "card", "score"  # keys of the metadata
 
 
 class NodeFiles:
-    """The saved states of one node after its last rounds.
+    """The saved states of one node after its last rounds, and its last best models.
 
     Parameters
     ----------
@@ -41,11 +44,19 @@ class NodeFiles:
 
     def save(self, node: Node, server_round: int) -> None:
         """Save a node's state after a round; raises OSError if this fails."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         metadata = {CARD: node.card.to_json()} if node.card is not None else None
-        folders.replace_file(self._path(server_round), save(state.to_tensors(node), metadata))
-        for earlier in self._rounds()[:-KEPT_ROUNDS]:
-            self._path(earlier).unlink(missing_ok=True)
+        self._write(STATE, server_round, save(state.to_tensors(node), metadata))
+
+    def save_best(self, node: Node, score: Score) -> None:
+        """Save a node's model as the best so far; raises OSError if this fails."""
+        weights = state.copies(node.model.state_dict())
+        self._write(BEST, score.round, save(weights, {SCORE: json.dumps(asdict(score))}))
+
+    def _write(self, kind: str, server_round: int, content: bytes) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        folders.replace_file(self._path(server_round, kind), content)
+        for earlier in self._rounds(kind)[:-KEPT_ROUNDS]:
+            self._path(earlier, kind).unlink(missing_ok=True)
 
     def load(self, node: Node, server_round: int) -> int:
         """Restore a node to its state after a round, or after the last earlier round in which it took part.
@@ -67,10 +78,29 @@ class NodeFiles:
         try:
             state.from_tensors(node, load_file(path))
         except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
-            raise InputError(f"its state {str(path)!r} cannot be read: {' '.join(str(error).split())[:200]}") from None
-        for later in [number for number in self._rounds() if number > server_round]:
-            self._path(later).unlink(missing_ok=True)  # that round is repeated: this is no longer the node's last state
+            raise InputError(f"its state {str(path)!r} cannot be read: {_line(error)}") from None
+        self._forget_after(server_round, STATE)
         return kept[-1]
+
+    def load_best(self, server_round: int) -> tuple[Score, dict[str, Tensor]] | None:
+        """Return the score and the weights of the best model up to a round, and forget later ones.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read.
+        """
+        self._forget_after(server_round, BEST)
+        try:
+            return self._last_best()
+        except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+            path = self._path(self._rounds(BEST)[-1], BEST)
+            raise InputError(f"its best model {str(path)!r} cannot be read: {_line(error)}") from None
+
+    def _forget_after(self, server_round: int, kind: str) -> None:
+        """Remove the files of rounds that are repeated."""
+        for later in [number for number in self._rounds(kind) if number > server_round]:
+            self._path(later, kind).unlink(missing_ok=True)
 
     def final_model(self, saved_round: int) -> tuple[ModelCard, dict[str, Tensor]] | None:
         """Return the card and the weights of the last saved state.
@@ -96,15 +126,46 @@ class NodeFiles:
                 weights = {name.removeprefix(state.MODEL_PREFIX): file.get_tensor(name) for name in names}
             return (ModelCard.from_json(card), weights) if card is not None else None
         except (OSError, SafetensorError, ValueError) as error:
-            log(WARNING, "%r cannot be read: %s", str(path), " ".join(str(error).split())[:200])
+            log(WARNING, "%r cannot be read: %s", str(path), _line(error))
             return None
 
-    def _rounds(self) -> list[int]:
-        """Return the rounds with saved states, in order."""
-        names = (
-            path.name.removeprefix("round-").removesuffix(SUFFIX) for path in self._folder.glob(f"round-*{SUFFIX}")
-        )
+    def best_model(self, lowest_loss: float) -> tuple[Score, dict[str, Tensor]] | None:
+        """Return the score and the weights of the best model.
+
+        Parameters
+        ----------
+        lowest_loss : float
+            The lowest that the node reported.
+
+        Returns
+        -------
+        tuple or None
+            None if a better model could not be saved, or the file cannot be read.
+        """
+        try:
+            found = self._last_best()
+        except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+            log(WARNING, "the best model in %r cannot be read: %s", str(self._folder), _line(error))
+            return None
+        return found if found is not None and found[0].loss <= lowest_loss else None
+
+    def _last_best(self) -> tuple[Score, dict[str, Tensor]] | None:
+        rounds = self._rounds(BEST)
+        if not rounds:
+            return None
+        with safe_open(self._path(rounds[-1], BEST), framework="pt") as file:
+            score = Score(**json.loads((file.metadata() or {})[SCORE]))
+            return score, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    def _rounds(self, kind: str = STATE) -> list[int]:
+        """Return the rounds with files of a kind, in order."""
+        found = self._folder.glob(f"{kind}-*{SUFFIX}")
+        names = (path.name.removeprefix(f"{kind}-").removesuffix(SUFFIX) for path in found)
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def _path(self, server_round: int) -> Path:
-        return self._folder / f"round-{server_round}{SUFFIX}"
+    def _path(self, server_round: int, kind: str = STATE) -> Path:
+        return self._folder / f"{kind}-{server_round}{SUFFIX}"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import asdict
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 
 from flower_kd.clients.node import Node
+from flower_kd.models.card import Score
 from flower_kd.protocol import Greeting
 
 NodeFactory = Callable[[Context], Node]
@@ -17,6 +19,8 @@ NodeFactory = Callable[[Context], Node]
 MODEL = "flower-kd.model"
 OPTIMIZER = "flower-kd.optimizer"
 GREETING = "flower-kd.greeting"
+BEST = "flower-kd.best"
+BEST_SCORE = "flower-kd.best-score"
 
 MODEL_PREFIX = "model."  # of the names of its tensors in a file
 
@@ -29,7 +33,7 @@ class LiveState(RecordDict):
 
 def fresh(context: Context, build_node: NodeFactory) -> Node:
     """Return a node in its initial state, discarding what an earlier run left in the context."""
-    for key in (MODEL, OPTIMIZER):
+    for key in (MODEL, OPTIMIZER, BEST, BEST_SCORE):
         context.state.pop(key, None)
     if isinstance(context.state, LiveState):
         context.state.node = None
@@ -51,6 +55,18 @@ def greeting(context: Context, server_round: int | None = None) -> Greeting:
     if server_round is not None:
         record["server-round"] = server_round
     return Greeting.from_record(record)
+
+
+def best_score(context: Context) -> Score | None:
+    """Return the score of the best model so far; None if none was kept."""
+    record = context.state.get(BEST_SCORE)
+    return Score(**record) if isinstance(record, ConfigRecord) else None  # type: ignore[arg-type]
+
+
+def keep_best(context: Context, score: Score, weights: Mapping[str, torch.Tensor]) -> None:
+    """Store copies of the weights of the best model so far."""
+    context.state[BEST] = ArrayRecord(dict(weights))
+    context.state[BEST_SCORE] = ConfigRecord(asdict(score))
 
 
 def has_node(context: Context) -> bool:
@@ -126,6 +142,11 @@ def to_tensors(node: Node) -> dict[str, torch.Tensor]:
     """Return copies of a node's model and optimizer tensors, by name."""
     tensors = {f"{MODEL_PREFIX}{name}": value for name, value in node.model.state_dict().items()}
     tensors |= {f"optimizer.{name}": value for name, value in _optimizer_tensors(node.optimizer).items()}
+    return copies(tensors)
+
+
+def copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return copies of tensors as they can be written to a file: on the CPU, contiguous, sharing no memory."""
     return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
 
 

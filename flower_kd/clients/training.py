@@ -124,7 +124,7 @@ def predict(model: nn.Module, inputs: Tensor) -> Tensor:
         return torch.cat([model(part.to(device)) for part in inputs.split(PREDICT_BATCH)])
 
 
-def evaluate(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+def evaluate(model: nn.Module, batches: Iterable[Batch], kind: str = "test") -> dict[str, float]:
     """Return accuracy in [0, 1], mean cross entropy (nats) and number of samples."""
     device = device_of(model)
     model.eval()
@@ -137,7 +137,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
             correct += (logits.argmax(dim=-1) == labels).sum()
             samples += len(labels)
     if samples == 0:
-        raise InputError("the test set is empty")
+        raise InputError(f"the {kind} set is empty")
     return {"accuracy": correct.item() / samples, "loss": loss.item() / samples, "num-examples": samples}
 
 

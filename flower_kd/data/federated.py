@@ -1,4 +1,4 @@
-"""Private sets, the reference set and the test set: disjoint, and determined by the seed."""
+"""Private sets, validation sets, the reference set and the test set: disjoint, and determined by the seed."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ class FederatedData:
         self._reference_rows, self._private_rows = order[: spec.reference_size], order[spec.reference_size :]
         self._partition = self._partitioned()
         self._private: dict[int, Samples] = {}
+        self._validation: dict[int, Samples] = {}
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -77,19 +78,45 @@ class FederatedData:
         return self._samples(self._source.test, np.arange(len(self._source.test.labels)))
 
     def private(self, vertex: int) -> Samples:
-        """Return inputs [samples, channels, height, width] and labels [samples] of one node.
+        """Return inputs [samples, channels, height, width] and labels [samples] that one node trains on.
 
         Raises
         ------
         InputError
-            If there is no such node, or an image cannot be decoded.
+            If there is no such node, it has too few samples for a validation set, or an image cannot be decoded.
         """
         if vertex not in self._private:
             self._private[vertex] = self._samples(self._source.train, self.private_rows(vertex))
         return self._private[vertex]
 
+    def validation(self, vertex: int) -> Samples | None:
+        """Return what one node holds out, as in `private`; None if nodes hold out nothing."""
+        if not self.spec.validation_share:
+            return None
+        if vertex not in self._validation:
+            self._validation[vertex] = self._samples(self._source.train, self.validation_rows(vertex))
+        return self._validation[vertex]
+
     def private_rows(self, vertex: int) -> np.ndarray:
-        """Return the training rows of a node, [samples]; raises the same errors as `private`."""
+        """Return the rows that a node trains on, [samples]; raises the same errors as `private`."""
+        return np.delete(self._rows(vertex), self._held_out(vertex))
+
+    def validation_rows(self, vertex: int) -> np.ndarray:
+        """Return the rows that a node holds out, [samples]; raises the same errors as `private`."""
+        return self._rows(vertex)[self._held_out(vertex)]
+
+    def _held_out(self, vertex: int) -> np.ndarray:
+        """Return the positions of the validation samples among a node's samples."""
+        samples, share = len(self._rows(vertex)), self.spec.validation_share
+        if not share:
+            return np.arange(0)
+        if samples < 2:
+            raise InputError(f"it has a single private sample, too few to hold one out: validation-share = {share:g}")
+        generator = np.random.default_rng(derive(self.spec.seed, "validation samples", vertex))
+        return generator.choice(samples, max(1, round(share * samples)), replace=False)
+
+    def _rows(self, vertex: int) -> np.ndarray:
+        """Return the rows of all samples of a node, [samples]."""
         if not 0 <= vertex < self.spec.num_partitions:
             raise InputError(f"partition-id = {vertex} is outside 0 to {self.spec.num_partitions - 1}")
         rows = self._partition[vertex]

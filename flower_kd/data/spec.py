@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flower_kd.errors import InputError
+from flower_kd.ranges import require_number
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class DataSpec:
         Concentration of partition "dirichlet", above 0, unless the partition's parentheses have it.
     samples_per_node : int
         Maximum number of private samples per node, drawn from its partition; 0 for all.
+    validation_share : float
+        Share of a node's private samples that it holds out, from 0 to 0.5.
     reference_size : int
         Rows of the reference set.
     image_size : int
@@ -35,7 +38,7 @@ class DataSpec:
     Raises
     ------
     InputError
-        If a number is below its minimum.
+        If a number is out of range.
     """
 
     dataset: str = "digits"
@@ -45,6 +48,7 @@ class DataSpec:
     gamma: float = 0.0
     dirichlet_alpha: float = 0.5
     samples_per_node: int = 0
+    validation_share: float = 0.0
     reference_size: int = 0
     image_size: int = 0
 
@@ -55,3 +59,4 @@ class DataSpec:
             value = getattr(self, name)
             if value < 0:
                 raise InputError(f"{name.replace('_', '-')} = {value} must be at least 0")
+        require_number("validation-share", self.validation_share, 0, 0.5)

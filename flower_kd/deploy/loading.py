@@ -13,8 +13,8 @@ from flower_kd.errors import InputError
 from flower_kd.models.card import CARDS_FILE, Cards, ModelCard, weights_file
 
 
-def load_model(run: str | Path, node: int | str) -> nn.Module:
-    """Return a node's final model on the CPU, in evaluation mode: from normalized images to logits.
+def load_model(run: str | Path, node: int | str, *, best: bool = False) -> nn.Module:
+    """Return a node's model on the CPU, in evaluation mode: from normalized images to logits.
 
     Parameters
     ----------
@@ -22,15 +22,23 @@ def load_model(run: str | Path, node: int | str) -> nn.Module:
         The folder of a finished run, or a copy of its `models` folder.
     node : int or str
         The node's vertex, or its name if the graph has names.
+    best : bool
+        The model with the lowest loss on the node's validation samples, instead of the final one.
 
     Raises
     ------
     InputError
         If there is no such model, or its file or its factory cannot be used.
     """
-    folder, vertex, card = _found(Path(run), node)
+    folder, vertex, cards = _found(Path(run), node)
+    if best and vertex not in cards.best:
+        some = f" (allowed: {_ranges(sorted(cards.best))})" if cards.best else ""
+        raise InputError(
+            f"{str(run)!r} has no best model of node {node}{some}: nodes keep one if validation-share is above 0"
+        )
+    card = cards.of[vertex]
     model = models.build(card.factory, card.classes, card.shape)
-    path = folder / weights_file(vertex)
+    path = folder / weights_file(vertex, best=best)
     try:
         model.load_state_dict(load_file(path))
     except (OSError, SafetensorError) as error:
@@ -44,7 +52,7 @@ def load_model(run: str | Path, node: int | str) -> nn.Module:
 
 
 def load_card(run: str | Path, node: int | str) -> ModelCard:
-    """Return how a node's final model is used: the shape and normalization of its input, the names of its labels.
+    """Return how a node's models are used: the shape and normalization of its input, the names of its labels.
 
     Parameters
     ----------
@@ -56,11 +64,12 @@ def load_card(run: str | Path, node: int | str) -> ModelCard:
     InputError
         If there is no such model, or its description cannot be read.
     """
-    return _found(Path(run), node)[2]
+    _, vertex, cards = _found(Path(run), node)
+    return cards.of[vertex]
 
 
-def _found(run: Path, node: int | str) -> tuple[Path, int, ModelCard]:
-    """Return the folder of the models, the node's vertex, and its card."""
+def _found(run: Path, node: int | str) -> tuple[Path, int, Cards]:
+    """Return the folder of the models, the node's vertex, which has a card, and all cards."""
     run = run.expanduser()
     folder = _folder(run)
     cards = _cards(folder / CARDS_FILE)
@@ -68,7 +77,7 @@ def _found(run: Path, node: int | str) -> tuple[Path, int, ModelCard]:
     if vertex not in cards.of:
         known = ", ".join([_ranges(sorted(cards.of)), *cards.names])
         raise InputError(f"{str(run)!r} has no model of node {node} (allowed: {known})")
-    return folder, vertex, cards.of[vertex]
+    return folder, vertex, cards
 
 
 def _folder(run: Path) -> Path:

@@ -29,8 +29,8 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            # Not those of formats that PIL only writes, such as PDF.
-            known = {ending for ending, kind in PIL.Image.registered_extensions().items() if kind in PIL.Image.OPEN}
+            formats = PIL.Image.registered_extensions()  # also registers them
+            known = {suffix for suffix, name in formats.items() if name in PIL.Image.OPEN}  # it only writes PDF
             inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in known and file.is_file())
             if not inside:
                 raise InputError(f"folder {str(path)!r} has no image files")

@@ -10,9 +10,9 @@ from functools import lru_cache
 CARDS_FILE = "model.toml"
 
 
-def weights_file(vertex: int) -> str:
-    """Return the name of the file with a node's weights."""
-    return f"node-{vertex}.safetensors"
+def weights_file(vertex: int, *, best: bool = False) -> str:
+    """Return the name of the file with a node's final weights, or with the best."""
+    return f"node-{vertex}{'-best' if best else ''}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,23 @@ class ModelCard:
 
 
 @dataclass(frozen=True)
+class Score:
+    """How a node's model did on its validation samples.
+
+    Parameters
+    ----------
+    round : int
+        After which it was evaluated.
+    accuracy, loss : float
+        In [0, 1]; mean cross entropy in nats.
+    """
+
+    round: int
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True)
 class Cards:
     """The cards of a run's models, in one file.
 
@@ -69,10 +86,13 @@ class Cards:
         Cards by vertex.
     names : mapping
         Vertices by name, if the graph has names.
+    best : mapping
+        By vertex, the score of a node's best model, if it kept one.
     """
 
     of: Mapping[int, ModelCard]
     names: Mapping[str, int] = field(default_factory=dict)
+    best: Mapping[int, Score] = field(default_factory=dict)
 
     def to_toml(self) -> str:
         """Return the content of model.toml: nodes with equal cards share a table."""
@@ -82,7 +102,11 @@ class Cards:
         for vertex, card in sorted(self.of.items()):
             nodes.setdefault(card, []).append(vertex)
         tables = [{"nodes": vertices} | asdict(card) for card, vertices in nodes.items()]
-        return tomli_w.dumps({"models": tables} | ({"names": dict(self.names)} if self.names else {}))
+        more = {
+            "names": dict(self.names),
+            "best": {str(vertex): asdict(score) for vertex, score in sorted(self.best.items())},
+        }
+        return tomli_w.dumps({"models": tables} | {key: table for key, table in more.items() if table})
 
     @classmethod
     def from_toml(cls, text: str) -> Cards:
@@ -93,6 +117,7 @@ class Cards:
 
         found = tomllib.loads(text)
         names = TypeAdapter(dict[str, int]).validate_python(found.get("names", {}))
+        best = TypeAdapter(dict[int, Score]).validate_python(found.get("best", {}))
         card, vertices = TypeAdapter(ModelCard), TypeAdapter(list[int])
         of: dict[int, ModelCard] = {}
         try:
@@ -100,4 +125,4 @@ class Cards:
                 of |= dict.fromkeys(vertices.validate_python(table.pop("nodes")), card.validate_python(table))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from None
-        return cls(of, names)
+        return cls(of, names, best)

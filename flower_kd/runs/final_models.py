@@ -1,43 +1,31 @@
-"""The final models of a run's nodes, from the states that they saved in its folder."""
+"""The final models of a run's nodes, and the best by validation, from what they saved in its folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from logging import INFO
+from logging import INFO, WARNING
 from pathlib import Path
 
-import numpy as np
+import networkx as nx
 from flwr.common.logger import log
 from safetensors.torch import save
 
 from flower_kd import folders
 from flower_kd.clients.node_files import NodeFiles
 from flower_kd.errors import InputError
-from flower_kd.models.card import CARDS_FILE, Cards, ModelCard, weights_file
-from flower_kd.protocol import Hello
+from flower_kd.models.card import CARDS_FILE, Cards, ModelCard, Score, weights_file
+from flower_kd.protocol import VALIDATION_LOSS
+from flower_kd.runs.results import RunRecord
 
 
-def write(
-    run: Path,
-    stage: str,
-    hellos: Mapping[int, Hello],
-    saved_rounds: Sequence[int] | np.ndarray,
-    names: Mapping[str, int],
-) -> None:
+def write(run: Path, record: RunRecord) -> None:
     """Write the weights of every node that saved its state on this machine, and how they are used.
 
     Parameters
     ----------
     run : Path
         The run's folder.
-    stage : str
-        The stage whose models are kept.
-    hellos : mapping
-        What the nodes said, by vertex.
-    saved_rounds : sequence of int
-        By vertex, the last round whose end state the node was to save.
-    names : mapping
-        Vertices by name, if the graph has names.
+    record : RunRecord
+        The run at its end.
 
     Raises
     ------
@@ -49,19 +37,33 @@ def write(
     except OSError as error:
         raise InputError(f"output-dir {str(run)!r} cannot be cleared: {error}") from None
     cards: dict[int, ModelCard] = {}
-    for vertex, hello in sorted(hellos.items()):
-        found = NodeFiles.of(run, stage, hello.name or hello.vertex).final_model(int(saved_rounds[vertex]))
-        if found is not None:
-            cards[vertex], weights = found
-            folders.write(run / folders.MODELS, {weights_file(vertex): save(weights)})
+    scores: dict[int, Score] = {}
+    losses = record.series(VALIDATION_LOSS)
+    for vertex, hello in sorted(record.hellos.items()):
+        files = NodeFiles.of(run, record.config.strategy, hello.name or hello.vertex)
+        found = files.final_model(int(record.saved_rounds[vertex]))
+        if found is None:
+            continue
+        cards[vertex], weights = found
+        folders.write(run / folders.MODELS, {weights_file(vertex): save(weights)})
+        if not losses[vertex]:
+            continue
+        best = files.best_model(min(losses[vertex].values()))
+        if best is None:
+            log(WARNING, "the best model of node %d is lost: it could not be written or read", vertex)
+            continue
+        scores[vertex], weights = best
+        folders.write(run / folders.MODELS, {weights_file(vertex, best=True): save(weights)})
     if cards:
-        content = Cards(cards, {name: vertex for name, vertex in names.items() if vertex in cards}).to_toml()
+        vertices = {name: vertex for vertex, name in nx.get_node_attributes(record.graph, "name").items()}
+        names = {name: vertex for name, vertex in vertices.items() if vertex in cards}
+        content = Cards(cards, names, scores).to_toml()
         folders.write(run / folders.MODELS, {CARDS_FILE: content.encode()})
-    if len(cards) < len(hellos):
+    if len(cards) < len(record.hellos):
         log(
             INFO,
             "the models of %d of %d nodes stay on the nodes, which saved no states in this folder (those on the "
             "server's machine do if output-dir is an absolute path)",
-            len(hellos) - len(cards),
-            len(hellos),
+            len(record.hellos) - len(cards),
+            len(record.hellos),
         )

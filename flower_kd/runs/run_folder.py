@@ -251,8 +251,7 @@ class RunFolder:
 
     def finish(self, record: RunRecord, baseline: RunRecord | None, summary: Summary) -> None:
         """Write what a finished run leaves; raises InputError if it cannot be written."""
-        vertices = {name: vertex for vertex, name in nx.get_node_attributes(record.graph, "name").items()}
-        final_models.write(self.path, self._config.strategy, record.hellos, record.saved_rounds, vertices)
+        final_models.write(self.path, record)
         results.write(self.path, record, baseline, summary, self._draw(record, baseline))
         try:
             folders.remove_checkpoint(self.path)

@@ -15,7 +15,7 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import ServerApp
 from torch import Tensor
 
-from flower_kd.clients.state import MODEL
+from flower_kd.clients.state import BEST, MODEL
 from flower_kd.errors import InputError
 from flower_kd.runs.results import Summary
 from flower_kd.sim.grids import RUN_ID, InProcessGrid, Listener, LocalGrid
@@ -39,18 +39,27 @@ class Finished(Context):
         )
         self.nodes = nodes
 
-    def weights(self, vertex: int) -> dict[str, Tensor]:
+    def weights(self, vertex: int, *, best: bool = False) -> dict[str, Tensor]:
         """Return the weights of a node's model, for `load_state_dict`.
+
+        Parameters
+        ----------
+        vertex : int
+            The node's.
+        best : bool
+            The model with the lowest loss on the node's validation data, instead of the final one.
 
         Raises
         ------
         InputError
-            If there is no such node, or its app is not one of `make_client_app`.
+            If there is no such node, its app is not one of `make_client_app`, or it has no validation data.
         """
         if not 0 <= vertex < len(self.nodes):
             raise InputError(f"there is no node {vertex} (allowed: 0 to {len(self.nodes) - 1})")
-        record = self.nodes[vertex].get(MODEL)
+        record = self.nodes[vertex].get(BEST if best else MODEL)
         if not isinstance(record, ArrayRecord):
+            if best and MODEL in self.nodes[vertex]:
+                raise InputError(f"node {vertex} has no best model: it was never evaluated on validation data")
             raise InputError(f"node {vertex} has no model: it was not trained by an app of make_client_app")
         return dict(record.to_torch_state_dict())
 

@@ -20,7 +20,7 @@ from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, CONFIG, Hello, Order
 from flower_kd.ranges import Count, Whole, require_number, require_whole
 from flower_kd.strategies.network import Network
-from flower_kd.strategies.node_records import missed_exchanges
+from flower_kd.strategies.node_records import TEST, VALIDATION, missed_exchanges
 from flower_kd.strategies.registry import NamedArguments, Recipient, links
 from flower_kd.strategies.resumable import Resumable
 
@@ -213,7 +213,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             network.leave_out(server_round, vertex, why)
         last = self._is_last_exchange(self._exchange)
         self._exchange += 1
-        return None, over_nodes(network, server_round, answered, "") if last else None
+        return None, over_nodes(network, server_round, answered, evaluation=False) if last else None
 
     def _is_last_exchange(self, exchange: int) -> bool:
         """Return whether an exchange is the last one of its round."""
@@ -247,7 +247,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         """Return the metrics over nodes."""
         network = self._joined(None)
         answered = [network.vertex(reply.metadata.src_node_id) for reply in replies]
-        return over_nodes(network, server_round, answered, "test-")
+        return over_nodes(network, server_round, answered, evaluation=True)
 
     def summary(self) -> None:
         """Log the strategy, its graph and its schedule."""
@@ -295,16 +295,17 @@ def due(server_round: int, every: int, num_rounds: int) -> bool:
     return server_round == num_rounds or server_round % every == 0
 
 
-def over_nodes(network: Network, server_round: int, vertices: list[int], prefix: str) -> MetricRecord | None:
-    """Return the mean and spread over nodes of each metric whose name has the prefix, and its list by vertex."""
+def over_nodes(network: Network, server_round: int, vertices: list[int], *, evaluation: bool) -> MetricRecord | None:
+    """Return the mean and spread over nodes of each metric of training or evaluation, and its list by vertex."""
     if not vertices:
         return None
     vertices = sorted(vertices)
     reported = [network.metrics[server_round, vertex].values for vertex in vertices]
     merged = MetricRecord({"vertices": vertices})
     for name in reported[0]:
-        kind, own = ("test-", name[len("test-") :]) if name.startswith("test-") else ("", name)
-        if kind == prefix and all(name in values for values in reported):
+        own = name.removeprefix(TEST)
+        asked = name.startswith(VALIDATION) or (own != name) == evaluation
+        if asked and all(name in values for values in reported):
             values = [values[name] for values in reported]
             merged[own] = float(np.mean(values))
             merged[f"{own}-std"] = float(np.std(values))

@@ -51,6 +51,8 @@ _TrainReport = TypedDict(
         "train-loss": NotRequired[Loss],
         "accuracy": NotRequired[Share],
         "loss": NotRequired[Loss],
+        "validation-accuracy": NotRequired[Share],
+        "validation-loss": NotRequired[Loss],
         "seconds": NotRequired[Seconds],
     },
 )
@@ -60,6 +62,8 @@ _EvaluateReport = TypedDict(
         "accuracy": Share,
         "num-examples": NotRequired[Samples],
         "loss": NotRequired[Loss],
+        "validation-accuracy": NotRequired[Share],
+        "validation-loss": NotRequired[Loss],
         "seconds": NotRequired[Seconds],
     },
 )

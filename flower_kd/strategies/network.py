@@ -19,7 +19,7 @@ from flower_kd.protocol import ARRAYS, CONFIG, JOIN, Greeting, Hello
 from flower_kd.strategies import inbox
 from flower_kd.strategies.delivery import Delivery
 from flower_kd.strategies.handshake import check_alike, vertex_of
-from flower_kd.strategies.node_records import NodeMetrics, Participation, Traffic
+from flower_kd.strategies.node_records import NodeMetrics, Participation, Traffic, named
 from flower_kd.strategies.resumable import State
 from flower_kd.wire import message_bytes
 
@@ -313,9 +313,9 @@ class Network(Grid):
             self.traffic.messages[vertex] += 1
         if vertex in self._training:
             self.participation[vertex].taken += 1
-        prefix = "test-" if reply.metadata.message_type == MessageType.EVALUATE else ""
+        evaluation = reply.metadata.message_type == MessageType.EVALUATE
         kept = self.metrics.setdefault((server_round, vertex), NodeMetrics(server_round, vertex))
-        kept.values.update({f"{prefix}{name}": value for name, value in metrics.items()})
+        kept.values.update(named(metrics, evaluation=evaluation))
         kept.values["bytes-shared"] = float(self.traffic.shared[vertex])
         kept.values["bytes-all-edges"] = float(self.traffic.shared[vertex] * self.links[vertex])
 

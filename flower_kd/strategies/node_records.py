@@ -10,6 +10,8 @@ import numpy as np
 
 MAX_NAMED = 8
 
+TEST, VALIDATION = "test-", "validation-"  # how the names of metrics of an evaluation begin
+
 
 @dataclass
 class Traffic:
@@ -41,6 +43,14 @@ class NodeMetrics:
     server_round: int
     vertex: int
     values: dict[str, float] = field(default_factory=dict)
+
+
+def named(metrics: Mapping[str, float], *, evaluation: bool) -> dict[str, float]:
+    """Return what a node reported by the names in the history, which tell training, test and validation apart."""
+    return {
+        f"{TEST}{name}" if evaluation and not name.startswith(VALIDATION) else name: value
+        for name, value in metrics.items()
+    }
 
 
 @dataclass

@@ -10,6 +10,7 @@ import numpy as np
 
 from flower_kd.errors import InputError
 from flower_kd.protocol import ALONE
+from flower_kd.strategies.node_records import named
 
 FOLDER = "tensorboard"
 
@@ -53,10 +54,9 @@ class TensorBoard:
         if server_round != self._round:
             self._write()
             self._round = server_round
-        prefix = "test-" if kind == "evaluate" else ""
         for vertex, values in metrics.items():
-            named = {f"{prefix}{name}": value for name, value in values.items() if name != "num-examples"}
-            self._last.setdefault(vertex, {}).update(named)
+            shown = {name: value for name, value in values.items() if name != "num-examples"}
+            self._last.setdefault(vertex, {}).update(named(shown, evaluation=kind == "evaluate"))
 
     def close(self) -> None:
         """Write the remaining metrics and close the files."""

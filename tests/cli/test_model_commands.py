@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
-from flower_kd import load_card, load_model
+from flower_kd import load_card, load_model, sim
 from flower_kd.cli.commands import app
 from flower_kd.deploy import prediction
 from flower_kd.deploy.export import FORMATS
@@ -83,3 +84,39 @@ def test_an_unknown_format_is_refused_before_anything_is_loaded() -> None:
     result = flower_kd("export", "nowhere", "--node", 0, "--format", "onxx")
     assert result.exit_code == 2
     assert "unknown format 'onxx', did you mean 'onnx'? (allowed: onnx, pt2, torchscript)" in result.stderr
+
+
+def test_the_best_model_is_used_if_asked(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = {
+        "strategy": "silo", "num-server-rounds": 3, "local-steps": 4, "samples-per-node": 20, "reference-size": 40,
+        "momentum": 0.9, "learning-rate": 0.6, "validation-share": 0.2,
+    }  # fmt: skip
+    sim.run(config, 2, tmp_path / "run")
+    PIL.Image.linear_gradient("L").save("image.png")
+    image, card = tmp_path / "image.png", load_card("run", 1)
+    final, best = (prediction.predict(load_model("run", 1, best=best), card, [image])[0] for best in (False, True))
+    assert not torch.allclose(final, best, atol=1e-3)
+    command = ("predict", "run", "--node", 1, "--json", "--top", 1, image)
+    for options, expected in (((), final), (("--best",), best)):
+        found = json.loads(flower_kd(*command, *options).stdout)
+        assert found[0]["labels"][0]["probability"] == pytest.approx(expected.max().item())
+    result = flower_kd("export", "run", "--node", 1, "--format", "torchscript", "--best")
+    assert f"exported: {tmp_path / 'node-1-best.pt'}" in result.stdout
+    images = torch.rand(3, *card.shape)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (card.mean, card.std))
+    exported = FORMATS["torchscript"].read((tmp_path / "node-1-best.pt").read_bytes())
+    expected = load_model("run", 1, best=True)((images - mean) / std)
+    torch.testing.assert_close(exported(images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_without_best_models_is_one_sentence(trained, pictures: Path, tmp_path: Path) -> None:
+    image, exported = pictures / "test" / "cat" / "0.png", tmp_path / "x.pt"
+    for command in (
+        ("predict", trained[0], image, "--node", 0, "--best"),
+        ("export", trained[0], "--node", 0, "--best", "--format", "torchscript", "--output", exported),
+    ):
+        result = flower_kd(*command)
+        assert result.exit_code == 2
+        assert "has no best model of node 0: nodes keep one if validation-share is above 0\n" in result.stderr
+    assert not exported.exists()

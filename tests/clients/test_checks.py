@@ -114,6 +114,14 @@ FAULTS: list[tuple[Callable[[Node], object], str]] = [
         lambda n: setattr(n, "test", [(torch.zeros(3, 9), torch.zeros(3).long())]),
         r"the model fails on test inputs of shape \[2, 9\]",
     ),
+    (lambda n: setattr(n, "validation", []), "the validation data are empty"),
+    (lambda n: setattr(n, "validation", iter([blobs(0, 20)])), "the validation data can be iterated only once"),
+    (lambda n: setattr(n, "validation", 5), "the validation data are of type int"),
+    (lambda n: setattr(n, "validation", [(blobs(0, 20)[0], late_label())]), "the validation labels contain 3"),
+    (
+        lambda n: setattr(n, "validation", [(torch.zeros(3, 9), torch.zeros(3).long())]),
+        r"the model fails on validation inputs of shape \[2, 9\]",
+    ),
     (lambda n: setattr(n, "test", DataLoader(Pairs(), batch_size=4)), "a batch of the test data is dict"),
     (
         lambda n: setattr(n, "classes", 10),
@@ -163,6 +171,13 @@ def test_frozen_layers_need_no_optimizer() -> None:
     node.model.bias.requires_grad = False
     half_optimizer(node)
     check(node)
+
+
+def test_validation_data_that_fit_pass() -> None:
+    node = good_node()
+    for validation in ([blobs(3, 4)], DataLoader(TensorDataset(*blobs(3, 4)), batch_size=2)):
+        node.validation = validation
+        check(node)
 
 
 def test_a_check_leaves_everything_as_it_was() -> None:

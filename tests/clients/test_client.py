@@ -10,9 +10,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from flower_kd import wire
 from flower_kd.clients import LoaderBatches, Node, ShuffledBatches, make_client_app, state
 from flower_kd.clients.app import _teacher
+from flower_kd.clients.node_files import NodeFiles
 from flower_kd.clients.training import evaluate, train
 from flower_kd.dissimilarity import get, soften
 from flower_kd.errors import InputError
+from flower_kd.models.card import Score
 from flower_kd.pooling import Teacher
 from flower_kd.protocol import Order
 from flower_kd.sim import InProcessGrid
@@ -234,3 +236,78 @@ def test_a_quantized_teacher_is_a_distribution_again() -> None:
     raw = _teacher(message, Order(1, 1, wire="uint8", dissimilarity="squared-error"), rows=24, classes=3)
     assert raw is not None
     assert not torch.allclose(raw.soft_labels.sum(-1), torch.ones(24), atol=1e-6)
+
+
+class Evaluated:
+    """A node that is sent weights to evaluate, in records or alive between messages."""
+
+    def __init__(self, records: RecordDict, find_files=lambda context, greeting: None) -> None:
+        def build(_: Context) -> Node:
+            node = linear_node()
+            node.validation = [(torch.eye(6)[:3], torch.arange(3))]
+            return node
+
+        self.app = make_client_app(build, find_files)
+        InProcessGrid(self.app, 1, {})
+        self.context = Context(1, 5, CONFIG, records, {})
+        state.fresh(self.context, build)
+
+    def send(self, server_round: int, scale: float) -> dict[str, float]:
+        """Evaluate weights with which the correct class has the logit `scale`, and the others 0."""
+        weights = wire.encode_weights({"weight": scale * torch.eye(6)[:3], "bias": torch.zeros(3)})
+        config = ConfigRecord({"server-round": server_round})
+        content = RecordDict({"config": config, "arrays": weights})
+        reply = self.app(Message(content, dst_node_id=5, message_type="evaluate"), self.context)
+        assert not reply.has_error(), reply.error
+        return dict(reply.content["metrics"])
+
+    @property
+    def best(self) -> tuple[int, float]:
+        return state.best_score(self.context).round, self.context.state[state.BEST]["weight"].numpy()[0, 0].item()
+
+
+@pytest.mark.parametrize("records", [RecordDict, state.LiveState])
+def test_the_model_with_the_lowest_validation_loss_is_kept(records: type[RecordDict]) -> None:
+    node = Evaluated(records())
+    assert state.best_score(node.context) is None
+    # The accuracy is 1 from round 2 on; the last two losses are no better than that of round 3.
+    losses = {}
+    for server_round, scale in enumerate([-1.0, 1.0, 2.0, 2.0, 1.5], start=1):
+        metrics = node.send(server_round, scale)
+        losses[server_round] = metrics["validation-loss"]
+        assert metrics["validation-accuracy"] == (0.0 if scale == -1 else 1.0)
+        assert metrics["num-examples"] == 50  # of the test set
+    assert losses[3] == losses[4] == pytest.approx(np.log(np.exp(2) + 2) - 2)
+    assert node.best == (3, 2.0)
+    assert state.best_score(node.context) == Score(3, 1.0, losses[3])
+    state.fresh(node.context, lambda _: linear_node())
+    assert state.best_score(node.context) is None
+    assert state.BEST not in node.context.state
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_a_loss_that_is_not_finite_is_never_the_best(value: float, monkeypatch) -> None:
+    node = Evaluated(RecordDict())
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.functional, "cross_entropy", lambda *_, **__: torch.tensor(value))
+        assert not np.isfinite(node.send(1, 1.0)["validation-loss"])
+    assert state.best_score(node.context) is None
+    node.send(2, 1.0)
+    assert node.best == (2, 1.0)
+
+
+def test_a_best_model_is_kept_even_if_the_disk_is_full(tmp_path, caplog) -> None:
+    (tmp_path / "file").write_text("a folder cannot be here")
+    node = Evaluated(RecordDict(), lambda context, greeting: NodeFiles(tmp_path / "file" / "node"))
+    assert node.send(3, 1.0)["validation-accuracy"] == 1.0
+    assert node.best == (3, 1.0)
+    assert "a node's best model, of round 3, cannot be written: " in caplog.text
+
+
+def test_a_node_without_validation_data_reports_nothing_of_them() -> None:
+    app, context = make_client_app(build_blob_node), context_of()
+    InProcessGrid(app, 1, {})
+    config = RecordDict({"config": ConfigRecord({"server-round": 1})})
+    metrics = app(Message(config, dst_node_id=5, message_type="evaluate"), context).content["metrics"]
+    assert set(metrics) == {"accuracy", "loss", "num-examples"}
+    assert state.BEST not in context.state

@@ -6,11 +6,12 @@ import pytest
 import torch
 from conftest import build_blob_node
 from flwr.app import Context, RecordDict
+from safetensors.torch import save
 
 from flower_kd.clients import state
 from flower_kd.clients.node_files import NodeFiles
 from flower_kd.errors import InputError
-from flower_kd.models.card import ModelCard
+from flower_kd.models.card import ModelCard, Score
 from flower_kd.protocol import Greeting
 
 
@@ -124,3 +125,49 @@ def test_a_greeting_moves_on_with_the_rounds() -> None:
     assert state.greeting(context).server_round == 2
     assert state.greeting(context, 4).server_round == 4
     assert state.greeting(context).server_round == 4
+
+
+def best(files: NodeFiles, lowest_loss: float = 0.0):
+    found = files.best_model(lowest_loss)
+    return None if found is None else (found[0], found[1]["0.bias"][0].item())
+
+
+def test_the_best_model_is_the_last_that_was_saved(tmp_path: Path) -> None:
+    files = NodeFiles(tmp_path / "new" / "node")
+    assert files.best_model(9.0) is None
+    assert files.load_best(9) is None
+    for server_round in (2, 4, 10):
+        files.save_best(node_of(server_round), Score(server_round, 0.5, 1 / server_round))
+    assert sorted(path.name for path in (tmp_path / "new" / "node").iterdir()) == [
+        "best-10.safetensors",
+        "best-4.safetensors",
+    ]
+    assert best(files, 0.1) == (Score(10, 0.5, 0.1), 10.0)
+    assert best(files, 0.05) is None  # the node reported a better one, which its disk did not take
+    assert files.load(node_of(0.0), 99) == 0  # they are no states
+
+
+def test_a_best_model_of_a_round_that_is_repeated_is_forgotten(tmp_path: Path) -> None:
+    files = NodeFiles(tmp_path)
+    for server_round in (3, 5):
+        files.save_best(node_of(server_round), Score(server_round, 0.5, 1 / server_round))
+    score, weights = files.load_best(4)
+    assert (score, weights["0.bias"][0]) == (Score(3, 0.5, 1 / 3), 3.0)
+    assert best(files, 1 / 3) == (score, 3.0)
+    assert files.load_best(2) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_best_model_that_cannot_be_read_is_named(tmp_path: Path, caplog) -> None:
+    files = NodeFiles(tmp_path)
+    files.save_best(node_of(1.0), Score(1, 0.5, 1.0))
+    path = tmp_path / "best-1.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"its best model '.*best-1.safetensors' cannot be read: ") as caught:
+        files.load_best(1)
+    assert "\n" not in str(caught.value)
+    assert files.best_model(1.0) is None
+    assert f"the best model in '{tmp_path}' cannot be read: " in caplog.text
+    path.with_name("best-2.safetensors").write_bytes(save({"0.bias": torch.zeros(1)}))
+    with pytest.raises(InputError, match=r"best-2.safetensors' cannot be read: 'score'"):
+        files.load_best(2)

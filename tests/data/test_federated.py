@@ -72,6 +72,47 @@ def test_everything_follows_from_the_seed() -> None:
     assert other.fingerprint != first.fingerprint
 
 
+@pytest.mark.parametrize(("share", "held_out"), [(0.0, 0), (0.001, 1), (0.1, 4), (0.5, 20)])
+def test_a_node_holds_out_a_share_of_its_samples(share: float, held_out: int) -> None:
+    values = {"num_partitions": 3, "samples_per_node": 40, "reference_size": 50, "seed": 5}
+    plain, digits = FederatedData(DataSpec(**values)), FederatedData(DataSpec(**values, validation_share=share))
+    for vertex in range(3):
+        trained, held = digits.private_rows(vertex), digits.validation_rows(vertex)
+        assert (len(trained), len(held)) == (40 - held_out, held_out)
+        assert sorted([*trained, *held]) == sorted(plain.private_rows(vertex))
+        assert len(digits.private(vertex)[1]) == len(trained)
+    assert plain.validation(0) is None
+    if share == 0:
+        assert np.array_equal(digits.private_rows(0), plain.private_rows(0))
+        assert digits.validation(0) is None
+        return
+    inputs, labels = digits.validation(2)
+    assert digits.validation(2)[0] is inputs
+    row = digits.validation_rows(2)[0]
+    place = int(np.flatnonzero(plain.private_rows(2) == row)[0])
+    assert torch.equal(inputs[0], plain.private(2)[0][place])
+    assert labels[0] == plain.private(2)[1][place]
+    again = FederatedData(digits.spec)
+    assert np.array_equal(again.validation_rows(1), digits.validation_rows(1))
+    assert torch.equal(again.reference, digits.reference)
+
+
+def test_the_samples_held_out_follow_from_seed_and_vertex() -> None:
+    held = FederatedData(DataSpec(num_partitions=2, samples_per_node=40, validation_share=0.2))
+    positions = [held._held_out(vertex).tolist() for vertex in range(2)]
+    other = FederatedData(DataSpec(num_partitions=2, samples_per_node=40, validation_share=0.2, seed=1))
+    assert len({*map(tuple, positions), tuple(other._held_out(0).tolist())}) == 3
+
+
+def test_a_single_sample_cannot_be_held_out() -> None:
+    two, one = (DataSpec(num_partitions=2, samples_per_node=count, validation_share=0.5) for count in (2, 1))
+    assert [len(FederatedData(two).private_rows(0)), len(FederatedData(two).validation_rows(0))] == [1, 1]
+    with pytest.raises(InputError, match=r"single private sample, too few to hold one out: validation-share = 0.5"):
+        FederatedData(one).private(0)
+    with pytest.raises(InputError, match=r"validation-share = 0.7 must be at least 0 and at most 0.5"):
+        DataSpec(validation_share=0.7)
+
+
 def test_one_copy_a_process() -> None:
     spec = DataSpec(num_partitions=2)
     assert data.load(spec) is data.load(DataSpec(num_partitions=2))

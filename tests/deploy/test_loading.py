@@ -71,6 +71,24 @@ def test_nodes_with_names(tmp_path: Path) -> None:
         flower_kd.load_model(tmp_path / "run", node="garden")
 
 
+def test_a_run_without_validation_has_no_best_models(trained) -> None:
+    with pytest.raises(InputError, match=r"no best model of node 1: nodes keep one if validation-share is above 0$"):
+        flower_kd.load_model(trained[0], node=1, best=True)
+    with pytest.raises(InputError, match=r"has no model of node 9 \(allowed: 0 to 3\)"):
+        flower_kd.load_model(trained[0], node=9, best=True)
+
+
+def test_the_best_model_of_a_node_with_a_name(tmp_path: Path) -> None:
+    (tmp_path / "graph.txt").write_text("kitchen hall\nhall attic\n")
+    config = SHORT | {"topology": str(tmp_path / "graph.txt"), "validation-share": 0.1}
+    sim.run(config, 3, tmp_path / "run")
+    best, final = (flower_kd.load_model(tmp_path / "run", "hall", best=best).state_dict() for best in (True, False))
+    torch.testing.assert_close(best, final, rtol=0, atol=0)  # it was evaluated once
+    (tmp_path / "run" / "models" / "node-1-best.safetensors").unlink()
+    with pytest.raises(InputError, match=r"node-1-best.safetensors' cannot be read: No such file"):
+        flower_kd.load_model(tmp_path / "run", "hall", best=True)
+
+
 def test_what_cannot_be_loaded_is_named(trained, tmp_path: Path, monkeypatch) -> None:
     def refused(folder: Path, node: int | str, words: str) -> None:
         with pytest.raises(InputError, match=words) as caught:

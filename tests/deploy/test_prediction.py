@@ -62,7 +62,7 @@ def test_a_picture_is_turned_and_resized(tmp_path: Path) -> None:
 
 def test_files_and_folders(tmp_path: Path) -> None:
     (tmp_path / "b" / "deep").mkdir(parents=True)
-    for name in ("b/deep/2.JPG", "b/1.png", "b/notes.txt", "b/figure.pdf", "a.unknown"):
+    for name in ("b/deep/2.JPG", "b/1.png", "b/notes.txt", "b/picture.pdf", "a.unknown"):
         (tmp_path / name).touch()
     files = prediction.image_files([tmp_path / "b", tmp_path / "a.unknown"])
     assert [str(path.relative_to(tmp_path)) for path in files] == ["b/1.png", "b/deep/2.JPG", "a.unknown"]

@@ -73,7 +73,7 @@ def simulation(plugins, tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_flowers_simulation_engine_gives_the_figures_of_the_process(simulation, tmp_path: Path) -> None:
-    config = SHORT | PLUGGED
+    config = SHORT | PLUGGED | {"validation-share": 0.2, "evaluate-every": 1, "learning-rate": 0.6}
     options = as_run_config(config | {"output-dir": str(tmp_path / "flower")})
     output = simulation(ROOT, "--federation-config", "num-supernodes=4", "--run-config", options)
     assert (tmp_path / "flower" / "summary.json").exists(), output
@@ -87,6 +87,8 @@ def test_flowers_simulation_engine_gives_the_figures_of_the_process(simulation, 
         assert (model(inputs).argmax(-1) == labels).double().mean().item() == pytest.approx(accuracy, abs=1e-6)
         weights = load_model(tmp_path / "here", node=vertex).state_dict()
         torch.testing.assert_close(model.state_dict(), weights, rtol=1e-4, atol=1e-5)
+        best, expected = (load_model(tmp_path / run, vertex, best=True).state_dict() for run in ("flower", "here"))
+        torch.testing.assert_close(best, expected, rtol=1e-4, atol=1e-5)
     assert (tmp_path / "flower" / "accuracy.png").stat().st_size > 1000
     assert "mean" in output  # the table
     assert "Traceback" not in output

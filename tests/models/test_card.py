@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flower_kd.models.card import Cards, ModelCard
+from flower_kd.models.card import Cards, ModelCard, Score
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
@@ -18,10 +18,19 @@ def cards(draw: st.DrawFn) -> ModelCard:
     return ModelCard(draw(texts), len(labels), shape, draw(values), draw(values), tuple(labels))
 
 
-@given(st.dictionaries(st.integers(0, 2**31), cards(), min_size=1, max_size=4), st.dictionaries(texts, st.integers(0)))
-def test_cards_are_read_as_they_were_written(of: dict[int, ModelCard], names: dict[str, int]) -> None:
-    found = Cards.from_toml(Cards(of, names).to_toml())
-    assert found == Cards(of, names)
+scores = st.builds(Score, st.integers(1, 2**31), st.floats(0, 1), st.floats(0, 1e9))
+
+
+@given(
+    st.dictionaries(st.integers(0, 2**31), cards(), min_size=1, max_size=4),
+    st.dictionaries(texts, st.integers(0)),
+    st.dictionaries(st.integers(0, 2**31), scores, max_size=3),
+)
+def test_cards_are_read_as_they_were_written(
+    of: dict[int, ModelCard], names: dict[str, int], best: dict[int, Score]
+) -> None:
+    found = Cards.from_toml(Cards(of, names, best).to_toml())
+    assert found == Cards(of, names, best)
     for card in of.values():
         assert ModelCard.from_json(card.to_json()) == card
 
@@ -57,6 +66,8 @@ labels = ["a"]
         ("classes = 1", "classes = 2"),
         ("shape = [1,", "shape = [3,"),
         ("std = [1]", "std = [1, 1]"),
+        (TABLE, TABLE + "[best.0]\nround = 3\n"),
+        (TABLE, TABLE + "[best.a]\nround = 3\naccuracy = 0.5\nloss = 1.0\n"),
     ],
 )
 def test_other_content_is_a_value_error(old: str, new: str) -> None:

@@ -15,6 +15,7 @@ def test_what_changes_no_figure_changes_no_identity() -> None:
     assert (
         len({plain, identity(RunConfig(), 5), identity(RunConfig(seed=1), 4), identity(RunConfig(gamma=1.0), 4)}) == 4
     )
+    assert identity(RunConfig(validation_share=0.1), 4) != plain
 
 
 @pytest.mark.parametrize("change", ["content", "name", "another file"])

@@ -3,18 +3,19 @@
 import networkx as nx
 import pytest
 import torch
-from conftest import build_blob_node
+from conftest import blobs, build_blob_node
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from flower_kd.clients import make_client_app
+from flower_kd.clients import Node, make_client_app
 from flower_kd.clients.training import evaluate
 from flower_kd.errors import InputError
 from flower_kd.sim import InProcessGrid, run_apps
 from flower_kd.strategies import GraphStrategy, NeighborKD, Silo
 
 CLIENT_APP, COUNTS_THREADS = make_client_app(build_blob_node), ClientApp()  # which workers find by this module's name
+VALIDATED = make_client_app(lambda context: build_validated_node(context))
 
 
 @COUNTS_THREADS.query()
@@ -71,6 +72,29 @@ def test_a_run_of_own_apps_returns_the_trained_models(workers: int) -> None:
         assert evaluate(node.model, node.test)["accuracy"] == pytest.approx(accuracy[vertex])
     with pytest.raises(InputError, match=r"there is no node 4 \(allowed: 0 to 3\)"):
         finished.weights(4)
+
+
+def build_validated_node(context: Context) -> Node:
+    node = build_blob_node(context)
+    node.validation = [blobs(3000 + int(context.node_config["partition-id"]), 15)]
+    return node
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_of_own_apps_returns_the_best_models_too(workers: int) -> None:
+    client_app: ClientApp | str = "test_engine:VALIDATED" if workers > 1 else VALIDATED
+    finished = run_apps(serve(NeighborKD(nx.cycle_graph(4), local_steps=3)), client_app, 4, {}, workers=workers)
+    for vertex in range(4):
+        node = build_validated_node(Context(1, 1, {"partition-id": vertex, "num-partitions": 4}, RecordDict(), {}))
+        losses = []
+        for best in (True, False):
+            node.model.load_state_dict(finished.weights(vertex, best=best))
+            losses.append(evaluate(node.model, node.validation)["loss"])
+        assert losses[0] == pytest.approx(finished.nodes[vertex]["flower-kd.best-score"]["loss"])
+        assert losses[0] <= losses[1]
+    plain = run_apps(serve(NeighborKD(nx.cycle_graph(4), local_steps=3)), CLIENT_APP, 4, {})
+    with pytest.raises(InputError, match="node 2 has no best model: it was never evaluated on validation data"):
+        plain.weights(2, best=True)
 
 
 def test_a_node_of_another_app_has_its_records_but_no_model() -> None:

@@ -362,6 +362,8 @@ def test_the_run_ends_with_the_reason_if_no_node_answers(ring: nx.Graph, grid: F
         ({"accuracy": 0.5, "num-examples": 0}, "'num-examples' = 0 in its report should be greater"),
         ({"accuracy": 0.5, "num-examples": 2**62}, "'num-examples' = 4611686018427387904 in its report should be less"),
         ({"accuracy": 0.5, "num-examples": 7.0}, "'num-examples' = 7.0 in its report should be a valid integer"),
+        ({"accuracy": 0.5, "validation-accuracy": 2.0}, "'validation-accuracy' = 2.0 in its report should be less"),
+        ({"accuracy": 0.5, "validation-loss": -1.0}, "'validation-loss' = -1.0 in its report should be greater"),
         ({"accuracy": 0.5, "round": 3}, "'round' in its report is a reserved name"),
         ({"accuracy": 0.5, "vertex": 3}, "'vertex' in its report is a reserved name"),
         ({"accuracy": 0.5, "test-x": 3}, "'test-x' in its report is a reserved name"),

@@ -4,10 +4,11 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from conftest import FaultyGrid, build_blob_node, build_same_model_node, recorded_grid, run_strategy
-from flwr.app import ArrayRecord
+from conftest import CLASSES, FaultyGrid, blobs, build_blob_node, build_same_model_node, recorded_grid, run_strategy
+from flwr.app import ArrayRecord, Context
 
-from flower_kd.clients import make_client_app
+from flower_kd.clients import Node, make_client_app, state
+from flower_kd.clients.training import evaluate
 from flower_kd.sim import InProcessGrid
 from flower_kd.strategies import DSGD, DDist, FedAvg, NeighborKD, Silo
 
@@ -114,3 +115,47 @@ def test_d_sgd_on_a_complete_graph_makes_all_nodes_equal(same_model_grid: Faulty
     models = [context.state.node.model.weight.detach() for context in same_model_grid.contexts.values()]
     assert all(torch.allclose(models[0], model, atol=1e-6) for model in models)
     assert models[0].abs().max() > 0.1
+
+
+def build_validated_node(context: Context) -> Node:
+    node = build_same_model_node(context)
+    vertex = int(context.node_config["partition-id"])
+    inputs, labels = blobs(3000 + vertex, 15)
+    own = labels != vertex % CLASSES
+    node.validation = [(inputs[own], labels[own])]
+    return node
+
+
+@pytest.mark.parametrize(
+    "make",
+    [NeighborKD, DSGD, FedAvg, lambda graph, local_steps: DDist(graph, rho=2.0, local_steps=local_steps)],
+    ids=["neighbor-kd", "d-sgd", "fedavg", "d-dist"],
+)
+def test_validation_data_are_only_looked_at(make, ring: nx.Graph) -> None:
+    """The figures are those without them, beside what nodes say of them; the same on every engine."""
+    with_validation = make_client_app(build_validated_node)
+    live = run_strategy(make(ring, local_steps=5), InProcessGrid(with_validation, 4, {}))
+    assert live == run_strategy(make(ring, local_steps=5), recorded_grid(with_validation, 4))
+    plain = run_strategy(make(ring, local_steps=5), InProcessGrid(make_client_app(build_same_model_node), 4, {}))
+    added = {key for key in live if "/validation-" in key}
+    assert {key: value for key, value in live.items() if key not in added} == plain
+    names = ("validation-accuracy", "validation-loss")
+    assert added == {
+        f"{server_round}/{vertex}/{name}" for server_round in (1, 2, 3) for vertex in range(4) for name in names
+    }
+
+
+@pytest.mark.parametrize("records", [True, False])
+def test_each_node_keeps_the_weights_with_which_it_was_best(records: bool, ring: nx.Graph) -> None:
+    app = make_client_app(build_validated_node)
+    grid = recorded_grid(app, 4) if records else InProcessGrid(app, 4, {})
+    result = Silo(ring, local_steps=2).start(grid, num_rounds=6)
+    losses = np.array([result.evaluate_metrics_clientapp[n]["validation-loss-per-node"] for n in range(1, 7)])
+    assert "validation-loss" not in result.train_metrics_clientapp[6]
+    for context in grid.contexts.values():
+        vertex = int(context.node_config["partition-id"])
+        node, score = build_validated_node(context), state.best_score(context)
+        assert (score.round, score.loss) == (losses[:, vertex].argmin() + 1, losses[:, vertex].min())
+        node.model.load_state_dict(context.state[state.BEST].to_torch_state_dict())
+        assert evaluate(node.model, node.validation)["loss"] == score.loss
+    assert len(set(losses.argmin(0))) > 1

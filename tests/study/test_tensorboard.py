@@ -31,7 +31,7 @@ def test_the_mean_and_each_node_by_round(tmp_path: Path) -> None:
     listener.on_exchange(
         1, "train", {0: {"train-loss": 1.0, "num-examples": 5}, 1: {"train-loss": 3.0, "num-examples": 5}}
     )
-    listener.on_exchange(1, "evaluate", {0: {"accuracy": 0.5}, 1: {"accuracy": 0.7}})
+    listener.on_exchange(1, "evaluate", {0: {"accuracy": 0.5, "validation-loss": 2.0}, 1: {"accuracy": 0.7}})
     listener.on_stage("d-dist")
     listener.on_exchange(1, "train", {1: {"train-loss": 4.0}})
     listener.on_exchange(2, "train", {1: {"train-loss": 2.0}})
@@ -44,6 +44,8 @@ def test_the_mean_and_each_node_by_round(tmp_path: Path) -> None:
         (alone, "test-accuracy/node-0", 0.5, 1),
         (alone, "test-accuracy/node-1", 0.7, 1),
         (alone, "test-accuracy/mean", 0.6, 1),
+        (alone, "validation-loss/node-0", 2.0, 1),
+        (alone, "validation-loss/mean", 2.0, 1),
         (main, "train-loss/node-1", 4.0, 1),
         (main, "train-loss/mean", 4.0, 1),
         (main, "train-loss/node-1", 2.0, 2),
