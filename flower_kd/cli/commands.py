@@ -338,7 +338,7 @@ def presets(
 
 @app.command()
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove everything in it.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove them.")] = False,
 ) -> None:
     """Show where decoded images are kept, so that each is decoded only once, and how large they are."""
     from flower_kd.data import pixel_cache

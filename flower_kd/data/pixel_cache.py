@@ -36,6 +36,7 @@ _KINDS = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 # Digest of the file, offset of the pixels, height, width, channels (0: no such axis), kind, checksum.
 _ENTRY = struct.Struct("<16sQIIHBI")
 _PIXELS, _INDEX, _LOCK = ".pixels", ".index", ".lock"
+_NAME = re.compile(r"[a-z0-9-]*-[0-9a-f]{16}")  # the folder may be one in which a user has other files
 
 Entry = tuple[int, int, int, int, int, int]
 
@@ -174,7 +175,7 @@ class PixelCache:
     def _has_room(self, needed: int) -> bool:
         """Return whether some more bytes fit; the least recently used other caches are removed for them."""
         assert self._folder is not None
-        others = sorted((index.stat().st_mtime_ns, index.stem) for index in self._folder.glob(f"*{_INDEX}"))
+        others = sorted((index.stat().st_mtime_ns, index.stem) for index in _files(self._folder, _INDEX))
         for name in (*(name for _, name in others if name != self._name), None):
             left = self._largest - size(self._folder)
             if needed <= min(left, shutil.disk_usage(self._folder).free - LEFT_FREE):
@@ -191,18 +192,22 @@ class PixelCache:
 def size(folder: Path) -> int:
     """Return the bytes of all caches in a folder; 0 if it does not exist."""
     total = 0
-    for suffix in (_PIXELS, _INDEX):
-        for path in folder.glob(f"*{suffix}"):
-            with suppress(FileNotFoundError):  # another process removed it
-                total += path.stat().st_size
+    for path in (*_files(folder, _PIXELS), *_files(folder, _INDEX)):
+        with suppress(FileNotFoundError):  # another process removed it
+            total += path.stat().st_size
     return total
 
 
 def clear(folder: Path) -> None:
     """Remove all caches in a folder; raises OSError if one cannot be removed."""
     for suffix in (_INDEX, _PIXELS, _LOCK):
-        for path in folder.glob(f"*{suffix}"):
+        for path in _files(folder, suffix):
             path.unlink(missing_ok=True)
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    """Return the files of all caches in a folder that have a suffix."""
+    return [path for path in folder.glob(f"*{suffix}") if _NAME.fullmatch(path.stem)]
 
 
 def _remove(folder: Path, name: str) -> None:

@@ -138,6 +138,17 @@ def test_the_least_recently_used_is_removed_for_a_new_one(tmp_path: Path) -> Non
     PixelCache(tmp_path, "third", "settings").pixels(FILES, never)
 
 
+def test_files_of_others_in_its_folder_stay(tmp_path: Path) -> None:
+    others = [tmp_path / name for name in ("uv.lock", "books.index", "books.pixels", "a-1234.index")]
+    for path in others:
+        path.write_bytes(bytes(5000))
+    filled(tmp_path, largest=1000)
+    filled(tmp_path, name="more", largest=pixel_cache.size(tmp_path))  # removes the first
+    assert pixel_cache.size(tmp_path) < 5000
+    pixel_cache.clear(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
 def test_what_does_not_fit_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path, largest=100)
     assert pixel_cache.size(tmp_path) == 0
