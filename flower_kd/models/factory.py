@@ -39,7 +39,7 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int], seed: int = 
     with torch_seeded(seed):
         try:
             model = factory(num_classes=num_classes, shape=shape)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(
                 f"model {name!r} fails on num_classes={num_classes}, shape={shape}: {describe(error)}"
             ) from error

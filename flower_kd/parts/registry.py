@@ -211,7 +211,7 @@ class Registry(Generic[T]):
             return bound(*arguments, **keywords)
         except InputError:
             raise
-        except Exception as error:  # a part may be the user's code
+        except (Exception, SystemExit) as error:  # a part may be the user's code
             raise InputError(f"{self.kind} {text!r} fails: {describe(error)}") from error
 
     def filled(self, text: str, values: Mapping[str, Any]) -> str:

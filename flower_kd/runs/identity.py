@@ -61,7 +61,7 @@ def _sources(module: str) -> list[Path]:
     invalidate_caches()  # otherwise a new file is not found
     try:
         spec = find_spec(module)
-    except (ImportError, ValueError, AttributeError):
+    except (Exception, SystemExit):  # importing its package runs the user's code
         return []  # using the part reports what is wrong
     return [Path(spec.origin)] if spec is not None and spec.has_location and spec.origin else []
 

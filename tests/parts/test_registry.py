@@ -235,6 +235,20 @@ def test_a_module_that_fails_is_named(tmp_path: Path) -> None:
         pooling.get("outside_broken:x")
 
 
+def test_a_part_that_exits_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "exiting").mkdir()
+    (tmp_path / "exiting" / "__init__.py").write_text("raise SystemExit(3)")
+    (tmp_path / "exiting" / "part.py").write_text("")
+    with pytest.raises(InputError, match="model 'exiting.part:net' cannot be imported: SystemExit: 3"):
+        models.parse("exiting.part:net")
+    (tmp_path / "quitting.py").write_text("def part(*given, **settings): raise SystemExit(0)")
+    with pytest.raises(InputError, match="topology 'quitting:part' fails: SystemExit: 0"):
+        topology.build("quitting:part", num_nodes=4)
+    with pytest.raises(InputError, match="model 'quitting:part' fails on .*: SystemExit: 0"):
+        models.build("quitting:part", 2, (1, 2, 2))
+
+
 def test_an_annotation_that_cannot_be_read(tmp_path: Path) -> None:
     content = "def pool(logits, weights, temperature, *, a: 'Nowhere' = 1):\n    return []\n"
     words = "cannot be used: the annotation 'Nowhere' of a cannot be read: NameError"
