@@ -127,7 +127,13 @@ def _named(signature: inspect.Signature) -> dict[str, inspect.Parameter]:
 
 def _setting(parameter: inspect.Parameter, names: dict[str, Any]) -> Setting:
     only = parameter.kind is parameter.KEYWORD_ONLY
-    return Setting(parameter.name, _annotation(parameter, names), parameter.default, only)
+    try:
+        annotation = _annotation(parameter, names)
+    except InputError:
+        if only:
+            raise
+        annotation = Any  # of what flower-kd supplies, and often imported for type checkers only
+    return Setting(parameter.name, annotation, parameter.default, only)
 
 
 def _annotation(parameter: inspect.Parameter, names: dict[str, Any]) -> Any:

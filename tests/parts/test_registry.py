@@ -256,6 +256,16 @@ def test_an_annotation_that_cannot_be_read(tmp_path: Path) -> None:
         pooling.get("outside_annotation:pool")
 
 
+def test_an_annotation_for_type_checkers_only(tmp_path: Path) -> None:
+    content = (
+        "from __future__ import annotations\nimport networkx\n\n"
+        "def path(num_nodes: int, rng: np.random.Generator, *, step: int = 1) -> nx.Graph:\n"
+        "    return networkx.path_graph(num_nodes)\n"
+    )
+    with module(tmp_path, "outside_checked", content):
+        assert topology.build("outside_checked:path(step=2)", 4).number_of_edges() == 3
+
+
 # -- entry points ------------------------------------------------------------------------------------------------------
 
 
