@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, get_type_hints
 
@@ -54,7 +55,10 @@ def parameters_of(part: Callable[..., Any]) -> dict[str, Setting]:
         If an annotation cannot be read.
     """
     if not isinstance(part, type):
-        function = inspect.unwrap(part)
+        function = part
+        while isinstance(function, partial):
+            function = function.func
+        function = inspect.unwrap(function)
         names = getattr(function, "__globals__", None) or vars(sys.modules[type(function).__module__])
         return {name: _setting(parameter, names) for name, parameter in _named(inspect.signature(part)).items()}
     found: dict[str, Setting] = {}
@@ -66,10 +70,9 @@ def parameters_of(part: Callable[..., Any]) -> dict[str, Setting]:
         if dataclasses.is_dataclass(base):
             names = vars(sys.modules[base.__module__])
         for name, parameter in list(_named(signature).items())[1:]:
-            setting = _setting(parameter, names)
             if dataclasses.is_dataclass(base):
-                setting = dataclasses.replace(setting, keyword_only=True)
-            found.setdefault(name, setting)
+                parameter = parameter.replace(kind=parameter.KEYWORD_ONLY)
+            found.setdefault(name, _setting(parameter, names))
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values()):
             break
     return found

@@ -266,6 +266,18 @@ def test_an_annotation_for_type_checkers_only(tmp_path: Path) -> None:
         assert topology.build("outside_checked:path(step=2)", 4).number_of_edges() == 3
 
 
+def test_a_partial_object_has_the_annotations_of_its_function(tmp_path: Path) -> None:
+    content = (
+        "from __future__ import annotations\nimport networkx\nfrom functools import partial\nWhole = int\n\n"
+        "def path(num_nodes, rng, *, step: Whole = 1):\n    return networkx.path_graph(num_nodes)\n\n"
+        "twice = partial(path, step=2)\n"
+    )
+    with module(tmp_path, "outside_partial", content):
+        assert topology.build("outside_partial:twice(step=3)", 4).number_of_edges() == 3
+        with pytest.raises(InputError, match="step = 0.5 must be a whole number"):
+            topology.build("outside_partial:twice(step=0.5)", 4)
+
+
 # -- entry points ------------------------------------------------------------------------------------------------------
 
 
