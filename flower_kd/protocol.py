@@ -39,6 +39,7 @@ Place = Annotated[int, Interval(ge=-1, lt=2**31)]
 Count = Annotated[int, Interval(ge=0, lt=2**31)]
 Size = Annotated[int, Interval(ge=0, lt=2**53)]
 Text = Annotated[str, MaxLen(200), Predicate(str.isprintable)]
+PartName = Annotated[str, MaxLen(2000), Predicate(str.isprintable)]  # as long as in the run config
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Hello(_Record):
     name: Text = ""
     partitions: Count = 0
     classes: Annotated[int, Interval(ge=0, le=1_000_000)] = 0
-    model: Text = ""
+    model: PartName = ""
     parameters: Size = 0
     weights_bytes: Size = 0
     reference_rows: Annotated[int, Interval(ge=0, le=100_000_000)] = 0

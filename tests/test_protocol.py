@@ -3,9 +3,12 @@ import pytest
 from flwr.app import ConfigRecord
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
+from flower_kd import models
 from flower_kd.errors import InputError
-from flower_kd.protocol import Hello, Order, exchanged_rows
+from flower_kd.parts.text import LONGEST
+from flower_kd.protocol import Hello, Order, PartName, exchanged_rows
 
 
 def test_records_travel() -> None:
@@ -41,3 +44,11 @@ def test_both_sides_compute_the_same_rows_and_seeds_differ() -> None:
     assert np.array_equal(exchanged_rows(1, 9, 100, 10), exchanged_rows(1, 9, 100, 10))
     assert not np.array_equal(exchanged_rows(1, 9, 100, 10), exchanged_rows(2, 9, 100, 10))
     assert np.array_equal(exchanged_rows(1, 9, 100, 0), np.arange(100))
+
+
+def test_a_model_may_be_as_long_as_any_part() -> None:
+    text = f"my.parts:net(name={'a' * (LONGEST - 19)})"
+    assert len(text) == LONGEST
+    assert models.MODELS.parse(text).arguments
+    assert TypeAdapter(PartName).validate_python(text) == text
+    assert Hello.__annotations__["model"] == "PartName"

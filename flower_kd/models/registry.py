@@ -36,5 +36,8 @@ def _is_here(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:
         return False
-    except (Exception, SystemExit):  # importing its package fails, and so will importing the module, with a better error
+    except (
+        Exception,
+        SystemExit,
+    ):  # importing its package fails, and so will importing the module, with a better error
         return True
