@@ -19,6 +19,7 @@ _TEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$",
+    "[": "{[}", "*": "{*}",  # at the beginning of a row, they would be options of the command that ends the last one
 }  # fmt: skip
 _MARKDOWN_SIGNS = re.compile(r"([\\`*_\[\]|~$])")
 
@@ -156,7 +157,8 @@ def _share(value: float) -> str:
 
 
 def _escaped_tex(value: Any) -> str:
-    return "".join(_TEX.get(sign, sign) for sign in " ".join(str(value).split()))
+    text = "".join(_TEX.get(sign, sign) for sign in " ".join(str(value).split()))
+    return text.replace("--", "-{}-").replace("--", "-{}-")  # two would be set as one dash
 
 
 def _escaped_markdown(value: Any) -> str:

@@ -103,6 +103,11 @@ def test_text_of_users_is_escaped(caption: str) -> None:
     assert two == ["two lines", "2"]
 
 
+@pytest.mark.parametrize(("name", "written"), [("[a]", "{[}a]"), ("*", "{*}"), ("a---b", "a-{}-{}-b")])
+def test_no_name_is_an_option_of_a_command_of_latex(name: str, written: str) -> None:
+    assert cells_of_tex(PaperTable("", ["run", "value"], [[name, "1"]]).to_tex())[1] == [written, "1"]
+
+
 def test_a_sweep_has_a_row_per_setting() -> None:
     figures = ["accuracy", "accuracy-std", "bytes-per-edge", "bytes-per-node"]
     runs = pd.DataFrame(
