@@ -198,9 +198,10 @@ def screen(comparison: Comparison) -> Group:
 
 def _accuracies(rows: pd.DataFrame) -> Table:
     kinds = ", ".join(dict.fromkeys(kind for kind in rows["interval"] if kind != "no value"))
+    weights = _initial_weights(rows)
     shown = Table(
         title=f"means over nodes and seeds; interval: {kinds}" if kinds else None,
-        caption=_initial_weights(rows) or None,
+        caption=Text(weights, style="table.caption") if weights else None,
     )
     incomplete = (rows["exchanges-missed"] > 0) | (rows["diverged"] > 0)
     for column in ("run", "accuracy", "interval", "spread", "seconds", *(["incomplete"] if incomplete.any() else [])):

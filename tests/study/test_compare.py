@@ -110,6 +110,14 @@ def test_exchanges_that_nodes_missed_are_in_the_table(
     assert "d-sgd: 1 of 12 exchanges missed, 1 node diverged." in (tmp_path / "compare" / "comparison.md").read_text()
 
 
+def test_labels_are_no_markup_on_the_screen(tmp_path: Path) -> None:
+    (tmp_path / "e.toml").write_text('[runs."[/x] a"]\nstrategy = "silo"\n[runs.b]\nstrategy = "fedavg"\n')
+    result = compare(tmp_path / "results", tmp_path / "e.toml")
+    assert result.exit_code == 0, result.output
+    output = " ".join(result.output.split())
+    assert "common initial weights: b; separate initial weights: [/x] a" in output
+
+
 def test_a_run_that_says_nothing_is_a_failed_row(tmp_path: Path) -> None:
     result = compare(tmp_path, "--strategies", "silo,d-sgd", config=f"{SHORT} learning-rate=1000.0 topology='ring'")
     assert result.exit_code == 1
