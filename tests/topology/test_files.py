@@ -91,3 +91,9 @@ def test_binary_file_is_refused(tmp_path) -> None:
     path.write_bytes(b"\xff\xfe\x00\x9c")
     with pytest.raises(InputError, match=r"cannot read a graph from .*graph\.txt"):
         topology.build(str(path), num_nodes=2)
+
+
+def test_a_text_too_long_for_a_file_is_none() -> None:
+    assert not topology.is_file(f"my.parts:graph(name={'a' * 300})")
+    with pytest.raises(InputError, match="unknown topology"):
+        topology.build(f"./{'a' * 300}", 4)
