@@ -109,14 +109,23 @@ def of_token(token: str, output_dir: str) -> Path | None:
         The run's output-dir; if empty, all folders in `DEFAULT` are searched, the newest first.
     """
     if output_dir:
-        candidates = [Path(output_dir).expanduser().absolute()]
+        candidates = [expanded(output_dir).absolute()]
     else:
-        candidates = sorted(DEFAULT.expanduser().absolute().glob("*"), reverse=True)  # names begin with the time
+        candidates = sorted(expanded(DEFAULT).absolute().glob("*"), reverse=True)  # names begin with the time
     for folder in candidates:
         marker = read_marker(folder)
         if marker is not None and marker.token == token:
             return folder
     return None
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home folder in place of ~ or ~NAME; raises InputError if there is no such folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        user = Path(path).parts[0]
+        raise InputError(f"{str(path)!r} cannot be used: {user!r} has no home folder on this machine") from None
 
 
 def check_writable(folder: Path) -> None:

@@ -60,6 +60,9 @@ class _Commands(TyperGroup):
             _print_error("interrupted")
             raise typer.Exit(INTERRUPTED) from None
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                _print_error(f"{error.filename!r} cannot be used: {error.strerror}")
+                raise typer.Exit(MISTAKE) from None
             if error.errno != errno.EIO:
                 raise
             _discard_output()  # the terminal was closed while a progress bar was drawn
@@ -178,6 +181,7 @@ def compare(
     tensorboard: Tensorboard = False,
 ) -> None:
     """Run strategies, or the runs of an experiment file, on the same data and seeds. Repeat the command to continue."""
+    from flower_kd import folders
     from flower_kd.cli import presets
     from flower_kd.study import experiment as experiments
 
@@ -198,7 +202,7 @@ def compare(
         _check_tensorboard()
     if runs is None:
         runs = experiments.of_strategies(strategies or DEFAULT_STRATEGIES, settings)
-    comparison = Comparison(runs, seeds, nodes, output_dir.expanduser().absolute())
+    comparison = Comparison(runs, seeds, nodes, folders.expanded(output_dir).absolute())
     _warn(comparison.warning)
     console = _console()
     try:
@@ -223,6 +227,7 @@ def sweep(
     resume: Resume = False,
 ) -> None:
     """Run every combination of the values of some keys. Repeat the command to continue."""
+    from flower_kd import folders
     from flower_kd.study import grid as grids
 
     _not_both(overwrite, resume)
@@ -232,7 +237,7 @@ def sweep(
     _prepare(max(jobs, workers))
     from flower_kd.study.sweep import Sweep
 
-    swept = Sweep(settings, parsed, seeds, nodes, output_dir.expanduser().absolute())
+    swept = Sweep(settings, parsed, seeds, nodes, folders.expanded(output_dir).absolute())
     _warn(swept.warning)
     console = _console()
     try:
@@ -249,11 +254,14 @@ def report(
     folder: Annotated[Path, typer.Argument(help="Results folder of run, compare or sweep.", show_default=False)],
 ) -> None:
     """Make one web page of a run, a comparison or a sweep."""
-    if not folder.expanduser().is_dir():
+    from flower_kd import folders
+
+    path = folders.expanded(folder)
+    if not path.is_dir():
         raise InputError(f"{str(folder)!r} is not a folder")
     from flower_kd.report import report as reports
 
-    typer.echo(reports.write(folder.expanduser()))
+    typer.echo(reports.write(path))
 
 
 @app.command()
@@ -280,7 +288,7 @@ def topology(
     parsed = RunConfig.parse(settings)
     shown = topology_card.shown_name(parsed.topology)
     default = Path("results/topology") / folders.file_name_of(f"{shown}-{nodes}")
-    path = (picture or default).expanduser().absolute()
+    path = folders.expanded(picture or default).absolute()
     if path.is_dir():
         raise InputError(f"--picture {str(picture)!r} is a directory, but must be a file")
     folders.check_writable(path.parent)

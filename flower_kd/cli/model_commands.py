@@ -75,7 +75,7 @@ def export(
 
     exports.check_format(format_name)
     default = folders.file_name_of(f"node-{node}{'-best' if best else ''}") + exports.FORMATS[format_name].suffix
-    path = (output or Path(default)).expanduser().absolute()
+    path = folders.expanded(output or default).absolute()
     if path.is_dir():
         raise InputError(f"--output {str(path)!r} is a directory, but must be a file")
     if path.exists() and not overwrite:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from flwr.common.config import parse_config_args
 
+from flower_kd import folders
 from flower_kd.cli import presets
 from flower_kd.errors import InputError
 
@@ -65,6 +66,9 @@ def _parsed(texts: list[str]) -> dict[str, Any]:
             f"-c {shown!r} cannot be read: write key=value pairs, each key once and strings in quotes, such as "
             "\"strategy='d-dist' alpha=0.5\""
         ) from None
+    except RuntimeError:  # of Path.expanduser, in Flower's parser
+        folders.expanded(texts[0])
+        raise
     except OSError as error:
         raise InputError(f"-c {shown!r} cannot be read: {error.strerror}") from None
     except ValueError as error:

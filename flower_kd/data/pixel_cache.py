@@ -26,6 +26,8 @@ from filelock import FileLock, Timeout
 from flwr.common.logger import log
 from platformdirs import user_cache_path
 
+from flower_kd import folders
+
 FOLDER = "FLOWER_KD_CACHE"  # environment variable: the folder, or OFF
 OFF = "off"
 LARGEST = 4 * 10**9  # bytes of all caches together
@@ -46,7 +48,7 @@ def folder() -> Path | None:
     chosen = os.environ.get(FOLDER, "").strip()
     if chosen.lower() == OFF:
         return None
-    return Path(chosen).expanduser().absolute() if chosen else user_cache_path("flower-kd") / "images"
+    return folders.expanded(chosen).absolute() if chosen else user_cache_path("flower-kd") / "images"
 
 
 def shared_order(parts: int) -> list[int]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 import datasets
@@ -20,6 +19,7 @@ from datasets.utils import are_progress_bars_disabled, disable_progress_bars, en
 from datasets.utils.file_utils import xopen
 from torch import Tensor
 
+from flower_kd import folders
 from flower_kd.data import pixel_cache
 from flower_kd.data.pixel_cache import PixelCache
 from flower_kd.errors import InputError
@@ -151,7 +151,7 @@ class TableSplit:
     def _cache(self) -> PixelCache:
         jpeg = PIL.features.version("jpg")
         libraries = f"datasets {datasets.__version__}, PIL {PIL.__version__}, libjpeg {jpeg}"
-        path = Path(self.dataset).expanduser()
+        path = folders.expanded(self.dataset)
         place = str(path.resolve()) if path.is_dir() else self.dataset
         return PixelCache(pixel_cache.folder(), place, f"{libraries}, {'gray' if self._gray else 'color'}")
 
@@ -253,7 +253,7 @@ def _split(dataset: str, table: Dataset, image_size: int) -> TableSplit:
 def _load(dataset: str) -> DatasetDict:
     if not dataset.strip():
         raise InputError("dataset = '' must be 'digits', a folder, or a name on the hub")
-    path = Path(dataset).expanduser()
+    path = folders.expanded(dataset)
     local = path.exists() or dataset.startswith((".", "/", "~"))
     if local and not path.is_dir():
         raise InputError(f"dataset {dataset!r}: the folder does not exist")

@@ -70,7 +70,7 @@ def load_card(run: str | Path, node: int | str) -> ModelCard:
 
 def _found(run: Path, node: int | str) -> tuple[Path, int, Cards]:
     """Return the folder of the models, the node's vertex, which has a card, and all cards."""
-    run = run.expanduser()
+    run = folders.expanded(run)
     folder = _folder(run)
     cards = _cards(folder / CARDS_FILE)
     vertex = cards.names.get(str(node), int(node) if str(node).isdecimal() else -1)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from torch import nn
 
+from flower_kd import folders
 from flower_kd.errors import InputError
 from flower_kd.failures import describe
 from flower_kd.models.registry import MODELS
@@ -48,7 +47,7 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int], seed: int = 
     if next(model.parameters(), None) is None:
         raise InputError(f"model {name!r} has no parameters to train")
     if weights_file:
-        load_weights(model, Path(weights_file).expanduser())
+        load_weights(model, folders.expanded(weights_file))
     return model
 
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from flower_kd import topology
+from flower_kd import folders, topology
 from flower_kd.catalog import REGISTRIES, texts
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
@@ -53,7 +53,7 @@ def identity(config: RunConfig, num_nodes: int) -> str:
 def _files(config: RunConfig) -> list[Path]:
     graph = config.topology if topology.is_file(config.topology) else ""
     named = [config.dataset, config.weights_file, graph]
-    return [path for path in (Path(name).expanduser() for name in named if name) if path.exists()]
+    return [path for path in (folders.expanded(name) for name in named if name) if path.exists()]
 
 
 def _sources(module: str) -> list[Path]:

@@ -38,7 +38,7 @@ def path_of(config: RunConfig) -> Path:
     """Return the absolute path of a run's results folder; raises InputError if it cannot be written to."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     default = folders.DEFAULT / folders.file_name_of(f"{stamp}-{config.strategy}-seed{config.seed}")
-    path = Path(config.output_dir or default).expanduser().absolute()
+    path = folders.expanded(config.output_dir or default).absolute()
     folders.check_writable(path)
     check_outside_data(path, config.dataset)
     return path
@@ -46,7 +46,7 @@ def path_of(config: RunConfig) -> Path:
 
 def check_outside_data(path: Path, dataset: str) -> None:
     """Raise InputError if a results folder is inside a local data folder: the results would change its content."""
-    data = Path(dataset).expanduser().absolute()
+    data = folders.expanded(dataset).absolute()
     if data.is_dir() and path.is_relative_to(data):
         raise InputError(f"output-dir {str(path)!r} is inside the data folder {str(data)!r}: choose another folder")
 

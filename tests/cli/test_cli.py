@@ -79,6 +79,26 @@ def test_mistakes_are_one_sentence(config: str, words: str, tmp_path: Path) -> N
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "-c", "topology='ring'", "--output-dir", "PATH"],
+        ["run", "-c", "dataset='PATH'"],
+        ["run", "-c", "PATH.toml"],
+        ["compare", "--output-dir", "PATH"],
+        ["report", "PATH"],
+        ["predict", "PATH", "a.png", "--node", "0"],
+        ["topology", "--picture", "PATH"],
+    ],
+)
+@pytest.mark.parametrize("path", ["~nobody-at-all/x", "./" + "a" * 300], ids=["user", "long"])
+def test_paths_that_cannot_be_are_one_sentence(words: list[str], path: str) -> None:
+    result = flower_kd(*(word.replace("PATH", path) for word in words))
+    assert result.exit_code == 2, result.output
+    assert path.removeprefix("./") in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_finished_runs_are_refused_shown_or_replaced(finished: Path) -> None:
     options = ("run", "-c", SHORT, "--num-nodes", 2, "--output-dir", finished)
     before = (finished / "summary.json").stat().st_mtime_ns
