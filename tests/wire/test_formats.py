@@ -286,6 +286,19 @@ def test_what_a_codec_can_decode_wrong(result, words: str) -> None:
         wire_format.decode(wire_format.encode(SOFT), SOFT.shape)
 
 
+def test_what_a_codec_decodes_is_a_plain_array_of_the_expected_size() -> None:
+    class Odd:
+        def __init__(self, result):
+            self.encode, self.decode = lambda rows: {"rows": rows}, lambda arrays, shape: result
+
+    rows = np.ones((2, 3), np.float32)
+    record = wire.encode(rows)
+    masked = wire.WireFormat("odd", Odd(np.ma.masked_array(rows, mask=True))).decode(record, (2, 3))
+    assert torch.equal(masked, torch.ones(2, 3))
+    with pytest.raises(InputError, match="decoded the rows to 1000000 x 10000000 where 2 x 3 was expected"):
+        wire.WireFormat("odd", Odd(np.broadcast_to(rows[0, 0], (10**6, 10**7)))).decode(record, (2, 3))
+
+
 @pytest.mark.parametrize("error", [KeyError("a\x1b"), SystemExit(3), RecursionError("deep"), MemoryError()], ids=repr)
 def test_a_codec_that_raises_says_what(error: BaseException) -> None:
     with pytest.raises(InputError, match=f"^wire format 'odd' cannot encode the rows: {type(error).__name__}"):
