@@ -41,8 +41,11 @@ def identity(config: RunConfig, num_nodes: int) -> str:
     """
     values: dict[str, Any] = {key: value for key, value in config.to_dict().items() if key not in NOT_OF_THE_RUN}
     values["num-nodes"] = num_nodes
-    sources = {text: REGISTRIES[kind].source(text) for kind, text in texts(asdict(config))}
-    values["packages"] = {text: source.package for text, source in sources.items() if source.package}
+    # By kind too: packages may use one name for parts of several kinds.
+    sources = {(kind, text): REGISTRIES[kind].source(text) for kind, text in texts(asdict(config))}
+    values["packages"] = {
+        f"{kind} {text}": source.package for (kind, text), source in sources.items() if source.package
+    }
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     modules = [path for source in sources.values() if source.module for path in _sources(source.module)]
     for path in [*_files(config), *modules]:
@@ -57,13 +60,19 @@ def _files(config: RunConfig) -> list[Path]:
 
 
 def _sources(module: str) -> list[Path]:
-    """Return the file of a module, if it has one; the module is not imported, but its parent packages are."""
+    """Return the file of a module, if it has one; of a package, all its modules, from any of which a part may be.
+
+    The module is not imported, but its parent packages are.
+    """
     invalidate_caches()  # otherwise a new file is not found
     try:
         spec = find_spec(module)
     except (Exception, SystemExit):  # importing its package runs the user's code
         return []  # using the part reports what is wrong
-    return [Path(spec.origin)] if spec is not None and spec.has_location and spec.origin else []
+    if spec is None or not spec.has_location or not spec.origin:
+        return []
+    inside = [path for folder in spec.submodule_search_locations or () for path in sorted(Path(folder).rglob("*.py"))]
+    return [Path(spec.origin), *inside]
 
 
 def _content(path: Path) -> str:

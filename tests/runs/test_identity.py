@@ -63,6 +63,26 @@ def test_the_module_of_a_part_of_any_kind_counts(kind: str, tmp_path: Path) -> N
         assert identity(RunConfig(), 4) == plain
 
 
+def test_all_modules_of_a_package_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "package_of_identity").mkdir()
+    (tmp_path / "package_of_identity" / "__init__.py").write_text("from package_of_identity.networks import net")
+    (tmp_path / "package_of_identity" / "networks.py").write_text("def net(**shape): ...")
+    config = RunConfig(model="package_of_identity:net")
+    before = identity(config, 4)
+    (tmp_path / "package_of_identity" / "networks.py").write_text("def net(**shapes): ...")
+    assert identity(config, 4) != before
+
+
+def test_the_version_of_a_part_counts_whose_name_has_another_kind_too(tmp_path: Path) -> None:
+    points = "[flower_kd.dissimilarities]\nmean = mine:mean\n"  # flower-kd's own pooling has this name
+    found = set()
+    for version in ("1.2", "1.3"):
+        with installed(tmp_path / version, "means-of-mine", points, version):
+            found.add(identity(RunConfig(dissimilarity="mean", pooling="mean"), 4))
+    assert len(found) == 2
+
+
 def test_the_version_of_an_installed_part_counts(tmp_path: Path) -> None:
     points = "[flower_kd.poolings]\nfirst = mine:first\n"
     found = set()
