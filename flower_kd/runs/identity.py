@@ -11,10 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from flower_kd import folders, topology
+from flower_kd import folders, models, topology
 from flower_kd.catalog import REGISTRIES, texts
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
+from flower_kd.parts.text import parse
 
 # These keys do not change any figure.
 NOT_OF_THE_RUN = ("output-dir", "overwrite", "resume")
@@ -40,6 +41,7 @@ def identity(config: RunConfig, num_nodes: int) -> str:
         If a file cannot be read.
     """
     values: dict[str, Any] = {key: value for key, value in config.to_dict().items() if key not in NOT_OF_THE_RUN}
+    values |= {kind: _canonical(kind, values[kind]) for kind in REGISTRIES}
     values["num-nodes"] = num_nodes
     # By kind too: packages may use one name for parts of several kinds.
     sources = {(kind, text): REGISTRIES[kind].source(text) for kind, text in texts(asdict(config))}
@@ -51,6 +53,14 @@ def identity(config: RunConfig, num_nodes: int) -> str:
     for path in [*_files(config), *modules]:
         digest.update(_content(path).encode())
     return digest.hexdigest()
+
+
+def _canonical(kind: str, text: str) -> str:
+    """Return the text of a part as flower-kd writes it, however a user spaced and quoted it."""
+    if kind == "model":
+        listed = models.parse(text)
+        return ",".join(f"{parse(name)}*{count}" if count else str(parse(name)) for name, count in listed)
+    return text if kind == "topology" and topology.is_file(text) else str(parse(text))
 
 
 def _files(config: RunConfig) -> list[Path]:

@@ -63,6 +63,19 @@ def test_the_module_of_a_part_of_any_kind_counts(kind: str, tmp_path: Path) -> N
         assert identity(RunConfig(), 4) == plain
 
 
+def test_spaces_and_quotes_in_the_text_of_a_part_do_not_count(tmp_path: Path) -> None:
+    texts = {
+        "topology": ("regular(degree=4)", " regular( degree = 4, )"),
+        "model": ("resnet14*2,mlp*2", "resnet14() * 2, mlp*2"),
+        "wire": ("uint8", "uint8()"),
+    }
+    for kind, (one, other) in texts.items():
+        assert identity(RunConfig(**{kind: one}), 4) == identity(RunConfig(**{kind: other}), 4)
+    for name in ("a b.csv", "a  b.csv"):
+        (tmp_path / name).write_text("0 1")
+    assert len({identity(RunConfig(topology=str(path)), 2) for path in tmp_path.iterdir()}) == 2
+
+
 def test_all_modules_of_a_package_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "package_of_identity").mkdir()
