@@ -240,12 +240,12 @@ def test_a_part_that_exits_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "exiting").mkdir()
     (tmp_path / "exiting" / "__init__.py").write_text("raise SystemExit(3)")
     (tmp_path / "exiting" / "part.py").write_text("")
-    with pytest.raises(InputError, match="model 'exiting.part:net' cannot be imported: SystemExit: 3"):
+    with pytest.raises(InputError, match=r"model 'exiting.part:net' cannot be imported: SystemExit: 3"):
         models.parse("exiting.part:net")
     (tmp_path / "quitting.py").write_text("def part(*given, **settings): raise SystemExit(0)")
     with pytest.raises(InputError, match="topology 'quitting:part' fails: SystemExit: 0"):
         topology.build("quitting:part", num_nodes=4)
-    with pytest.raises(InputError, match="model 'quitting:part' fails on .*: SystemExit: 0"):
+    with pytest.raises(InputError, match=r"model 'quitting:part' fails on .*: SystemExit: 0"):
         models.build("quitting:part", 2, (1, 2, 2))
 
 
@@ -274,7 +274,7 @@ def test_a_partial_object_has_the_annotations_of_its_function(tmp_path: Path) ->
     )
     with module(tmp_path, "outside_partial", content):
         assert topology.build("outside_partial:twice(step=3)", 4).number_of_edges() == 3
-        with pytest.raises(InputError, match="step = 0.5 must be a whole number"):
+        with pytest.raises(InputError, match=r"step = 0.5 must be a whole number"):
             topology.build("outside_partial:twice(step=0.5)", 4)
 
 
