@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from flower_kd.errors import InputError, unknown
@@ -292,5 +294,17 @@ def _imported(module: str, attribute: str) -> Any:
         importlib.invalidate_caches()
         found = importlib.import_module(module)
     for name in attribute.split("."):
-        found = getattr(found, name)
+        try:
+            found = getattr(found, name)
+        except AttributeError as error:
+            raise AttributeError(f"{error}{_hidden(module.partition('.')[0])}") from None
     return found
+
+
+def _hidden(package: str) -> str:
+    """Return which module of the current folder another one hides, in words; empty if none."""
+    loaded = getattr(sys.modules.get(package), "__file__", None) or "a part of Python"
+    for here in (Path(f"{package}.py"), Path(package, "__init__.py")):
+        if here.is_file() and here.resolve() != Path(loaded).resolve():
+            return f"; it is {loaded}, which hides {here} in the current folder: rename that"
+    return ""

@@ -235,6 +235,15 @@ def test_a_module_that_fails_is_named(tmp_path: Path) -> None:
         pooling.get("outside_broken:x")
 
 
+def test_a_module_that_another_hides_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "statistics.py").write_text("def pool(*given): ...")
+    with pytest.raises(
+        InputError, match=r"no attribute 'pool'; it is .*/statistics\.py, which hides statistics\.py in"
+    ):
+        pooling.get("statistics:pool")
+
+
 def test_a_part_that_exits_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "exiting").mkdir()
