@@ -193,4 +193,5 @@ def written(value: Any) -> str:
 
 def _unreadable(kind: str, text: str, problem: str, name: str) -> InputError:
     shown = text if len(text) <= 120 else f"{text[:117]}..."
-    return InputError(f"{kind} {shown!r} cannot be read: {problem} (such as {name or 'name'}(key=1, other=word))")
+    example = name.strip() if _NAME.fullmatch(name.strip()) else "name"
+    return InputError(f"{kind} {shown!r} cannot be read: {problem} (such as {example}(key=1, other=word))")

@@ -1,7 +1,7 @@
 import doctest
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flower_kd.errors import InputError
@@ -32,6 +32,8 @@ def test_what_is_written_is_read_again(name: str, arguments: dict) -> None:
 
 
 @given(st.text(max_size=40))
+@example("0\n(")
+@example("a\nb(")
 def test_any_text_is_read_or_refused_in_one_sentence(text: str) -> None:
     try:
         part = parse(text)
