@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from flower_kd.parts.registry import Registry
 
 # Keys whose value names a part; that of a topology may also be a file, and that of a model a list.
-_PARTS = ("strategy", "partition", "dissimilarity", "pooling", "consensus", "wire")
+PART_KEYS = ("strategy", "partition", "dissimilarity", "pooling", "consensus", "wire")
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class RunConfig:
                 try:
                     value = checked(key, run_config[key], annotation)
                     values[key.replace("-", "_")] = value
-                    if key in _PARTS:
+                    if key in PART_KEYS:
                         part_text.parse(value, key)
                 except InputError as problem:
                     problems.append(str(problem))

@@ -128,16 +128,16 @@ def expanded(path: str | Path) -> Path:
         raise InputError(f"{str(path)!r} cannot be used: {user!r} has no home folder on this machine") from None
 
 
-def check_writable(folder: Path) -> None:
-    """Raise InputError if a folder cannot be created or written to."""
+def check_writable(folder: Path, option: str = "output-dir") -> None:
+    """Raise InputError if a folder cannot be created or written to; `option` is what named it."""
     try:
         nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
     except OSError as error:  # such as a name that is too long
-        raise InputError(f"output-dir {str(folder)!r} cannot be created: {error.strerror}") from None
+        raise InputError(f"{option} {str(folder)!r} cannot be created: {error.strerror}") from None
     if not nearest.is_dir():
-        raise InputError(f"output-dir {str(folder)!r} cannot be created: {str(nearest)!r} is not a folder")
+        raise InputError(f"{option} {str(folder)!r} cannot be created: {str(nearest)!r} is not a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"output-dir {str(folder)!r} cannot be written: no permission to write to {str(nearest)!r}")
+        raise InputError(f"{option} {str(folder)!r} cannot be written: no permission to write to {str(nearest)!r}")
 
 
 def check_foreign_files(folder: Path, kind: str, runs: Collection[str] = ()) -> None:

@@ -291,7 +291,7 @@ def topology(
     path = folders.expanded(picture or default).absolute()
     if path.is_dir():
         raise InputError(f"--picture {str(picture)!r} is a directory, but must be a file")
-    folders.check_writable(path.parent)
+    folders.check_writable(path.parent, "the folder of --picture")
     card = topology_card.card(parsed, nodes)
     console = _console()
     console.print(topology_card.table(card, shown))

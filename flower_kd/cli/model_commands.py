@@ -80,7 +80,7 @@ def export(
         raise InputError(f"--output {str(path)!r} is a directory, but must be a file")
     if path.exists() and not overwrite:
         raise InputError(f"--output {str(path)!r} already exists: choose another file, or replace it with --overwrite")
-    folders.check_writable(path.parent)
+    folders.check_writable(path.parent, "the folder of --output")
     model, card = load_model(run, node, best=best), load_card(run, node)
     content = exports.export(model, card, format_name)
     folders.write(path.parent, {path.name: content})

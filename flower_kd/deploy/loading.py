@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from flower_kd import folders, models
 from flower_kd.errors import InputError
@@ -40,8 +42,10 @@ def load_model(run: str | Path, node: int | str, *, best: bool = False) -> nn.Mo
     model = models.build(card.factory, card.classes, card.shape)
     path = folder / weights_file(vertex, best=best)
     try:
-        model.load_state_dict(load_file(path))
-    except (OSError, SafetensorError) as error:
+        weights = load_file(path)
+        _check(weights, model)
+        model.load_state_dict(weights)
+    except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"model {str(path)!r} cannot be read: {_line(error)}") from None
     except RuntimeError as error:  # names or shapes of tensors
         raise InputError(
@@ -49,6 +53,16 @@ def load_model(run: str | Path, node: int | str, *, best: bool = False) -> nn.Mo
             f"{_line(error)}"
         ) from None
     return model.eval()
+
+
+def _check(weights: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Raise ValueError for what `load_state_dict` takes silently: another dtype, values that are not finite."""
+    for name, tensor in model.state_dict().items():
+        found = weights.get(name, tensor)
+        if found.dtype != tensor.dtype:
+            raise ValueError(f"{name!r} is {found.dtype}, not {tensor.dtype}")
+        if not torch.isfinite(found).all():
+            raise ValueError(f"{name!r} has NaN or Inf")
 
 
 def load_card(run: str | Path, node: int | str) -> ModelCard:
@@ -73,10 +87,11 @@ def _found(run: Path, node: int | str) -> tuple[Path, int, Cards]:
     run = folders.expanded(run)
     folder = _folder(run)
     cards = _cards(folder / CARDS_FILE)
-    vertex = cards.names.get(str(node), int(node) if str(node).isdecimal() else -1)
+    by_number = {str(vertex): vertex for vertex in cards.of}
+    vertex = cards.names.get(str(node), by_number.get(str(node), -1))
     if vertex not in cards.of:
         known = ", ".join([_ranges(sorted(cards.of)), *cards.names])
-        raise InputError(f"{str(run)!r} has no model of node {node} (allowed: {known})")
+        raise InputError(f"{str(run)!r} has no model of node {str(node)[:40]} (allowed: {known})")
     return folder, vertex, cards
 
 

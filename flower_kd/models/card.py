@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -43,6 +44,8 @@ class ModelCard:
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == self.shape[0]:
             raise ValueError(f"{len(self.mean)} means and {len(self.std)} std for {self.shape[0]} channels")
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
+            raise ValueError(f"mean {self.mean} and std {self.std} must be finite, and std above 0")
         if len(self.labels) != self.classes:
             raise ValueError(f"{len(self.labels)} labels for {self.classes} classes")
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 from itertools import product
 from typing import Any
 
-from flower_kd.config import RunConfig
+from flower_kd.config import PART_KEYS, RunConfig
 from flower_kd.errors import InputError, unknown
 from flower_kd.parts import moved
 from flower_kd.parts import text as part_text
@@ -57,7 +57,7 @@ def parse(texts: Sequence[str]) -> Grid:
             values = [_unquoted(value) for value in part_text.split(listed)]
         except ValueError as problem:
             raise InputError(f"--grid {text!r} cannot be read: {problem}") from None
-        grid[key] = [_typed(key, value, types[key]) for value in values]
+        grid[key] = [_as_written(key, _typed(key, value, types[key])) for value in values]
         twice = next((value for value in grid[key] if grid[key].count(value) > 1), None)
         if twice is not None:
             raise InputError(f"--grid {text!r} lists {as_text(twice)} twice")
@@ -70,6 +70,14 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]
     """Return every combination of one value per key, by a label such as "dissimilarity=kl,temperature=10"."""
     choices = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     return {",".join(f"{key}={_escaped(value)}" for key, value in choice.items()): choice for choice in choices}
+
+
+def _as_written(key: str, value: Any) -> Any:
+    """Return the text of a part as flower-kd writes it, so that one part has one label; other values as they are."""
+    try:
+        return str(part_text.parse(value, key)) if key in (*PART_KEYS, "topology") else value
+    except InputError:  # a topology may be a file; wrong texts are reported with the configs
+        return value
 
 
 def _escaped(value: Any) -> str:

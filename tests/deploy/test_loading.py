@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import flower_kd
 from flower_kd import data, sim
@@ -118,6 +119,33 @@ def test_what_cannot_be_loaded_is_named(trained, tmp_path: Path, monkeypatch) ->
     refused(copy, 0, "contains no models: they are on the run's nodes")
     (copy / "summary.json").unlink()
     refused(copy, 0, "contains an unfinished run: models are kept when it is finished")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda weights: weights.double(), r"is torch.float64, not torch.float32"),
+        (lambda weights: weights * torch.nan, "has NaN or Inf"),
+    ],
+)
+def test_weights_that_torch_would_take_silently_are_refused(trained, damage, words: str, tmp_path: Path) -> None:
+    shutil.copy(trained[0] / "models" / "model.toml", tmp_path)
+    weights = load_file(trained[0] / "models" / "node-1.safetensors")
+    first = next(name for name, tensor in weights.items() if tensor.is_floating_point())
+    save_file(weights | {first: damage(weights[first])}, tmp_path / "node-1.safetensors")
+    with pytest.raises(InputError, match=words):
+        flower_kd.load_model(tmp_path, node=1)
+
+
+def test_a_card_without_a_usable_std_is_refused(trained, tmp_path: Path) -> None:
+    card = (trained[0] / "models" / "model.toml").read_text()
+    start = card.index("std = [")
+    spoiled = f"{card[:start]}std = [0.0, 1.0, nan]{card[card.index(']', start) + 1 :]}"
+    (tmp_path / "model.toml").write_text(spoiled)
+    with pytest.raises(InputError, match="std above 0"):
+        flower_kd.load_card(tmp_path, node=1)
+    with pytest.raises(InputError, match="no model of node 9999"):
+        flower_kd.load_card(trained[0], node="9" * 5000)
 
 
 def test_a_run_of_a_comparison_is_named(tmp_path: Path) -> None:

@@ -168,3 +168,9 @@ def running(session: int) -> list[str]:
     listed = subprocess.run(["ps", "-e", "-o", "sid=,stat="], capture_output=True, text=True, check=True).stdout
     states = [line.split() for line in listed.splitlines()]
     return [state for sid, state in states if int(sid) == session and not state.startswith("Z")]
+
+
+def test_a_part_has_one_label_however_it_is_written() -> None:
+    assert grid.parse(["topology=ring( ),regular( degree = 4 )"]) == {"topology": ["ring", "regular(degree=4)"]}
+    with pytest.raises(InputError, match=r"lists regular\(degree=4\) twice"):
+        grid.parse(["topology=regular(degree=4),regular( degree=4, )"])
