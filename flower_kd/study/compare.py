@@ -119,12 +119,14 @@ class Comparison:
         ]
         rows = table(self.outcomes)
         parts = {
-            "failed.json": json.dumps(failed, indent=2).encode(),
+            **({"failed.json": json.dumps(failed, indent=2).encode()} if failed else {}),
             "comparison.csv": rows.to_csv(index=False, lineterminator="\n").encode(),
             **paper_tables.of_comparison(rows, _notes(rows)).files("comparison"),
             # Last: if it exists, so do the others.
             "comparison.json": json.dumps(finished, indent=2, allow_nan=False).encode(),
         }
+        if not failed:
+            folders.remove(self.folder, "failed.json")  # of an earlier attempt
         folders.write(self.folder, parts)
 
     def _draw(self) -> None:

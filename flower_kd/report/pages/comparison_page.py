@@ -26,8 +26,9 @@ def comparison(folder: Path) -> Page:
     """Return the page of a comparison; raises InputError if its files are damaged."""
     with reading(folder / "comparison.json") as path:
         finished = _compared(json.loads(path.read_text("utf-8")))
-    with reading(folder / "failed.json") as path:
-        failed = [{key: run[key] for key in ("run", "seed", "error")} for run in json.loads(path.read_text("utf-8"))]
+    with reading(folder / "failed.json") as path:  # only if a run failed
+        entries = json.loads(path.read_text("utf-8")) if path.exists() else []
+        failed = [{key: run[key] for key in ("run", "seed", "error")} for run in entries]
     configs = []
     for run in finished:
         with reading(folder / run["folder"] / CONFIG_FILE) as path:
