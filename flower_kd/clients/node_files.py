@@ -23,12 +23,12 @@ CARD = "card"  # key of the metadata
 
 
 class NodeFiles:
-    """The saved states of one node after its last rounds.
+    """The saved states of one node after its last two rounds, in `round-N.safetensors`.
 
     Parameters
     ----------
     folder : Path
-        Used by this node only; created when needed.
+        Used by this node and one run only; created when needed.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -19,6 +19,7 @@ from flower_kd import folders
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.report import paper_tables, pictures
+from flower_kd.report.formats import SECONDS
 from flower_kd.report.interval import interval
 from flower_kd.runs import results, shortfalls
 from flower_kd.sim.signals import deferred_signals
@@ -202,7 +203,7 @@ def _accuracies(rows: pd.DataFrame) -> Table:
     kinds = ", ".join(dict.fromkeys(kind for kind in rows["interval"] if kind != "no value"))
     shown = Table(
         title=f"means over nodes and seeds; interval: {kinds}" if kinds else None,
-        caption=_initial_weights(rows) or None,
+        caption="\n".join(filter(None, (_initial_weights(rows), f"seconds: {SECONDS}"))),
     )
     incomplete = (rows["exchanges-missed"] > 0) | (rows["diverged"] > 0)
     for column in ("run", "accuracy", "interval", "spread", "seconds", *(["incomplete"] if incomplete.any() else [])):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from flower_kd.report.formats import megabytes, percent, short
+from flower_kd.report.formats import SECONDS, megabytes, percent, short
 from flower_kd.report.pages.elements import Column, Picture, Table, accuracy_column
 from flower_kd.report.pages.page import Page
 from flower_kd.report.pages.reading import reading
@@ -72,5 +72,5 @@ def _run_columns(runs: pd.DataFrame) -> Iterator[Column]:
         yield accuracy_column("alone, %", runs["alone"])
     yield Column("MB per edge", runs["bytes-per-edge"], megabytes)
     yield from shortfall_columns(runs)
-    yield Column("seconds", runs["seconds"], short)
+    yield Column("seconds", runs["seconds"], short, hint=SECONDS)
     yield Column("folder", runs["folder"])
