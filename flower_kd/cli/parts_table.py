@@ -21,7 +21,7 @@ def table(kind: str, registry: Registry[Any]) -> Table:
         shown.add_column(column, overflow="fold")
     keys = {spec.name for spec in fields(RunConfig)}
     hidden = [
-        (name, f"{point.dist.name} {point.dist.version}, hidden by flower-kd's own")
+        (name, f"{point.dist.name} {point.dist.version}")
         for name, points in registry.installed().items()
         if name in registry.own_names()
         for point in points
@@ -37,7 +37,7 @@ def table(kind: str, registry: Registry[Any]) -> Table:
             source, settings, words = _sources(registry, name), "", str(error)
         shown.add_row(*map(Text, (name, source, settings, words)))
     for name, source in hidden:
-        shown.add_row(*map(Text, (name, source, "", "")))
+        shown.add_row(*map(Text, (name, source, "", "hidden by flower-kd's own")))
     return shown
 
 

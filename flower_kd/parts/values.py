@@ -81,7 +81,7 @@ def allowed(annotation: Any) -> str:
     """Return which values an annotation allows, in a few words: "number, above 0 and at most 1"."""
     origin = get_origin(annotation)
     if origin in (Union, UnionType):
-        return " or ".join(map(allowed, get_args(annotation)))
+        return ", or ".join(map(allowed, get_args(annotation)))
     if origin is Literal:
         return ", ".join(map(str, get_args(annotation)))
     kind = _SHORT_KINDS.get(get_args(annotation)[0] if origin is Annotated else annotation, "any")
