@@ -309,7 +309,7 @@ def _unknown_key(key: str) -> str:
         near = [known for known in _annotations() if words & set(known.split("-"))][:3]
     if near:
         return f"unknown key {key!r}, did you mean {' or '.join(map(repr, near))}?"
-    return f"unknown key {key!r}: the documentation lists all settings"
+    return f"unknown key {key!r} (the page Settings of the documentation lists all keys)"
 
 
 def _raise(problems: list[str]) -> None:

@@ -340,7 +340,7 @@ class TotalVariation(Dissimilarity):
 
 @reducible
 def squared_error(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Squared error `sum (p - q)^2` (Brier score; the distillation term of the report's equation 5)."""
+    """Squared error `sum (p - q)^2` (Brier score; the distillation term of Wang, Wang and Ma 2020, equation 5)."""
     return (log_p.exp() - log_q.exp()).square().sum(-1)
 
 

@@ -26,9 +26,14 @@ class RunRefusedError(InputError):
         """Ignore frames (context managers set them)."""
 
 
-def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
-    """Return the sentence that `name` is not one of `allowed`, with the closest match if there is one."""
+def unknown(kind: str, name: object, allowed: Iterable[str], meant: str = "") -> str:
+    """Return the sentence that `name` is not one of `allowed`, with what was meant, by default the closest match."""
     names = list(allowed)
-    near = get_close_matches(str(name), names, n=1)
-    hint = f", did you mean {near[0]!r}?" if near else ""
+    hint = f", did you mean {meant!r}?" if meant else near(name, names)
     return f"unknown {kind} {name!r}{hint} (allowed: {', '.join(names)})"
+
+
+def near(name: object, allowed: Iterable[str]) -> str:
+    """Return the question whether the closest match was meant; empty if none is close."""
+    found = get_close_matches(str(name), list(allowed), n=1)
+    return f", did you mean {found[0]!r}?" if found else ""

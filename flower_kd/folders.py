@@ -317,6 +317,14 @@ def remove_index(folder: Path) -> None:
         raise InputError(f"output-dir {str(folder)!r} cannot be cleared: {error}") from None
 
 
+def remove(folder: Path, name: str) -> None:
+    """Remove a results file, if it exists; raises InputError if this fails."""
+    try:
+        (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"output-dir {str(folder)!r} cannot be written: {error.strerror}") from None
+
+
 def remove_checkpoint(folder: Path) -> None:
     """Remove a run's checkpoint; raises OSError if this fails. Files that flower-kd did not write stay."""
     _remove_tree(

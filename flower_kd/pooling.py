@@ -66,21 +66,21 @@ def get(name: str) -> Pooling:
 
 @POOLINGS.register("mean")
 def mean(logits: Tensor, weights: csr_array, temperature: float) -> list[Teacher | None]:
-    """Average the soft labels (AVG of the slides; `holistic` in the follow-up study)."""
+    """Average the soft labels (AVG of Molo et al., SISAP 2024)."""
     pooled = _by_rows(lambda part: mix(weights, torch.softmax(part / temperature, dim=-1)), logits)
     return _one_teacher(pooled, weights)
 
 
 @POOLINGS.register("mean-logits")
 def mean_logits(logits: Tensor, weights: csr_array, temperature: float) -> list[Teacher | None]:
-    """Average the logits and soften once (what the slides' public code does)."""
+    """Average the logits and soften once (as the public code of Molo et al., SISAP 2024, does)."""
     pooled = _by_rows(lambda part: torch.softmax(mix(weights, part) / temperature, dim=-1), logits)
     return _one_teacher(pooled, weights)
 
 
 @POOLINGS.register("pairwise")
 def pairwise(logits: Tensor, weights: csr_array, temperature: float) -> list[Teacher | None]:
-    """Keep each neighbor as a separate teacher (SUM of the slides): the message grows with the degree."""
+    """Keep each neighbor as a separate teacher (SUM of Molo et al., SISAP 2024): the message grows with the degree."""
     soft_labels = torch.softmax(logits / temperature, dim=-1)
     teachers: list[Teacher | None] = []
     for node in range(weights.shape[0]):

@@ -85,8 +85,10 @@ class Greeting(_Record):
         The part of the run that begins: "alone" or the strategy's name.
     server_round : int
         In a resumed run: the last finished round.
-    dissimilarity, wire : str
-        The parts that the node will need; empty for none.
+    dissimilarity : str
+        The dissimilarity that the node will need; empty for none.
+    wire : str
+        The wire format that the node will need; empty for none.
     """
 
     fresh: bool = True
@@ -99,7 +101,7 @@ class Greeting(_Record):
 
 @dataclass(frozen=True)
 class Hello(_Record):
-    """A node's answer to the handshake (design: one exchange).
+    """A node's answer to the handshake.
 
     Parameters
     ----------
@@ -111,10 +113,16 @@ class Hello(_Record):
         `num-partitions` in its node config; 0 if it has none.
     classes : int
         Width of the model's logits.
-    model, parameters, weights_bytes : str, int, int
-        The model the node trains, its number of parameters, and the bytes of its weights as a serialized record.
-    reference_rows, fingerprint : int, str
-        Size and SHA-256 of its reference set.
+    model : str
+        The model that the node trains.
+    parameters : int
+        The model's number of parameters.
+    weights_bytes : int
+        Bytes of its weights as a serialized record.
+    reference_rows : int
+        Rows of its reference set.
+    fingerprint : str
+        SHA-256 of its reference set.
     fresh : bool
         Whether it starts from its initial weights rather than those of an earlier message.
     error : str
@@ -167,10 +175,16 @@ class Order(_Record):
         Reference rows in one SGD step; 0 for all rows of the teacher.
     wire : str
         The wire format of the teacher in this message and of the logits in the reply.
-    dissimilarity, temperature, kd_reduction : str, float, str
-        The distillation term.
-    label_weight, kd_weight : float
-        Factors of the label term and of the distillation term.
+    dissimilarity : str
+        The dissimilarity in the distillation term.
+    temperature : float
+        T of the student's softmax in the distillation term, above 0.
+    kd_reduction : {"mean", "sum"}
+        Of the distillation term over the rows of a step.
+    label_weight : float
+        Factor of the label term.
+    kd_weight : float
+        Factor of the distillation term.
     keep : bool
         Whether these steps end a round, after which a node that keeps its state on disk saves it.
     """
@@ -204,10 +218,14 @@ def exchanged_rows(seed: int, exchange: int, reference_rows: int, exchange_rows:
 
     Parameters
     ----------
-    seed, exchange : int
-        The run's seed; the exchange's number, from 0.
-    reference_rows, exchange_rows : int
-        Size of the reference set; rows per exchange (0 or the full size: all, in order).
+    seed : int
+        The run's seed.
+    exchange : int
+        The exchange's number, from 0.
+    reference_rows : int
+        Size of the reference set.
+    exchange_rows : int
+        Rows per exchange; 0 or the full size for all, in order.
 
     Returns
     -------

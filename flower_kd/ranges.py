@@ -14,12 +14,19 @@ LARGEST = 2**63 - 1  # the largest integer in a Flower record
 
 # Annotations of parameters and run-config keys (flower_kd.annotations).
 Whole = Annotated[int, Interval(ge=0, le=LARGEST)]
+"""Whole numbers from 0."""
 Count = Annotated[int, Interval(ge=1, le=LARGEST)]
+"""Whole numbers from 1."""
 Share = Annotated[float, Interval(ge=0, le=1)]
+"""Numbers from 0 to 1."""
 UpToHalf = Annotated[float, Interval(ge=0, le=0.5)]
+"""Numbers from 0 to 0.5."""
 Momentum = Annotated[float, Interval(ge=0, le=0.999)]
+"""Numbers from 0 to 0.999."""
 NonNegative = Annotated[float, Interval(ge=0)]
+"""Numbers from 0."""
 Positive = Annotated[float, Interval(gt=0)]
+"""Numbers above 0."""
 
 
 def problem(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf) -> str:

@@ -27,7 +27,7 @@ class Reason:
     words : str
         What does not use the key.
     instead : str
-        The keys used instead; empty if they are irrelevant.
+        The keys and settings used instead; empty if there are none, or they are irrelevant.
     """
 
     words: str
@@ -60,7 +60,7 @@ def unused(config: RunConfig) -> dict[str, Reason]:
         words = f"{kind} {text!r} does not use it"
         others = {name for part in registry.own_names() for name in registry.settings(part)}
         keys = (_key(name) if name in settings else name for name in own)
-        instead = ", ".join(sorted(keys)) or "no settings of its own"
+        instead = ", ".join(sorted(keys))
         found |= dict.fromkeys(others - own, Reason(words, instead))
         found |= dict.fromkeys(in_parentheses, Reason(f"{kind} {text!r} sets it in parentheses"))
     for name, _ in models.parse(config.model):
@@ -110,7 +110,7 @@ def check_grid(grid: Mapping[str, Sequence[Any]], configs: Mapping[str, RunConfi
             label, why = next(iter(without.items()))
             raise InputError(
                 f"--grid {key}: it has no effect in {len(without)} of {len(reasons)} combinations, as in "
-                f"{label}: {why.words}{why.instead and f', but {why.instead}'}"
+                f"{label}: {why.words}{why.instead and f', but uses {why.instead}'}"
             )
 
 

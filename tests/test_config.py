@@ -139,5 +139,7 @@ def test_an_unknown_key_shows_the_nearest_only() -> None:
     with pytest.raises(InputError) as refusal:
         RunConfig.parse({"wire-format": "uint8"})
     assert str(refusal.value) == "unknown key 'wire-format', did you mean 'wire'?"
-    with pytest.raises(InputError, match="unknown key 'xyzzy': the documentation lists all settings"):
+    with pytest.raises(
+        InputError, match=r"unknown key 'xyzzy' \(the page Settings of the documentation lists all keys\)"
+    ):
         RunConfig.parse({"xyzzy": 1})

@@ -47,7 +47,7 @@ def test_the_reason_names_the_part_and_what_it_uses() -> None:
     found = unused(config(strategy="d-dist", partition="iid"))
     assert found["alpha"].words == "strategy 'd-dist' does not use it"
     assert found["alpha"].instead.startswith("clip, consensus, dissimilarity, evaluate-every")
-    assert found["gamma"] == Reason("partition 'iid' does not use it", "no settings of its own")
+    assert found["gamma"] == Reason("partition 'iid' does not use it")
 
 
 def test_a_graph_file_names_the_nodes(tmp_path: Path) -> None:
@@ -77,7 +77,8 @@ def test_what_is_changed_and_used_by_no_run_is_reported_in_one_line() -> None:
         ({"alpha": [0.1, 0.9], "strategy": ["d-dist", "neighbor-kd"]}, {}, "alpha: it has no effect in 2 of 4"),
         ({"alpha": [0.1], "strategy": ["d-dist", "neighbor-kd"]}, {}, ""),
         ({"gamma": [0.3, 0.5], "partition": ["skew", "skew(gamma=2)"]}, {}, "gamma: .* 2 of 4 .*parentheses"),
-        ({"gamma": [1.0, 2.0]}, {"partition": "iid"}, "gamma"),
+        ({"gamma": [1.0, 2.0]}, {"partition": "iid"}, "gamma: .* partition 'iid' does not use it$"),
+        ({"gamma": [1.0]}, {"partition": "dirichlet"}, "gamma: .* does not use it, but uses dirichlet-alpha$"),
         ({"topology": ["ring", "complete"]}, {"strategy": "silo"}, "topology"),
         ({"temperature": [1.0, 2.0], "strategy": ["d-dist", "neighbor-kd"]}, {}, ""),
     ],

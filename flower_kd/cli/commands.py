@@ -150,13 +150,13 @@ def run(
     with (
         _interruptible(lambda: _kept_of_run(folder)),
         progress.display() as display,
-        warnings_to(lambda line: display.warn(this_run.name, line)),
+        warnings_to(lambda line: display.warn(folder.name, line)),
     ):
-        display.begin(this_run.name)
+        display.begin(folder.name)
         summary = job.execute(
-            this_run, lambda event: display.update(this_run.name, event), workers=workers, tensorboard=tensorboard
+            this_run, lambda event: display.update(folder.name, event), workers=workers, tensorboard=tensorboard
         )
-        display.end(this_run.name)
+        display.end(folder.name)
     console = _console()
     console.print(run_table.table(summary))
     _print_location(console, folder)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
+from flower_kd.parts.description import described
 from flower_kd.parts.registry import Registry, Source, first_line
-from flower_kd.parts.signatures import Setting
-from flower_kd.parts.text import written
 
 
 def table(kind: str, registry: Registry[Any]) -> Table:
@@ -18,8 +19,9 @@ def table(kind: str, registry: Registry[Any]) -> Table:
     shown = Table(title=Text(kind, style="table.title"), title_justify="left")
     for column in ("name", "source", "settings", "what it is"):
         shown.add_column(column, overflow="fold")
+    keys = {spec.name for spec in fields(RunConfig)}
     hidden = [
-        (name, f"{point.dist.name} {point.dist.version}, hidden by flower-kd's own")
+        (name, f"{point.dist.name} {point.dist.version}")
         for name, points in registry.installed().items()
         if name in registry.own_names()
         for point in points
@@ -28,20 +30,17 @@ def table(kind: str, registry: Registry[Any]) -> Table:
     for name in registry.names():
         try:
             source = str(registry.source(name))
-            settings = ", ".join(map(_setting, registry.settings(name).values()))
+            found = described(registry.settings(name), keys)
+            settings = "\n".join(f"{setting} ({values})" for setting, values in found)
             words = first_line(registry.get(name))
         except InputError as error:
             source, settings, words = _sources(registry, name), "", str(error)
         shown.add_row(*map(Text, (name, source, settings, words)))
     for name, source in hidden:
-        shown.add_row(*map(Text, (name, source, "", "")))
+        shown.add_row(*map(Text, (name, source, "", "hidden by flower-kd's own")))
     return shown
 
 
 def _sources(registry: Registry[Any], name: str) -> str:
     points = registry.installed().get(name, [])
     return ", ".join(f"{point.dist.name} {point.dist.version}" for point in points if point.dist) or str(Source())
-
-
-def _setting(setting: Setting) -> str:
-    return f"{setting.name} (required)" if setting.required else f"{setting.name}={written(setting.default)}"

@@ -26,12 +26,12 @@ CARD, SCORE = "card", "score"  # keys of the metadata
 
 
 class NodeFiles:
-    """The saved states of one node after its last rounds, and its last best models.
+    """The saved states of one node after its last two rounds, in `round-N.safetensors`, and its last best models.
 
     Parameters
     ----------
     folder : Path
-        Used by this node only; created when needed.
+        Used by this node and one run only; created when needed.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -29,7 +29,9 @@ DistillationBatch = tuple[Tensor, Tensor | None]
 def train(
     node: Node, order: Order, teacher: Teacher | None, rows: np.ndarray, vertex: int
 ) -> tuple[dict[str, float], Tensor | None]:
-    """Take the order's SGD steps on `label_weight * CE + kd_weight * dissimilarity` (slides; report, equation 5).
+    """Take the order's SGD steps on `label_weight * CE + kd_weight * dissimilarity`.
+
+    The client loss of Molo et al. (SISAP 2024), and of Distributed Distillation (Wang, Wang and Ma 2020, equation 5).
 
     Private and reference rows share one forward pass, unless the model has batch normalization: each then has its own
     pass and batch statistics, and logits that leave the node are computed in evaluation mode, in which no row depends

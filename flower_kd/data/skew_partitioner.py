@@ -16,7 +16,7 @@ class SkewPartitioner(Partitioner):
 
     Each partition has primary labels; the others are secondary. A sample goes to one partition at random, with a
     probability `1 + gamma` times higher for each partition that has the sample's label as a primary one. `gamma = 0`
-    is independent and identical; the slides on information dissimilarity use 15 for CIFAR-10 and 10 for SUN397.
+    is independent and identical; Molo et al. (SISAP 2024) use 15 for CIFAR-10 and 10 for SUN397.
     Shuffled labels are dealt to partitions in turns, so that each label is primary for some partition, and all for
     about equally many.
 

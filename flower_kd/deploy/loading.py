@@ -70,8 +70,10 @@ def load_card(run: str | Path, node: int | str) -> ModelCard:
 
     Parameters
     ----------
-    run, node
-        As in `load_model`.
+    run : path
+        The folder of a finished run, or a copy of its `models` folder.
+    node : int or str
+        The node's vertex, or its name if the graph has names.
 
     Raises
     ------

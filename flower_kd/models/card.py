@@ -28,8 +28,10 @@ class ModelCard:
         Width of the logits.
     shape : tuple of int
         Channels, height and width of an image.
-    mean, std : tuple of float
-        Per channel: subtracted from and divided by, of images in [0, 1].
+    mean : tuple of float
+        By channel: what is subtracted from images in [0, 1].
+    std : tuple of float
+        By channel: what they are divided by after that.
     labels : tuple of str
         The names of the classes.
     """

@@ -16,8 +16,8 @@ SMALL_IMAGE = 64  # below this side, resnet18's own stem would shrink the image 
 class Block(nn.Module):
     """Two 3 x 3 convolutions and a shortcut without parameters.
 
-    The shortcut is the paper's option A, which section 4.2 uses throughout: it subsamples, and pads new channels with
-    zeros.
+    The shortcut is option A of He et al. (CVPR 2016), which their section 4.2 uses throughout: it subsamples, and pads
+    new channels with zeros.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -36,7 +36,7 @@ class Block(nn.Module):
 
 
 def cifar_resnet(blocks: int, *, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-    """Return the CIFAR network of section 4.2, whose depth is `6 * blocks + 2`.
+    """Return the CIFAR network of He et al. (CVPR 2016, section 4.2), whose depth is `6 * blocks + 2`.
 
     Parameters
     ----------

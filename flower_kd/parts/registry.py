@@ -17,10 +17,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from flower_kd.errors import InputError, unknown
+from flower_kd.errors import InputError, near, unknown
 from flower_kd.failures import describe
 from flower_kd.parts import signatures
 from flower_kd.parts.signatures import Setting
@@ -233,7 +234,7 @@ class Registry(Generic[T]):
     def _entry_point(self, name: str) -> EntryPoint:
         points = self.installed().get(name, [])
         if not points:
-            raise InputError(unknown(self.kind, name, [*self.names(), *self._also]))
+            raise InputError(unknown(self.kind, name, [*self.names(), *self._also], with_colon(name)))
         if len(points) > 1:
             packages = " and ".join(sorted(_package(point) for point in points))
             raise InputError(
@@ -263,6 +264,16 @@ def first_line(part: Any) -> str:
         part = part.func
     documented = part if isinstance(part, type) or inspect.isroutine(part) else type(part)
     return (inspect.getdoc(documented) or "").strip().split("\n")[0]
+
+
+def with_colon(name: str) -> str:
+    """Return "my.parts:Renyi" for "my.parts.Renyi" if there is such a module; empty otherwise."""
+    module, _, attribute = name.rpartition(".")
+    own = f"{module}:{attribute}"
+    try:
+        return own if is_own(own) and find_spec(module) is not None else ""
+    except Exception:  # the module's package is the user's code, or does not exist
+        return ""
 
 
 def forget_installed() -> None:
@@ -297,7 +308,9 @@ def _imported(module: str, attribute: str) -> Any:
         try:
             found = getattr(found, name)
         except AttributeError as error:
-            raise AttributeError(f"{error}{_hidden(module.partition('.')[0])}") from None
+            public = [other for other in dir(found) if not other.startswith("_")]
+            hint = _hidden(module.partition(".")[0]) or near(name, public)
+            raise AttributeError(f"{error}{hint}") from None
     return found
 
 

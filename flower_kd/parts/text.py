@@ -26,6 +26,7 @@ DEEPEST = 16
 _NAME = re.compile(r"\w[\w.+-]*(:\w[\w.]*)?")
 _OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _WORD = re.compile(r"[^\W\d][\w.:/-]*")
+_HYPHENATED = re.compile(r"[^\W\d]\w*(-\w+)+")
 _CONSTANTS: dict[str, Any] = {
     "true": True,
     "false": False,
@@ -144,6 +145,9 @@ def _arguments(text: str) -> dict[str, Any]:
         pieces.pop()
     for piece in pieces:
         key, equals, value = (word.strip() for word in piece.partition("="))
+        if equals and _HYPHENATED.fullmatch(key):
+            underscored = key.replace("-", "_")
+            raise ValueError(f"settings in parentheses are written with underscores, {underscored} and not {key}")
         if not (equals and key.isidentifier()):
             raise ValueError(f"{piece!r} is not of the form key=value")
         if key in found:

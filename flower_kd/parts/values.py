@@ -19,6 +19,7 @@ from flower_kd.ranges import LARGEST
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 _KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", NoneType: "None"}
+_SHORT_KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false", NoneType: "none"}
 _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 
 
@@ -74,6 +75,18 @@ def checked(name: str, value: Any, annotation: Any) -> Any:
         return _adapter(annotation).validate_python(value)
     except ValidationError as error:
         raise InputError(_sentence(name, value, annotation, misfit(error))) from None
+
+
+def allowed(annotation: Any) -> str:
+    """Return which values an annotation allows, in a few words: "number, above 0 and at most 1"."""
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType):
+        return ", or ".join(map(allowed, get_args(annotation)))
+    if origin is Literal:
+        return ", ".join(map(str, get_args(annotation)))
+    kind = _SHORT_KINDS.get(get_args(annotation)[0] if origin is Annotated else annotation, "any")
+    limits = _range(annotation, 0)
+    return f"{kind}, {limits}" if limits else kind
 
 
 def _adapter(annotation: Any) -> TypeAdapter[Any]:

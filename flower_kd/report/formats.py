@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 MISSING = "-"
+SECONDS = "of whole runs; the first of a process also imports code and decodes data"
 
 
 def as_text(value: Any) -> str:

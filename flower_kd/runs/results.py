@@ -112,9 +112,16 @@ class Summary:
 
     Parameters
     ----------
-    accuracy, baseline : dict
-        Mean and spread (standard deviation) over nodes, and the list by vertex; `baseline` is that of the nodes trained
-        alone.
+    strategy : str
+        The strategy, as in the run config.
+    num_nodes : int
+        Number of nodes.
+    rounds : int
+        Number of rounds.
+    seed : int
+        Seed of all randomness.
+    accuracy : dict
+        Mean and spread (standard deviation) over nodes, and the list by vertex.
     bytes : dict
         Of serialized Flower messages, means over nodes except `total`. `total`: in both directions with handshake,
         metrics and evaluation. `uplink_per_node`: all that a node sent, counted once for all its neighbors.
@@ -124,7 +131,18 @@ class Summary:
         `d_sgd_per_message`: the weights that D-SGD would send; `d_sgd_same_frequency_per_edge`: as often as in this
         run; `d_sgd_per_edge`: in every step.
     seconds : dict
-        Wall time, `total` with the handshake.
+        Wall time: `total` with the handshake, in which nodes read their data (so do imports, in the first run of a
+        process), and `per_round`, that divided by the number of rounds.
+    models : list of str
+        Each node's model, by vertex.
+    topology : str
+        The communication graph, as in the run config.
+    dataset : str
+        The data set, as in the run config.
+    initial_weights : str
+        "common" or "separate": whether nodes with the same model started from equal weights.
+    baseline : dict or None
+        As `accuracy`, of the same nodes trained alone; None if they were not.
     participation : list of dict
         By vertex: `due`, the number of train exchanges it should have taken part in; `taken`, how many it did;
         `reasons`, how often it was left out for each reason.
@@ -132,8 +150,6 @@ class Summary:
         Vertices whose test loss is no longer meaningful (`MEANINGLESS_LOSS`).
     identity : str
         The run's identity (`flower_kd.runs.identity`).
-    initial_weights : str
-        "common" or "separate": whether nodes with the same model started from equal weights.
     """
 
     strategy: str

@@ -158,7 +158,8 @@ def run(
     Raises
     ------
     InputError
-        If the config, the data or the graph is invalid; all mistakes in one sentence.
+        If the config, the data or the graph is invalid: for unknown keys, wrong types and values out of range, all in
+        one message; then for parts that are unknown or have wrong settings; then for values that do not fit together.
     """
     from flower_kd import server_app
 

@@ -159,10 +159,14 @@ class InProcessGrid(LocalGrid):
     ----------
     client_app : ClientApp
         Called once per message.
-    num_nodes, listener, num_threads
-        As in LocalGrid.
+    num_nodes : int
+        Number of nodes; their ids are as random as Flower's.
     run_config : mapping
         The run config in every node's context.
+    listener : Listener, optional
+        Receives what the nodes report.
+    num_threads : int, optional
+        Torch's threads in each process until the grid is closed; by default, those it has.
     """
 
     def __init__(

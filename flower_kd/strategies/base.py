@@ -30,15 +30,16 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
 
     A round is `local_steps` SGD steps on each node, in exchanges of `exchange_every` steps. In an exchange each node
     gets one message (with what its neighbors sent in the previous exchange, mixed for it) and replies with one. A
-    subclass defines what is sent to a vertex (`payload`), what to request (`reply`), and what to do with the replies
-    (`absorb`).
+    subclass defines what is sent to a vertex (`payload`), what to request (`reply` of the order), and what to do with
+    the replies (`absorb`).
 
     Parameters
     ----------
     graph : networkx graph
         Vertices 0, 1, ...; see `flower_kd.topology.build`.
     order : Order
-        What each node should do; the strategy fills in round, step and exchange.
+        What each node should do in one exchange; the strategy fills in `server_round`, `num_steps`, `step`,
+        `exchange` and `keep`.
     local_steps : int
         SGD steps per round.
     exchange_every : int
@@ -53,8 +54,11 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
     """
 
     same_reference = False
+    """Whether all nodes need the same reference set."""
     same_model = False
+    """Whether all nodes must train the same model, because weights are averaged."""
     sends_to: Recipient = "neighbors"
+    """Who is meant to receive what a node sends: "neighbors", "server" or "none"."""
 
     def __init__(
         self,
@@ -84,16 +88,46 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
     # -- to be overridden ----------------------------------------------------------------------------------------------
 
     def begin(self, hellos: dict[int, Hello]) -> None:
-        """Prepare for a run with the nodes that joined; called once after the handshake."""
+        """Prepare for a run with the nodes that joined; called once after the handshake.
+
+        Parameters
+        ----------
+        hellos : dict
+            What each node said in the handshake, by vertex.
+        """
 
     def payload(self, vertex: int) -> dict[str, ArrayRecord]:
-        """Return the records for a vertex in the next train message."""
+        """Return the records for a vertex in the next train message, beside the order.
+
+        A node uses two names: `arrays`, weights that it loads before it trains, as it sends them itself; and `teacher`,
+        soft labels in the order's wire format (with `teacher-weights` for several teachers).
+
+        Parameters
+        ----------
+        vertex : int
+            The recipient.
+
+        Returns
+        -------
+        dict
+            An ArrayRecord by name; empty to send the order only.
+        """
         return {}
 
     def absorb(self, replies: Iterable[tuple[int, RecordDict]]) -> dict[int, str]:
-        """Process one exchange's replies, each with its vertex; return why a vertex's reply is unusable.
+        """Process the replies of one exchange.
 
-        Replies arrive one by one, so that few of them are in memory at a time.
+        Parameters
+        ----------
+        replies : iterable of (int, RecordDict)
+            Each node's vertex and reply: `arrays`, its weights, if the order has `reply="weights"`; `logits`, in the
+            order's wire format, if it has `reply="logits"`. They arrive one by one, so that few are in memory at a
+            time; nodes that failed or stayed silent have none.
+
+        Returns
+        -------
+        dict
+            Why a vertex's reply cannot be used, in a few words, by vertex; those nodes are left out of the exchange.
         """
         return {}
 
@@ -126,8 +160,10 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             Number of rounds.
         timeout : float
             Seconds to wait for the replies of one exchange.
-        train_config, evaluate_config : ConfigRecord, optional
-            More keys for the nodes' messages.
+        train_config : ConfigRecord, optional
+            More keys for train messages.
+        evaluate_config : ConfigRecord, optional
+            More keys for evaluate messages.
         evaluate_fn : callable, optional
             Must be None: there is no global model to evaluate.
 
@@ -240,7 +276,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             yield Message(content, dst_node_id=node, message_type=MessageType.EVALUATE)
 
     def evaluation_payload(self, vertex: int) -> dict[str, ArrayRecord]:
-        """Return the records that a vertex needs before it is evaluated."""
+        """Return the records that a vertex needs before it is evaluated, such as weights under the name `arrays`."""
         return {}
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:

@@ -24,7 +24,9 @@ CONSENSUS: Registry[Callable[..., Any]] = Registry(
 
 @CONSENSUS.register("gradient")
 class Gradient:
-    """Step toward the node's own prediction: `W z - eta (z - s)` (report, section IV; original, equation 7).
+    """Step toward the node's own prediction: `W z - eta (z - s)` (Bistritz, Mann and Bambos 2020, equation 7).
+
+    Also in Wang, Wang and Ma 2020, section IV.
 
     Parameters
     ----------
@@ -34,7 +36,7 @@ class Gradient:
         Step, in (0, 1]; lowered if z would not converge on this graph without clamping (see `topology.stable_step`: on
         a torus of 16 nodes, from 0.5 to 0.36).
     clamp : bool
-        Keep z in [0, 1] (the report found that it can leave it).
+        Keep z in [0, 1], which it can leave otherwise (Wang, Wang and Ma 2020).
     """
 
     def __init__(

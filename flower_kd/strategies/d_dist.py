@@ -1,4 +1,4 @@
-"""Distributed Distillation: nodes agree on soft decisions (Bistritz et al., NeurIPS 2020, and its reproduction)."""
+"""Distributed Distillation: nodes agree on soft decisions (Bistritz, Mann and Bambos, NeurIPS 2020)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ from flower_kd.strategies.resumable import State
 
 @STRATEGIES.register("d-dist")
 class DDist(DistillationStrategy):
-    """Minimize `L_n + rho * D(z_n, s_n)` on each node while neighbors agree on the consensus z (report, equation 5).
+    """Minimize `L_n + rho * D(z_n, s_n)` on each node while neighbors agree on the consensus z.
 
-    Defaults are those of the run config. The published algorithm has `dissimilarity="squared-error", temperature=1.0,
-    exchange_every=1, exchange_rows=50, reference_batch=0` (preset `strategies/d-dist.toml`).
+    Distributed Distillation of Bistritz, Mann and Bambos (NeurIPS 2020), with the loss of its reproduction: Wang, Wang
+    and Ma 2020, equation 5. Defaults are those of the run config. The published algorithm has
+    `dissimilarity="squared-error", temperature=1.0, exchange_every=1, exchange_rows=50, reference_batch=0` (preset
+    `d-dist`).
 
     With one exchange per step, weights and consensus are updated from the same point, as published: a node's
     predictions are those of the step's own forward pass. With rarer exchanges they are computed after the steps.
@@ -50,8 +52,22 @@ class DDist(DistillationStrategy):
         "squared-error" as published, or any other; z is then normalized to probabilities first.
     temperature : float
         T of the softmax in the soft decisions s_n.
-    exchange_rows, reference_batch, wire, kd_reduction, seed, local_steps, exchange_every, evaluate_every
-        As in NeighborKD.
+    exchange_rows : int
+        Reference rows per exchange; 0 for all.
+    reference_batch : int
+        Reference rows per SGD step; 0 for all rows of the teacher.
+    wire : str
+        Any of `flower_kd.wire.names()`, or `module:attribute`, with settings in parentheses if it has any.
+    kd_reduction : {"mean", "sum"}
+        Of the distillation term over the rows of a step.
+    seed : int
+        The run's seed.
+    local_steps : int
+        SGD steps per round; 25 if omitted.
+    exchange_every : int
+        SGD steps per exchange; must divide `local_steps`. 0, or omitted: once per round.
+    evaluate_every : int
+        Rounds between two evaluations; the last round is always evaluated. 1 if omitted.
     """
 
     def __init__(

@@ -22,6 +22,8 @@ from flower_kd.strategies.weights import usable_weights
 class DSGD(GraphStrategy):
     """After `exchange_every` local steps, each node's weights are averaged with its neighbors' by the mixing matrix.
 
+    Decentralized SGD of Lian et al. (NeurIPS 2017), who have `exchange_every=1`.
+
     Parameters
     ----------
     graph : networkx graph
@@ -30,8 +32,12 @@ class DSGD(GraphStrategy):
         Radius of self-centered clipping, in Euclidean distance of two nodes' weights; 0 for none.
     seed : int
         The run's seed.
-    local_steps, exchange_every, evaluate_every
-        As in GraphStrategy; `exchange_every=1` is D-SGD as published.
+    local_steps : int
+        SGD steps per round; 25 if omitted.
+    exchange_every : int
+        SGD steps per exchange; must divide `local_steps`. 0, or omitted: once per round.
+    evaluate_every : int
+        Rounds between two evaluations; the last round is always evaluated. 1 if omitted.
     """
 
     same_model = True

@@ -28,12 +28,35 @@ Reduction = Literal["mean", "sum"]  # of the distillation term, over the rows of
 class DistillationStrategy(GraphStrategy):
     """Base of strategies that turn the logits of neighbors into teachers.
 
+    A subclass defines `teach`; sending, receiving and decoding are done here.
+
     Parameters
     ----------
-    graph, local_steps, exchange_every, evaluate_every
-        As in GraphStrategy.
+    graph : networkx graph
+        Vertices 0, 1, ...; see `flower_kd.topology.build`.
     order : Order
-        Its dissimilarity, temperature, wire format and factors are checked here.
+        What each node should do. Its temperature, dissimilarity, reduction, wire format and numbers of rows are
+        checked; `reply` is set to "logits".
+    local_steps : int
+        SGD steps per round; 25 if omitted.
+    exchange_every : int
+        SGD steps per exchange; must divide `local_steps`. 0, or omitted: once per round.
+    evaluate_every : int
+        Rounds between two evaluations; the last round is always evaluated. 1 if omitted.
+
+    Attributes
+    ----------
+    order : Order
+        The order of all nodes, with its temperature, seed and numbers of rows.
+    graph : networkx graph
+        The communication graph.
+    num_nodes : int
+        Its number of vertices.
+
+    Raises
+    ------
+    InputError
+        If an argument is unknown, of another type, or out of range.
     """
 
     same_reference = True
@@ -58,9 +81,23 @@ class DistillationStrategy(GraphStrategy):
         return network
 
     def teach(self, rows: np.ndarray, logits: Tensor, present: np.ndarray) -> dict[int, Teacher]:
-        """Return teachers by vertex for logits [nodes, rows, classes] on the given reference rows.
+        """Return the teachers that are sent with the next exchange; to be overridden.
 
-        Rows of `logits` where `present` [nodes] is False are zeros and must be ignored.
+        Called once per exchange, after all replies.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+            [rows], which rows of the reference set the logits are about.
+        logits : Tensor
+            [nodes, rows, classes], in the order of vertices; zeros for absent nodes, which must be ignored.
+        present : ndarray of bool
+            [nodes], whose logits arrived and are valid.
+
+        Returns
+        -------
+        dict
+            A Teacher by vertex, about the same rows; a vertex without one trains on its labels only.
         """
         raise NotImplementedError
 
@@ -91,7 +128,7 @@ class DistillationStrategy(GraphStrategy):
                 )
 
     def payload(self, vertex: int) -> dict[str, ArrayRecord]:
-        """Return a vertex's teacher, if it has one."""
+        """Return a vertex's teacher in the wire format, if it has one; it is sent once."""
         teacher = self._teachers.pop(vertex, None)
         if teacher is None:
             return {}
@@ -101,7 +138,7 @@ class DistillationStrategy(GraphStrategy):
         return records
 
     def absorb(self, replies: Iterable[tuple[int, RecordDict]]) -> dict[int, str]:
-        """Check the received logits and turn them into teachers."""
+        """Decode and check the received logits, call `teach` with them, and return whose could not be used, and why."""
         rows = exchanged_rows(self.order.seed, self._exchange, self._reference_rows, self.order.exchange_rows)
         logits = torch.zeros(self.num_nodes, len(rows), self._classes)
         present = np.zeros(self.num_nodes, dtype=bool)

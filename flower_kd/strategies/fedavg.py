@@ -36,8 +36,12 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
     ----------
     graph : networkx graph
         Its vertices are the nodes; its edges are not used.
-    seed, local_steps, evaluate_every : int
-        The run's seed; SGD steps per round; rounds between evaluations.
+    seed : int
+        The run's seed.
+    local_steps : int
+        SGD steps per round.
+    evaluate_every : int
+        Rounds between two evaluations; the last round is always evaluated.
     """
 
     same_model = True

@@ -1,4 +1,4 @@
-"""Each node distills from its neighbors' predictions (the slides' decentralized distillation)."""
+"""Each node distills from its neighbors' predictions (the decentralized distillation of Molo et al. 2024)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from flower_kd.strategies.registry import STRATEGIES
 class NeighborKD(DistillationStrategy):
     """Distill on a reference set from a teacher made of the graph neighbors' logits.
 
-    Each node minimizes `alpha * CE(labels) + (1 - alpha) * rho * D(student, teacher)` (slides, "Fully decentralized
-    learning model", with rho = 1 and T in {1, 10, 100}; here, teachers predict on the public reference set).
-    Defaults are those of the run config.
+    Each node minimizes `alpha * CE(labels) + (1 - alpha) * rho * D(student, teacher)`: the client loss of Molo,
+    Vadicamo, Carlini, Gennaro and Connor (SISAP 2024), who have rho = 1 and T in {1, 10, 100}; here, teachers predict
+    on the public reference set. Defaults are those of the run config.
 
     Parameters
     ----------
@@ -33,8 +33,10 @@ class NeighborKD(DistillationStrategy):
         Communication graph.
     dissimilarity : str
         Any of `flower_kd.dissimilarity.names()`, or `module:attribute`, with settings in parentheses if it has any.
-    temperature, alpha : float
-        Temperature of both softmaxes, above 0; weight of the label term, in [0, 1].
+    temperature : float
+        Temperature of both softmaxes, above 0.
+    alpha : float
+        Weight of the label term, in [0, 1]; that of the distillation term is 1 - alpha.
     rho : float
         Factor of the distillation term, not negative; T^2 keeps gradients from shrinking with T (Hinton et al. 2015).
     pooling : str
@@ -43,16 +45,22 @@ class NeighborKD(DistillationStrategy):
         Equal weights, or those of the graph's mixing matrix; robust poolings support equal weights only.
     pooling_self : bool
         Whether a node is among its own teachers; with a robust pooling it always is.
-    exchange_rows, reference_batch : int
-        Reference rows per exchange and per SGD step; 0 for all.
+    exchange_rows : int
+        Reference rows per exchange; 0 for all.
+    reference_batch : int
+        Reference rows per SGD step; 0 for all rows of the teacher.
     wire : str
         Any of `flower_kd.wire.names()`, or `module:attribute`, with settings in parentheses if it has any.
     kd_reduction : {"mean", "sum"}
-        Over the rows of a step; "sum" reproduces the slides' public code.
+        Of the distillation term over the rows of a step; "sum" as in the public code of Molo et al.
     seed : int
         The run's seed.
-    local_steps, exchange_every, evaluate_every
-        As in GraphStrategy.
+    local_steps : int
+        SGD steps per round; 25 if omitted.
+    exchange_every : int
+        SGD steps per exchange; must divide `local_steps`. 0, or omitted: once per round.
+    evaluate_every : int
+        Rounds between two evaluations; the last round is always evaluated. 1 if omitted.
     """
 
     def __init__(

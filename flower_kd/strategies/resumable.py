@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 State = dict[str, np.ndarray]
+"""The state of a strategy between two rounds: arrays by name."""
 
 
 class Resumable:

@@ -12,7 +12,7 @@ from flower_kd.strategies.registry import STRATEGIES
 
 @STRATEGIES.register("silo")
 class Silo(GraphStrategy):
-    """Train each node on its own data; the messages carry orders and metrics only (Silo-SGD of the report).
+    """Train each node on its own data; the messages carry orders and metrics only (Silo-SGD of Wang, Wang and Ma 2020).
 
     Parameters
     ----------
@@ -20,8 +20,10 @@ class Silo(GraphStrategy):
         Its edges are not used.
     seed : int
         The run's seed.
-    local_steps, evaluate_every
-        As in GraphStrategy.
+    local_steps : int
+        SGD steps per round.
+    evaluate_every : int
+        Rounds between two evaluations; the last round is always evaluated.
     """
 
     sends_to = "none"

@@ -19,6 +19,7 @@ from flower_kd import folders
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.report import paper_tables, pictures
+from flower_kd.report.formats import SECONDS
 from flower_kd.report.interval import interval
 from flower_kd.runs import results, shortfalls
 from flower_kd.sim.signals import deferred_signals
@@ -119,12 +120,14 @@ class Comparison:
         ]
         rows = table(self.outcomes)
         parts = {
-            "failed.json": json.dumps(failed, indent=2).encode(),
+            **({"failed.json": json.dumps(failed, indent=2).encode()} if failed else {}),
             "comparison.csv": rows.to_csv(index=False, lineterminator="\n").encode(),
             **paper_tables.of_comparison(rows, _notes(rows)).files("comparison"),
             # Last: if it exists, so do the others.
             "comparison.json": json.dumps(finished, indent=2, allow_nan=False).encode(),
         }
+        if not failed:
+            folders.remove(self.folder, "failed.json")  # of an earlier attempt
         folders.write(self.folder, parts)
 
     def _draw(self) -> None:
@@ -201,7 +204,7 @@ def _accuracies(rows: pd.DataFrame) -> Table:
     weights = _initial_weights(rows)
     shown = Table(
         title=f"means over nodes and seeds; interval: {kinds}" if kinds else None,
-        caption=Text(weights, style="table.caption") if weights else None,
+        caption=Text("\n".join(filter(None, (weights, f"seconds: {SECONDS}"))), style="table.caption"),
     )
     incomplete = (rows["exchanges-missed"] > 0) | (rows["diverged"] > 0)
     for column in ("run", "accuracy", "interval", "spread", "seconds", *(["incomplete"] if incomplete.any() else [])):

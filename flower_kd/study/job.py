@@ -34,7 +34,7 @@ class Job:
     num_nodes : int
         Number of nodes.
     folder : Path
-        Its results folder, whose last component is its name.
+        Its results folder.
     """
 
     label: str
@@ -44,8 +44,8 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Its name in the terminal."""
-        return self.folder.name
+        """Its name in the terminal, as the user wrote it; the folder's is escaped."""
+        return f"{self.label}-seed{self.seed}"
 
     @property
     def seed(self) -> int:

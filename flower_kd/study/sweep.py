@@ -151,7 +151,8 @@ class Sweep:
             if outcome.summary is not None and outcome.summary.accuracy["mean"] is not None:
                 accuracies.setdefault(outcome.job.label, []).append(outcome.summary.accuracy["mean"])
         intervals = {label: interval(values) for label, values in accuracies.items()}
-        shown = Table(title=f"best of {len(intervals)} settings")
+        settings = f"{len(intervals)} setting{'' if len(intervals) == 1 else 's'}"
+        shown = Table(title=f"the {BEST} best of {settings}" if len(intervals) > BEST else f"{settings} by accuracy")
         for column in (*self.grid, "accuracy", "interval"):
             shown.add_column(column, justify="right")
         for label in sorted(intervals, key=lambda label: -intervals[label].mean)[:BEST]:

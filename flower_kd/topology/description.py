@@ -34,10 +34,16 @@ class Description:
 
     Parameters
     ----------
-    nodes, edges : int
-        Numbers of vertices and of edges; each direction counts in a directed graph.
-    min_degree, mean_degree, max_degree : int, float, int
-        Number of neighbors that a node receives from: the in-degree in a directed graph.
+    nodes : int
+        Number of vertices.
+    edges : int
+        Number of edges; each direction counts in a directed graph.
+    min_degree : int
+        Least number of neighbors that a node receives from: the in-degree in a directed graph.
+    mean_degree : float
+        Mean number of neighbors that a node receives from.
+    max_degree : int
+        Largest number of neighbors that a node receives from.
     diameter : int
         Hops between the two nodes that are furthest apart, or a lower bound.
     diameter_is_exact : bool

@@ -130,10 +130,10 @@ def random_directed(
 ) -> nx.DiGraph:
     """Return a strongly connected directed graph with out-degrees between two bounds.
 
-    The probability of an out-degree is proportional to it (1/6, 2/6, 3/6 for 1 to 3), as in the report on Distributed
-    Distillation, section III.A. One target of each vertex is its successor on a random cycle through all vertices, the
-    others are drawn from the rest. Each target is therefore uniform over the other vertices, and the graph always
-    strongly connected, unlike with independent targets, where this becomes rarer with more nodes.
+    The probability of an out-degree is proportional to it (1/6, 2/6, 3/6 for 1 to 3), as in Wang, Wang and Ma 2020,
+    section III.A. One target of each vertex is its successor on a random cycle through all vertices, the others are
+    drawn from the rest. Each target is therefore uniform over the other vertices, and the graph always strongly
+    connected, unlike with independent targets, where this becomes rarer with more nodes.
     """
     _require_between("min_degree", min_degree, 1, num_nodes - 1, num_nodes)
     _require_between("max_degree", max_degree, min_degree, num_nodes - 1, num_nodes)

@@ -11,7 +11,7 @@ import networkx as nx
 import numpy as np
 
 from flower_kd.errors import InputError, unknown
-from flower_kd.parts.registry import OWN, Registry
+from flower_kd.parts.registry import OWN, Registry, with_colon
 from flower_kd.parts.text import is_own
 from flower_kd.ranges import require_whole
 from flower_kd.seeding import derive
@@ -87,7 +87,8 @@ def build(name: str, num_nodes: int, seed: int = 0, **options: Any) -> nx.Graph:
     if is_file(name):
         path = Path(name)
         if not os.path.isfile(path):
-            raise InputError(unknown("topology", name, [*names(), OWN, "an existing file"]))
+            meant = with_colon(name.partition("(")[0])
+            raise InputError(unknown("topology", name, [*names(), OWN, "an existing file"], meant))
         if options:
             raise InputError(f"topology {name!r} is a file, which takes no arguments, but got {next(iter(options))!r}")
         return read_graph(path, num_nodes)

@@ -135,12 +135,18 @@ def test_parts_of_packages_are_listed_with_their_source(tmp_path: Path) -> None:
     with installed(tmp_path, "poolings-of-mine", points):
         told = listed("pooling")
         assert "trimmed-mean" in told
-        assert "share=0.2" in told
+        assert "share=0.2 (number, above 0 and" in told
         assert "square │ poolings-of-mine 1.2" in told
         assert "broken │ poolings-of-mine 1.2" in told
         assert "ModuleNotFoundError" in told
-        assert "poolings-of-mine 1.2, hidden by" in told
+        assert "│ mean │ poolings-of-mine 1.2 │ │ hidden by" in told
         assert "random-directed" not in told
+
+
+def test_settings_that_are_keys_have_their_values() -> None:
+    told = listed("partition")
+    assert "gamma (the key's value)" in told
+    assert "gamma=" not in told
 
 
 def test_an_unknown_kind() -> None:

@@ -172,11 +172,31 @@ def test_the_documentations_own_app(simulation, tmp_path: Path) -> None:
         if block.title:
             block.append_to(tmp_path)
     (tmp_path / "LICENSE").write_text("Apache-2.0")
-    output = simulation(tmp_path, "--federation-config", "num-supernodes=4")
+    options = as_run_config({"models": str(tmp_path / "models")})
+    output = simulation(tmp_path, "--federation-config", "num-supernodes=4", "--run-config", options)
     assert "Traceback" not in output
     assert "final accuracy" in output
     final, first = (float(output.split(f"{word} accuracy ")[1].split()[0]) for word in ("final", "first"))
     assert final > first + 0.05
+    assert sorted(path.name for path in tmp_path.glob("models/*/node-3/*")) == [
+        "round-7.safetensors",
+        "round-8.safetensors",
+    ]
+
+
+def test_the_documentations_own_parts(simulation, tmp_path: Path) -> None:
+    for block in blocks(ROOT / "docs" / "extending.md"):
+        if block.title in ("pyproject.toml", "my_runs/pieces.py"):
+            block.append_to(tmp_path)
+    (tmp_path / "my_runs" / "__init__.py").touch()
+    (tmp_path / "LICENSE").write_text("Apache-2.0")
+    name = "my_runs.pieces:chebyshev(power=2)"
+    options = as_run_config({"dissimilarity": name, "num-server-rounds": 1, "output-dir": str(tmp_path / "out")})
+    output = simulation(tmp_path, "--federation-config", "num-supernodes=2", "--run-config", options)
+    assert "Traceback" not in output
+    assert results.read(tmp_path / "out").config.dissimilarity == name
+    output = simulation(tmp_path, "--run-config", "rho=2.0")  # not in [tool.flwr.app.config]
+    assert "[code: 15] Invalid run configuration." in output
 
 
 def test_superlink_and_supernodes_on_loopback(tmp_path: Path) -> None:

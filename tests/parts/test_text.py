@@ -66,6 +66,8 @@ def test_what_is_read(text: str, name: str, arguments: dict) -> None:
     ("text", "words"),
     [
         ("regular(4)", "'4' is not of the form key=value"),
+        ("small-world(rewire-probability=1)", "with underscores, rewire_probability and not rewire-probability"),
+        ("regular(-=4)", "'-=4' is not of the form key=value"),
         ("regular(degree=4, degree=6)", "degree is given twice"),
         ("regular(degree=4", "its parentheses are not closed"),
         ("regular(degree=4)x", "its parentheses are not closed, or something follows"),

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from flower_kd import folders
 from flower_kd.cli.commands import app
 from flower_kd.errors import InputError
-from flower_kd.study import grid
+from flower_kd.study import batch, grid
+from flower_kd.study.sweep import Sweep
 
 SHORT = "strategy='neighbor-kd' num-server-rounds=2 local-steps=2 samples-per-node=20 reference-size=40"
 
@@ -31,7 +32,7 @@ def test_a_sweep_is_every_combination_with_every_seed(tmp_path: Path) -> None:
     options = ("--grid", "temperature=1,2.5", "--grid", "dissimilarity=kl,js", "--seeds", "0,4")
     result = sweep(tmp_path, *options)
     assert result.exit_code == 0, result.output
-    assert "best of 4 settings" in result.output
+    assert "4 settings by accuracy" in result.output
     table = pd.read_csv(tmp_path / "sweep.csv", keep_default_na=False)
     assert table.columns.tolist() == [
         *("temperature", "dissimilarity", "seed", "accuracy", "accuracy-std"),
@@ -121,6 +122,19 @@ def test_values_may_have_arguments() -> None:
 def test_labels_of_values_with_commas_are_distinct() -> None:
     values = {"model": ["mlp", "mlp,dissimilarity=js", "x(a=1,b=2)"], "dissimilarity": ["js", "kl"]}
     assert len(grid.combinations(values)) == 6
+
+
+def test_a_run_is_called_in_the_terminal_as_it_was_written(tmp_path: Path) -> None:
+    combinations = grid.combinations({"wire": ["math:sqrt(x=1)"]})
+    (job,) = batch.jobs(combinations, "1", 2, tmp_path)
+    assert (job.name, job.folder.name) == ("wire=math:sqrt(x=1)-seed0", "wire=math%3Asqrt(x=1)-seed0")
+
+
+def test_the_best_settings_are_counted(tmp_path: Path) -> None:
+    config = {"strategy": "silo", "num-server-rounds": 1, "local-steps": 1, "samples-per-node": 20}
+    study = Sweep(config, {"learning-rate": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}, "1", 2, tmp_path)
+    study.run()
+    assert (study.best().title, study.best().row_count) == ("the 5 best of 6 settings", 5)
 
 
 def test_no_run_begins_if_a_combination_cannot(tmp_path: Path) -> None:

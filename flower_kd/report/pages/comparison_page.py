@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from flower_kd.report.formats import megabytes, percent, short
+from flower_kd.report.formats import SECONDS, megabytes, percent, short
 from flower_kd.report.pages.elements import Column, Picture, Table, accuracy_column
 from flower_kd.report.pages.page import Page
 from flower_kd.report.pages.reading import reading
@@ -26,8 +26,9 @@ def comparison(folder: Path) -> Page:
     """Return the page of a comparison; raises InputError if its files are damaged."""
     with reading(folder / "comparison.json") as path:
         finished = _compared(json.loads(path.read_text("utf-8")))
-    with reading(folder / "failed.json") as path:
-        failed = [{key: run[key] for key in ("run", "seed", "error")} for run in json.loads(path.read_text("utf-8"))]
+    with reading(folder / "failed.json") as path:  # only if a run failed
+        entries = json.loads(path.read_text("utf-8")) if path.exists() else []
+        failed = [{key: run[key] for key in ("run", "seed", "error")} for run in entries]
     configs = []
     for run in finished:
         with reading(folder / run["folder"] / CONFIG_FILE) as path:
@@ -71,5 +72,5 @@ def _run_columns(runs: pd.DataFrame) -> Iterator[Column]:
         yield accuracy_column("alone, %", runs["alone"])
     yield Column("MB per edge", runs["bytes-per-edge"], megabytes)
     yield from shortfall_columns(runs)
-    yield Column("seconds", runs["seconds"], short)
+    yield Column("seconds", runs["seconds"], short, hint=SECONDS)
     yield Column("folder", runs["folder"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from flower_kd.report.formats import as_text, megabytes, percent, short
+from flower_kd.report.formats import SECONDS, as_text, megabytes, percent, short
 from flower_kd.report.over_seeds import over_seeds
 from flower_kd.report.pages.elements import Column, Figure, Table, accuracy_column
 
@@ -60,7 +60,7 @@ def results(rows: pd.DataFrame, keys: Sequence[str]) -> Results:
         Column("over seeds, %", ends, lambda pair: f"{percent(pair[0])} to {percent(pair[1])}"),
         Column("spread, points", rows["accuracy-std"], percent, best="lowest", hint="standard deviation over nodes"),
         *shortfall_columns(rows),
-        Column("seconds", rows["seconds"], short),
+        Column("seconds", rows["seconds"], short, hint=SECONDS),
         Column("seeds", rows["finished"]),
     ]
     if rows["failed"].any():
