@@ -24,10 +24,7 @@ class Teacher:
 
 
 def problem(teacher: object, rows: int, classes: int) -> str:
-    """Return what keeps an object from being a teacher on these rows, as " is ..."; empty if nothing does.
-
-    Values are not read: this is cheap enough for each exchange.
-    """
+    """Return what keeps an object from being a teacher on these rows, such as "is a list, not a Teacher"; empty if nothing does."""
     if not isinstance(teacher, Teacher):
         return f"is a {type(teacher).__name__}, not a Teacher"
     labels, weights = teacher.soft_labels, teacher.weights
@@ -38,6 +35,8 @@ def problem(teacher: object, rows: int, classes: int) -> str:
             f"has soft labels of shape {list(labels.shape)}, but they must be [{rows}, {classes}] or "
             f"[teachers, {rows}, {classes}]"
         )
+    if not labels.isfinite().all():
+        return "has soft labels that are not finite"
     if weights is None:
         return ""
     if not isinstance(weights, Tensor):

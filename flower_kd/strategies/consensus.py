@@ -44,6 +44,8 @@ def update(name: str, rule: ConsensusUpdate, mixed: Tensor, consensus: Tensor, n
             f"consensus {name!r} returns shape {list(moved.shape)}, but must return {list(consensus.shape)}, "
             "one row per node and reference row"
         )
+    if not moved.isfinite().all():
+        raise InputError(f"consensus {name!r} returns NaN or Inf")
     return moved
 
 
@@ -62,15 +64,11 @@ def check(name: str, mixing: Mixing, classes: int) -> None:
     Raises
     ------
     InputError
-        If it fails, or returns anything else than a finite consensus.
+        As in `update`.
     """
     with torch_seeded(0), quiet_log.only_errors():
         now, before, consensus = torch.randn(3, mixing.matrix.shape[0], TRIED_ROWS, classes).softmax(-1)
-        moved = update(
-            name, CONSENSUS.make(name, {"mixing": mixing}), mix(mixing.matrix, consensus), consensus, now, before
-        )
-    if not moved.isfinite().all():
-        raise InputError(f"consensus {name!r} returns NaN or Inf")
+        update(name, CONSENSUS.make(name, {"mixing": mixing}), mix(mixing.matrix, consensus), consensus, now, before)
 
 
 @CONSENSUS.register("gradient")

@@ -97,10 +97,6 @@ class DistillationStrategy(GraphStrategy):
         if teacher is None:
             return {}
         labels, weights = teacher.soft_labels, teacher.weights
-        if not labels.isfinite().all():
-            raise InputError(
-                f"{self._method('teach')}: the teacher of node {vertex} has soft labels that are not finite"
-            )
         records = {TEACHER: self.wire.encode(labels)}
         if labels.ndim == 3:
             records[TEACHER_WEIGHTS] = wire.encode(torch.ones(len(labels)) if weights is None else weights)
