@@ -24,7 +24,7 @@ class Teacher:
 
 
 def problem(teacher: object, rows: int, classes: int) -> str:
-    """Return what keeps an object from being a teacher on these rows, such as "is a list, not a Teacher"; empty if nothing does."""
+    """Return what is wrong with a teacher on these rows, such as "is a list, not a Teacher"; empty if nothing is."""
     if not isinstance(teacher, Teacher):
         return f"is a {type(teacher).__name__}, not a Teacher"
     labels, weights = teacher.soft_labels, teacher.weights

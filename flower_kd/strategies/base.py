@@ -206,7 +206,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         record.update(config)
         for vertex, node in enumerate(network.get_node_ids()):
             own = record if network.hellos[vertex].vertex == vertex else ConfigRecord({**record, "vertex": vertex})
-            content = RecordDict({CONFIG: own, **self._initial_for(vertex), **self._records("payload", vertex)})
+            content = RecordDict({CONFIG: own, **self._records_for(vertex)})
             yield Message(content, dst_node_id=node, message_type=MessageType.TRAIN)
 
     def aggregate_train(
@@ -292,8 +292,9 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             _counted(self.exchange_every, "step"),
         )
 
-    def _initial_for(self, vertex: int) -> dict[str, ArrayRecord]:
-        return {ARRAYS: self._initial[vertex]} if vertex in self._initial else {}
+    def _records_for(self, vertex: int) -> dict[str, ArrayRecord]:
+        start = {ARRAYS: self._initial[vertex]} if vertex in self._initial else {}
+        return start | self._records("payload", vertex)
 
     def _records(self, method: str, vertex: int) -> dict[str, ArrayRecord]:
         """Return what `payload` or `evaluation_payload` returns; raises InputError if it cannot be sent."""
