@@ -39,6 +39,18 @@ def in_one_sentence() -> Iterator[None]:
         raise InputError(describe(error)) from error
 
 
+@contextmanager
+def named(what: str) -> Iterator[None]:
+    """Turn any exception in a block into an InputError that says what fails, and where; InputErrors pass."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        log(DEBUG, "%s", "".join(traceback.format_exception(error)))
+        raise InputError(f"{what} fails: {describe(error)}") from error
+
+
 def describe(error: BaseException) -> str:
     """Return an exception's type, text and, if known, place in the user's code; for an InputError, only its text.
 

@@ -94,6 +94,7 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
             started = time.perf_counter() - folder.seconds(stage)
             parts = networks[config.strategy].greeting  # a node that lacks one should not train alone first
             network.greeting = replace(folder.greeting(stage), dissimilarity=parts.dissimilarity, wire=parts.wire)
+            network.try_parts = networks[config.strategy].try_parts
             _record_rounds(stage, each, network, graph, folder, started)
             try:
                 each.start(network, ArrayRecord(), num_rounds=config.num_server_rounds, timeout=config.timeout)
@@ -127,7 +128,7 @@ def _record_rounds(
 
     def save_round(server_round: int) -> None:
         seconds = time.perf_counter() - started
-        folder.save_round(stage, server_round, network, strategy.state_dict(), seconds)
+        folder.save_round(stage, server_round, network, strategy.saved_state(), seconds)
 
     strategy.on_round = save_round
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from flower_kd import wire
 from flower_kd.clients import state
-from flower_kd.clients.checks import check, check_parts
+from flower_kd.clients.checks import check, check_dissimilarity, check_parts
 from flower_kd.clients.node import Node
 from flower_kd.clients.node_files import NodeFiles
 from flower_kd.clients.state import NodeFactory
@@ -104,6 +104,7 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                     if best := files.load_best(greeting.server_round):
                         state.keep_best(context, *best)
                 check(node)
+                check_dissimilarity(greeting.dissimilarity, node)
                 state.remember_greeting(context, replace(greeting, server_round=restored))
                 hello = replace(_hello(node, context), fresh=fresh and restored == 0, restored_round=restored)
         except InputError as error:  # the server ends the run with this error

@@ -11,7 +11,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 from torch.utils.data import Subset, TensorDataset, default_collate
 
-from flower_kd import dissimilarity, wire
+from flower_kd import dissimilarity, failures, wire
 from flower_kd.clients.node import Batch, LoaderBatches, Node, ShuffledBatches
 from flower_kd.devices import device_of
 from flower_kd.errors import InputError
@@ -19,6 +19,7 @@ from flower_kd.failures import describe
 from flower_kd.protocol import Greeting
 from flower_kd.seeding import torch_seeded
 
+TRIED_ROWS, TRIED_TEACHERS = 3, 2  # of the trial of a dissimilarity
 PROBED_ROWS = 2  # of each kind of inputs: enough to check the model's outputs
 
 
@@ -51,6 +52,49 @@ def check_parts(greeting: Greeting) -> None:
         dissimilarity.get(greeting.dissimilarity)
     if greeting.wire:
         wire.get(greeting.wire)
+
+
+def check_dissimilarity(name: str, node: Node) -> None:
+    """Raise InputError unless a dissimilarity can train this node; an empty name stands for none.
+
+    It is tried on a few rows with and without separate teachers, one of which excludes a class. Torch's random
+    generators stay unchanged.
+    """
+    if not name:
+        return
+    device = device_of(node.model)
+    with torch_seeded(0, device), torch.enable_grad():
+        student = torch.randn(TRIED_ROWS, node.classes).to(device).requires_grad_()
+        teachers = torch.randn(TRIED_TEACHERS, TRIED_ROWS, node.classes).softmax(-1).to(device)
+        teachers[0, 0] = torch.eye(node.classes, device=device)[0]  # as a coarse wire format may round it
+        per_row = dissimilarity.get(name, reduction="none")
+        rows, several = [TRIED_ROWS], [TRIED_ROWS] if per_row.multiway else [TRIED_TEACHERS, TRIED_ROWS]
+        for soft_labels, shape in ((teachers[0], rows), (teachers, several)):
+            _check_values(name, per_row, student, soft_labels, shape)
+            _check_values(name, dissimilarity.get(name, reduction="mean"), student, soft_labels, [])
+
+
+def _check_values(
+    name: str, measure: dissimilarity.Dissimilarity, student: Tensor, soft_labels: Tensor, shape: list[int]
+) -> None:
+    """Raise InputError unless a dissimilarity gives finite values of a shape, with a finite gradient."""
+    part = f"dissimilarity {name!r}"
+    of = f"for a student of shape {_shape(student)} and a teacher of shape {_shape(soft_labels)}"
+    with failures.named(f"{part} {of}"):
+        values = measure(dissimilarity.soften(student, 1.0), soft_labels.log())
+    if not isinstance(values, Tensor):
+        raise InputError(f"{part} returns a {type(values).__name__}, not a Tensor")
+    if list(values.shape) != shape:
+        reduced = f" with reduction {measure.reduction!r}"
+        raise InputError(f"{part} returns values of shape {_shape(values)} {of}{reduced}, but must return {shape}")
+    if not values.isfinite().all():
+        raise InputError(f"{part} is not finite {of}")
+    if not values.requires_grad:
+        raise InputError(f"{part} has no gradient: its value must depend on the student through torch's operations")
+    with failures.named(f"the gradient of {part} {of}"):
+        (gradient,) = torch.autograd.grad(values.sum(), student)
+    if not gradient.isfinite().all():
+        raise InputError(f"the gradient of {part} is not finite {of}")
 
 
 def _check_kinds(node: Node) -> None:

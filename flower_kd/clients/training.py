@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flower_kd import dissimilarity
+from flower_kd import dissimilarity, wire
 from flower_kd.clients.node import Batch, Node
 from flower_kd.devices import device_of
 from flower_kd.errors import InputError
@@ -105,9 +105,7 @@ def train(
             node.optimizer.zero_grad()  # now, so that gradients take no memory between messages
             label_losses.append(label_loss.detach())
     metrics = {"train-loss": _mean(label_losses), "kd-loss": _mean(kd_losses)}
-    for name, value in metrics.items():
-        if not np.isfinite(value):
-            raise InputError(f"{name} is {value}: the model diverged (lower learning-rate?)")
+    _check_losses(metrics, label_losses, kd_losses, order.dissimilarity)
     metrics |= {"num-examples": len(node.private), "seconds": time.perf_counter() - started}
     return metrics, predictions if order.joint else None
 
@@ -168,6 +166,22 @@ def _kd_loss(measure: nn.Module, logits: Tensor, log_q: Tensor, weights: Tensor 
     if per_row.ndim == 2:
         per_row = per_row.sum(0) if weights is None else weights.to(per_row.device) @ per_row
     return per_row.sum() if order.kd_reduction == "sum" else per_row.mean()
+
+
+def _check_losses(means: dict[str, float], labels: list[Tensor], kd: list[Tensor], dissimilarity_name: str) -> None:
+    """Raise InputError if a loss is not finite; it names the dissimilarity if the model had not diverged before."""
+    odd = next((name for name, value in means.items() if not np.isfinite(value)), None)
+    if odd is None:
+        return
+    for label_loss, kd_loss in zip(labels, kd, strict=False):
+        if not label_loss < wire.LARGEST:
+            break
+        if not kd_loss.isfinite():
+            raise InputError(
+                f"kd-loss is {kd_loss.item()} in a step whose train-loss is {label_loss.item():.4g}: dissimilarity "
+                f"{dissimilarity_name!r} is not finite for this student and its teacher"
+            )
+    raise InputError(f"{odd} is {means[odd]}: the model diverged (lower learning-rate?)")
 
 
 def _mean(losses: list[Tensor]) -> float:

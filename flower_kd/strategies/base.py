@@ -87,6 +87,12 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
 
     # -- to be overridden ----------------------------------------------------------------------------------------------
 
+    def try_parts(self, hellos: dict[int, Hello]) -> None:
+        """Raise InputError if a part cannot be used with the nodes that joined; called in the handshake.
+
+        It must leave the strategy and torch's random generators as they are.
+        """
+
     def begin(self, hellos: dict[int, Hello]) -> None:
         """Prepare for a run with the nodes that joined; called once after the handshake.
 
@@ -183,12 +189,13 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         network = grid if isinstance(grid, Network) else self.network(grid)
         exchanges = self.local_steps // self.exchange_every
         self._network, self._num_rounds, self._exchange = network, num_rounds, self.last_round * exchanges
-        network.on_return = self.node_returned
+        network.on_return = self._return
         hellos = network.join()
         self._weights_at_start = wire.canonical(initial_arrays) if initial_arrays else ArrayRecord()
         begins = initial_arrays and not self.last_round
         self._initial = dict.fromkeys(range(self.num_nodes), self._weights_at_start) if begins else {}
-        self.begin(hellos)
+        with self._named("begin"):
+            self.begin(hellos)
         self._restore()
         self.summary()
         result, arrays, started = Result(), ArrayRecord(), time.monotonic()
@@ -212,7 +219,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
     def network(self, grid: Grid) -> Network:
         """Return the grid as a Network for this strategy's graph."""
         names = nx.get_node_attributes(self.graph, "name")
-        return Network(
+        network = Network(
             grid,
             self.num_nodes,
             vertex_names=[str(names[vertex]) for vertex in range(self.num_nodes)] if names else None,
@@ -220,6 +227,8 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             same_model=self.same_model,
             links=links(type(self), self.graph),
         )
+        network.try_parts = self.try_parts
+        return network
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -242,8 +251,19 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         """Pass the replies to `absorb`, leave out those it refuses; return metrics after a round's last exchange."""
         network = self._joined(None)
         answered: list[int] = []
-        incoming = self._incoming(replies, answered)
-        refused = self.absorb(incoming)
+        of_engine: list[Exception] = []
+        incoming = self._incoming(replies, answered, of_engine)
+        try:
+            with self._named("absorb"):
+                refused = self.absorb(incoming)
+        except InputError:
+            if of_engine:  # the strategy is not to blame
+                raise of_engine[0] from None
+            raise
+        if not isinstance(refused, dict):
+            raise InputError(
+                f"{self._method('absorb')} returns a {type(refused).__name__}, not a dict of reasons by vertex"
+            )
         deque(incoming, maxlen=0)  # a strategy that requests nothing may not have consumed them
         for vertex, why in refused.items():
             network.leave_out(server_round, vertex, why)
@@ -255,9 +275,20 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         """Return whether an exchange is the last one of its round."""
         return (exchange + 1) % (self.local_steps // self.exchange_every) == 0
 
-    def _incoming(self, replies: Iterable[Message], answered: list[int]) -> Iterator[tuple[int, RecordDict]]:
+    def _incoming(
+        self, replies: Iterable[Message], answered: list[int], of_engine: list[Exception]
+    ) -> Iterator[tuple[int, RecordDict]]:
+        """Yield each reply's vertex and content; note who answered, and what error ended the replies."""
         network = self._joined(None)
-        for reply in replies:
+        iterator = iter(replies)
+        while True:
+            try:
+                reply = next(iterator)
+            except StopIteration:
+                return
+            except Exception as error:
+                of_engine.append(error)
+                raise
             vertex = network.vertex(reply.metadata.src_node_id)
             self._initial.pop(vertex, None)  # a node that did not answer is sent its initial weights again
             answered.append(vertex)
@@ -272,7 +303,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         network = self._joined(grid)
         record = ConfigRecord({"server-round": server_round, **config})
         for vertex, node in enumerate(network.get_node_ids()):
-            content = RecordDict({CONFIG: record, **self.evaluation_payload(vertex)})
+            content = RecordDict({CONFIG: record, **self._records("evaluation_payload", vertex)})
             yield Message(content, dst_node_id=node, message_type=MessageType.EVALUATE)
 
     def evaluation_payload(self, vertex: int) -> dict[str, ArrayRecord]:
@@ -299,7 +330,25 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
 
     def _records_for(self, vertex: int) -> dict[str, ArrayRecord]:
         start = {ARRAYS: self._initial[vertex]} if vertex in self._initial else {}
-        return start | self.payload(vertex)
+        return start | self._records("payload", vertex)
+
+    def _records(self, method: str, vertex: int) -> dict[str, ArrayRecord]:
+        """Return what `payload` or `evaluation_payload` returns; raises InputError if it cannot be sent."""
+        with self._named(method):
+            records = getattr(self, method)(vertex)
+        if not isinstance(records, dict):
+            raise InputError(
+                f"{self._method(method)} returns a {type(records).__name__}, not a dict of ArrayRecords by name"
+            )
+        for name, record in records.items():
+            if not isinstance(record, ArrayRecord):
+                kind = type(record).__name__
+                raise InputError(f"{self._method(method)} must return a dict of ArrayRecords: {name!r} is a {kind}")
+        return records
+
+    def _return(self, vertex: int, hello: Hello) -> None:
+        with self._named("node_returned"):
+            self.node_returned(vertex, hello)
 
     def _joined(self, grid: Grid | None) -> Network:
         network = grid if isinstance(grid, Network) else self._network

@@ -6,11 +6,16 @@ from collections.abc import Callable
 from logging import INFO
 from typing import Annotated, Any
 
+import torch
 from annotated_types import Interval
 from flwr.common.logger import log
 from torch import Tensor
 
+from flower_kd import failures, quiet_log
+from flower_kd.errors import InputError
 from flower_kd.parts.registry import Registry
+from flower_kd.pooling import TRIED_ROWS, mix
+from flower_kd.seeding import torch_seeded
 from flower_kd.topology import Mixing
 
 # (mixed consensus W z, consensus z, predictions s, predictions before) -> next consensus; each [nodes, rows, classes]
@@ -20,6 +25,50 @@ ConsensusUpdate = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 CONSENSUS: Registry[Callable[..., Any]] = Registry(
     "consensus", group="flower_kd.consensus", given=("mixed", "consensus", "now", "before", "mixing")
 )
+
+
+def update(name: str, rule: ConsensusUpdate, mixed: Tensor, consensus: Tensor, now: Tensor, before: Tensor) -> Tensor:
+    """Return the next consensus by a rule; the arguments after `rule` are its own.
+
+    Raises
+    ------
+    InputError
+        If the rule, known by `name`, fails or returns anything else.
+    """
+    with failures.named(f"consensus {name!r}"):
+        moved = rule(mixed, consensus, now, before)
+    if not isinstance(moved, Tensor):
+        raise InputError(f"consensus {name!r} returns a {type(moved).__name__}, not a Tensor")
+    if moved.shape != consensus.shape:
+        raise InputError(
+            f"consensus {name!r} returns shape {list(moved.shape)}, but must return {list(consensus.shape)}, "
+            "one row per node and reference row"
+        )
+    if not moved.isfinite().all():
+        raise InputError(f"consensus {name!r} returns NaN or Inf")
+    return moved
+
+
+def check(name: str, mixing: Mixing, classes: int) -> None:
+    """Try an update rule on two rows of random predictions; nothing that a run computes depends on it.
+
+    Parameters
+    ----------
+    name : str
+        As in the run config: an instance of its own is tried, as it may have a memory.
+    mixing : Mixing
+        That of the run.
+    classes : int
+        Width of the predictions.
+
+    Raises
+    ------
+    InputError
+        As in `update`.
+    """
+    with torch_seeded(0), quiet_log.only_errors():
+        now, before, consensus = torch.randn(3, mixing.matrix.shape[0], TRIED_ROWS, classes).softmax(-1)
+        update(name, CONSENSUS.make(name, {"mixing": mixing}), mix(mixing.matrix, consensus), consensus, now, before)
 
 
 @CONSENSUS.register("gradient")

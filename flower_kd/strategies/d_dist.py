@@ -16,6 +16,7 @@ from flower_kd.errors import InputError
 from flower_kd.pooling import Teacher, mix
 from flower_kd.protocol import Hello, Order, exchanged_rows
 from flower_kd.ranges import NonNegative, Positive, Whole
+from flower_kd.strategies import consensus as rules
 from flower_kd.strategies.clipping import clipped_mix
 from flower_kd.strategies.consensus import CONSENSUS, ConsensusUpdate, tracking
 from flower_kd.strategies.distillation import DistillationStrategy, Reduction
@@ -108,8 +109,13 @@ class DDist(DistillationStrategy):
         self.order = replace(self.order, joint=self.exchange_every == 1 and every_row)
         self.mix = partial(clipped_mix, radius=clip) if clip else mix
         self.mixing = topology.Mixing(graph)
+        self.rule = consensus
         self.update: ConsensusUpdate = CONSENSUS.make(consensus, {"mixing": self.mixing})
         self._of_distributions = dissimilarities.get(dissimilarity).of_distributions
+
+    def try_parts(self, hellos: dict[int, Hello]) -> None:
+        """Try the consensus."""
+        rules.check(self.rule, self.mixing, hellos[0].classes)
 
     def begin(self, hellos: dict[int, Hello]) -> None:
         """Allocate consensus and last predictions for every reference row, [nodes, rows, classes]."""
@@ -140,7 +146,7 @@ class DDist(DistillationStrategy):
             enters = torch.from_numpy(first)[..., None]
             consensus, before = torch.where(enters, now, consensus), torch.where(enters, now, before)
         mixed = self.mix(self.mixing.among(present), consensus)
-        moved = self.update(mixed, consensus, now, before)
+        moved = rules.update(self.rule, self.update, mixed, consensus, now, before)
         if not present.all():
             here = torch.from_numpy(present)[:, None, None]
             moved, now = torch.where(here, moved, consensus), torch.where(here, now, before)

@@ -21,6 +21,7 @@ from flower_kd.ranges import require_number, require_whole
 from flower_kd.strategies.base import GraphStrategy
 from flower_kd.strategies.network import Network
 from flower_kd.strategies.resumable import State
+from flower_kd.teacher import problem
 
 Reduction = Literal["mean", "sum"]  # of the distillation term, over the rows of a step
 
@@ -132,9 +133,10 @@ class DistillationStrategy(GraphStrategy):
         teacher = self._teachers.pop(vertex, None)
         if teacher is None:
             return {}
-        records = {TEACHER: self.wire.encode(teacher.soft_labels)}
-        if teacher.weights is not None:
-            records[TEACHER_WEIGHTS] = wire.encode(teacher.weights)
+        labels, weights = teacher.soft_labels, teacher.weights
+        records = {TEACHER: self.wire.encode(labels)}
+        if labels.ndim == 3:
+            records[TEACHER_WEIGHTS] = wire.encode(torch.ones(len(labels)) if weights is None else weights)
         return records
 
     def absorb(self, replies: Iterable[tuple[int, RecordDict]]) -> dict[int, str]:
@@ -152,5 +154,21 @@ class DistillationStrategy(GraphStrategy):
                 present[vertex] = True
             except InputError as error:
                 refused[vertex] = str(error)
-        self._teachers = self.teach(rows, logits, present)
+        with self._named("teach"):
+            self._teachers = self.teach(rows, logits, present)
+        self._check_teachers(len(rows))
         return refused
+
+    def _check_teachers(self, rows: int) -> None:
+        if not isinstance(self._teachers, dict):
+            found = type(self._teachers).__name__
+            raise InputError(f"{self._method('teach')} returns a {found}, not a dict of teachers by vertex")
+        for vertex, teacher in self._teachers.items():
+            if vertex not in self.graph:
+                allowed = f"0 to {self.num_nodes - 1}"
+                raise InputError(
+                    f"{self._method('teach')} returns a teacher for vertex {vertex!r} (allowed: {allowed})"
+                )
+            wrong = problem(teacher, rows, self._classes)
+            if wrong:
+                raise InputError(f"{self._method('teach')}: the teacher of node {vertex} {wrong}")

@@ -13,7 +13,7 @@ from flower_kd import pooling as poolings
 from flower_kd import topology
 from flower_kd.errors import InputError
 from flower_kd.pooling import RobustPooling, Teacher
-from flower_kd.protocol import Order
+from flower_kd.protocol import Hello, Order
 from flower_kd.ranges import NonNegative, Positive, Share, Whole
 from flower_kd.strategies.distillation import DistillationStrategy, Reduction
 from flower_kd.strategies.registry import STRATEGIES
@@ -95,16 +95,21 @@ class NeighborKD(DistillationStrategy):
             kd_weight=(1 - alpha) * rho,
         )
         super().__init__(graph, order, **schedule)
+        self.pooling = pooling
         self.pool = poolings.get(pooling)
         robust = isinstance(self.pool, RobustPooling)
         if robust and pooling_weights != "uniform":
             raise InputError(f"pooling = {pooling!r} gives each node one vote, so pooling_weights must be 'uniform'")
         self.weights = teacher_weights(graph, pooling_weights, with_self=pooling_self or robust)
 
+    def try_parts(self, hellos: dict[int, Hello]) -> None:
+        """Try the pooling."""
+        poolings.check(self.pooling, self.weights, hellos[0].classes, self.order.temperature)
+
     def teach(self, rows: np.ndarray, logits: Tensor, present: np.ndarray) -> dict[int, Teacher]:
         """Pool the logits of each vertex's present neighbors."""
         weights = self.weights if present.all() else normalized(self.weights @ diags_array(present.astype(float)))
-        teachers = self.pool(logits, weights, self.order.temperature)
+        teachers = poolings.pool(self.pooling, self.pool, logits, weights, self.order.temperature)
         return {vertex: teacher for vertex, teacher in enumerate(teachers) if teacher is not None}
 
 

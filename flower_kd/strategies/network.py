@@ -70,7 +70,8 @@ class Network(Grid):
         self.same_model = same_model
         self.links = np.ones(num_nodes, dtype=np.int64) if links is None else np.asarray(links)
         self.connect_seconds = connect_seconds
-        self.on_join: Callable[[], None] = lambda: None  # called when all nodes fit, before anything is trained
+        self.try_parts: Callable[[dict[int, Hello]], None] = lambda hellos: None  # the server's, when all nodes fit
+        self.on_join: Callable[[], None] = lambda: None  # called after that, before anything is trained
         self.greeting = Greeting()  # what nodes need to keep their states, and to check that they have all parts
         self.on_return: Callable[[int, Hello], None] = lambda vertex, hello: None  # called for a node with a new id
         self.hellos: dict[int, Hello] = {}
@@ -144,6 +145,7 @@ class Network(Grid):
                 )
             self.sleep(JOIN_SECONDS)
         self._check_fit(self.hellos)
+        self.try_parts(self.hellos)
         self.on_join()
         return self.hellos
 

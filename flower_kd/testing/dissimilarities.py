@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flower_kd import dissimilarity
 from flower_kd.dissimilarity import Dissimilarity, soften
+from flower_kd.testing.attempts import attempt
 
 _ROWS, _CLASSES, _TEACHERS = 6, 5, 3
 
@@ -29,13 +30,17 @@ def check_dissimilarity(part: str | type[Dissimilarity]) -> None:
         depends on the order of the classes, or does not reduce rows and teachers as others do.
     """
     rows, mean, total = (_made(part, reduction) for reduction in ("none", "mean", "sum"))
-    _check_shapes(rows, mean, total)
+    with attempt("several teachers"):
+        _check_shapes(rows, mean, total)
     for name, p, q in _pairs():
-        values = _check_finite(rows, name, p, q)
-        own = rows(q.clamp_min(math.log(torch.finfo(q.dtype).tiny)), q)
+        with attempt(name):
+            values = _check_finite(rows, name, p, q)
+            own = rows(q.clamp_min(math.log(torch.finfo(q.dtype).tiny)), q)
         assert (values >= own - 1e-4 * (1 + own.abs())).all(), f"{name}: a student like its teacher has a higher value"
-    _check_order_of_classes(rows)
-    _check_gradient(mean)
+    with attempt("classes in another order"):
+        _check_order_of_classes(rows)
+    with attempt("the gradient"):
+        _check_gradient(mean)
     if rows.symmetric:
         p, q = _log_probabilities(0), _log_probabilities(1)
         assert torch.allclose(rows(p, q), rows(q, p), atol=1e-5), "it is not symmetric, but says so"
@@ -75,6 +80,7 @@ def _check_shapes(rows: Dissimilarity, mean: Dissimilarity, total: Dissimilarity
     p, q = _log_probabilities(0), _log_probabilities(1)
     several = torch.stack([_log_probabilities(seed) for seed in range(1, 1 + _TEACHERS)])
     values = rows(p, q)
+    assert isinstance(values, Tensor), f"it returns a {type(values).__name__}, not a Tensor"
     assert values.shape == (_ROWS,), f"values of shape {list(values.shape)} for {_ROWS} rows"
     apart = rows(p, several)
     if rows.multiway:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import networkx as nx
@@ -12,12 +14,16 @@ import torch
 from flwr.app import ArrayRecord, Context, Message
 from flwr.serverapp.strategy import Strategy
 
-from flower_kd import strategies
+from flower_kd import quiet_log, strategies
 from flower_kd.clients import Node, ShuffledBatches, make_client_app
+from flower_kd.failures import describe
 from flower_kd.parts import signatures
 from flower_kd.protocol import Greeting
+from flower_kd.runs import checkpoint
+from flower_kd.runs.checkpoint import Checkpoint
 from flower_kd.seeding import derive, torch_seeded
 from flower_kd.sim import InProcessGrid
+from flower_kd.testing.attempts import attempt
 
 _ROUNDS = 3
 _CLASSES, _FEATURES = 3, 4
@@ -44,10 +50,17 @@ def check_strategy(part: str | type[Strategy]) -> None:
     Raises
     ------
     AssertionError
-        If a node has no metrics in a round, two runs differ, a run that is resumed from `state_dict` differs from an
-        uninterrupted one, a node that fails ends the run, or, unless the strategy sends to a server, what a node
-        sends arrives at nodes further away than there were exchanges.
+        If one of its methods fails, a node has no metrics in a round, two runs differ, a run that is resumed from what
+        `state_dict` returned, saved in a file, differs from an uninterrupted one, a node that fails ends the run, or,
+        unless the strategy sends to a server, what a node sends arrives at nodes further away than there were
+        exchanges.
     """
+    # A run ends with the method that fails, its exception and its place in one sentence.
+    with quiet_log.only_errors(), attempt("a run"):
+        _check(part)
+
+
+def _check(part: str | type[Strategy]) -> None:
     figures = _run(part, _ROUNDS)
     for server_round in range(1, _ROUNDS + 1):
         for vertex in range(_NODES):
@@ -143,23 +156,34 @@ def _resumed(part: str | type[Strategy]) -> Figures:
     """Return the figures of a run that another process continues after round 1."""
     grid, first = _grid(), _strategy(part)
     network = first.network(grid)
-    saved: dict[str, Any] = {}
+    content = b""
 
     def stop(server_round: int) -> None:
-        saved["strategy"] = {name: array.copy() for name, array in first.state_dict().items()}
-        saved["network"] = network.state_dict()
+        nonlocal content
+        state = first.saved_state()
+        content = Checkpoint("", "", server_round, {}, {}, [], state, network.state_dict()).to_bytes()
         raise _StopError
 
     first.on_round = stop
     with suppress(_StopError):
         first.start(network, _weights(first), num_rounds=_ROUNDS)
+    saved = _read(content)
     second = _strategy(part)
     continued = second.network(grid)
     continued.greeting = Greeting(fresh=False, stage="resumed", server_round=1)
-    continued.on_join = lambda: continued.load_state_dict(saved["network"])
-    second.resume_after(1, saved["strategy"])
+    continued.on_join = lambda: continued.load_state_dict(saved.network)
+    second.resume_after(1, saved.strategy)
     second.start(continued, _weights(second), num_rounds=_ROUNDS)
     return _figures(network) | _figures(continued)
+
+
+def _read(content: bytes) -> Checkpoint:
+    """Return a checkpoint as a resumed run finds it."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / checkpoint.SERVER_FILE).write_bytes(content)
+        found = checkpoint.read(Path(folder))
+    assert found is not None, "no round was finished"
+    return found
 
 
 def _check_failing_node(part: str | type[Strategy]) -> None:
@@ -168,7 +192,7 @@ def _check_failing_node(part: str | type[Strategy]) -> None:
     try:
         figures = _run(part, _ROUNDS, grid)
     except Exception as error:
-        raise AssertionError(f"a silent node ends the run: {type(error).__name__}: {error}") from error
+        raise AssertionError(f"a silent node ends the run: {describe(error)}") from error
     assert (_ROUNDS, 3) in figures, "a silent node keeps others from training"
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from flower_kd import topology
 from flower_kd.errors import InputError
+from flower_kd.failures import describe
 from flower_kd.seeding import derive
 
 _SIZES = (2, 3, 4, 5, 8, 9, 12, 16, 31, 32)
@@ -30,15 +31,21 @@ def check_topology(part: str | Any) -> None:
         makes a graph of other vertices than 0 to num_nodes - 1, with self-loops, not (strongly) connected, or another
         one for the same seed.
     """
-    build = partial(topology.build, part) if isinstance(part, str) else partial(_called, part)
-    made = 0
+    if isinstance(part, str) and topology.is_file(part):
+        build = partial(topology.build, part)
+    else:  # not `topology.build`, which refuses graphs that are not connected: that is no refusal of the part's own
+        build = partial(_called, topology.TOPOLOGIES.make(part) if isinstance(part, str) else part)
+    made, refusal = 0, ""
     for num_nodes in _SIZES:
         try:
             graph = build(num_nodes, seed=1)
-        except InputError:
+        except InputError as error:
+            refusal = f"for {num_nodes}: {error}"
             continue
         except Exception as error:
-            raise AssertionError(f"{num_nodes} nodes end in {type(error).__name__}, not InputError: {error}") from error
+            raise AssertionError(
+                f"{num_nodes} nodes end in an error that is not InputError: {describe(error)}"
+            ) from error
         made += 1
         _check(graph, num_nodes)
         again = build(num_nodes, seed=1)
@@ -46,11 +53,11 @@ def check_topology(part: str | Any) -> None:
         matrix = topology.mixing_matrix(graph)
         sums = np.concatenate([np.asarray(matrix.sum(axis=axis)).ravel() for axis in (0, 1)])
         assert np.allclose(sums, 1.0, atol=1e-6), f"{num_nodes} nodes: the mixing matrix is not doubly stochastic"
-    assert made, f"it refuses every number of nodes of {', '.join(map(str, _SIZES))}"
+    assert made, f"it refuses every number of nodes of {', '.join(map(str, _SIZES))}; {refusal}"
 
 
-def _called(part: Any, num_nodes: int, seed: int) -> nx.Graph:
-    return part(num_nodes, np.random.default_rng(derive(seed, "topology")))
+def _called(builder: Any, num_nodes: int, seed: int) -> nx.Graph:
+    return builder(num_nodes, np.random.default_rng(derive(seed, "topology")))
 
 
 def _check(graph: nx.Graph, num_nodes: int) -> None:

@@ -2,16 +2,22 @@
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
+import networkx as nx
 import numpy as np
 import pytest
 import torch
-from conftest import blobs
+from conftest import FaultyGrid, blobs
+from outside_parts import module
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
+from flower_kd import dissimilarity
 from flower_kd.clients import Node, ShuffledBatches
-from flower_kd.clients.checks import check
+from flower_kd.clients.checks import check, check_dissimilarity
 from flower_kd.errors import InputError
+from flower_kd.protocol import JOIN
+from flower_kd.strategies import NeighborKD
 
 
 def good_node() -> Node:
@@ -230,3 +236,89 @@ class Stream(torch.utils.data.IterableDataset):
 def test_loaders_that_cannot_be_used(field: str, loader: DataLoader, words: str) -> None:
     with pytest.raises(InputError, match=words):
         Node(**(vars(good_node()) | {field: loader}))
+
+
+# -- the dissimilarity -------------------------------------------------------------------------------------------------
+
+MEASURES = """
+import torch
+from flower_kd.dissimilarity import Dissimilarity
+
+def fine(log_p, log_q):
+    return (log_p.exp() - log_q.exp()).square().sum(-1)
+
+def raises(log_p, log_q):
+    raise RuntimeError("no such thing")
+
+def signature(log_p):
+    return log_p.sum(-1)
+
+def wide(log_p, log_q):
+    return log_p - log_q
+
+def first(log_p, log_q):
+    return fine(log_p, log_q).reshape(-1)[:3]
+
+def number(log_p, log_q):
+    return 1.0
+
+def detached(log_p, log_q):
+    return fine(log_p.detach(), log_q)
+
+def ratio(log_p, log_q):
+    return (log_p.exp() / (log_q.exp() - log_q.exp())).sum(-1)
+
+def steep(log_p, log_q):
+    return (log_p - log_p.detach()).square().sum(-1).sqrt()
+
+class Unclamped(Dissimilarity):
+    def forward(self, log_p, log_q):
+        rows = (log_p.exp() * (log_p - log_q)).sum(-1)
+        return rows if self.reduction == "none" else getattr(rows, self.reduction)()
+
+class Unreduced(Dissimilarity):
+    def forward(self, log_p, log_q):
+        return fine(log_p, log_q)
+"""
+
+FAULTS = {
+    "raises": r"for a student of shape \[3, 3\] and a teacher of shape \[3, 3\] fails: RuntimeError: no such thing "
+    r"\(.*measures\.py, line 9, in raises\)",
+    "signature": "fails: TypeError: ",
+    "wide": r"returns values of shape \[3, 3\] .* must return \[3\]",
+    "first": r"returns values of shape \[3\] .* a teacher of shape \[2, 3, 3\] .* must return \[2, 3\]",
+    "number": "fails: |returns a float, not a Tensor",
+    "detached": "has no gradient",
+    "ratio": "is not finite for a student",
+    "steep": "the gradient of .* is not finite",
+    "Unclamped": "is not finite",
+    "Unreduced": r"with reduction 'mean', but must return \[\]",
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_faulty_dissimilarity_is_named(name: str, tmp_path: Path) -> None:
+    with (
+        module(tmp_path, "measures", MEASURES),
+        pytest.raises(InputError, match=f"dissimilarity 'measures:{name}' .*{FAULTS[name]}|{FAULTS[name]}") as refusal,
+    ):
+        check_dissimilarity(f"measures:{name}", good_node())
+    assert f"dissimilarity 'measures:{name}'" in str(refusal.value)
+
+
+def test_a_faulty_dissimilarity_ends_the_handshake(grid: FaultyGrid, tmp_path: Path) -> None:
+    grid.interfere = lambda vertex, reply: reply if reply.metadata.message_type == JOIN else pytest.fail("trained")
+    with (
+        module(tmp_path, "measures", MEASURES),
+        pytest.raises(InputError, match="node 0 cannot take part: dissimilarity 'measures:wide' returns values of sh"),
+    ):
+        NeighborKD(nx.cycle_graph(4), dissimilarity="measures:wide").start(grid, num_rounds=1)
+
+
+def test_fine_dissimilarities_pass_and_leave_no_trace(tmp_path: Path) -> None:
+    node, before = good_node(), torch.random.get_rng_state()
+    with module(tmp_path, "measures", MEASURES):
+        for name in ("measures:fine", "", *dissimilarity.names()):
+            check_dissimilarity(name, node)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(parameter.grad is None for parameter in node.model.parameters())

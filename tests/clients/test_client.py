@@ -1,10 +1,13 @@
 """What a node does with one message."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from conftest import blobs, build_blob_node
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from outside_parts import module
 from torch.utils.data import DataLoader, TensorDataset
 
 from flower_kd import wire
@@ -86,6 +89,20 @@ def test_a_diverged_model_says_so() -> None:
     node.optimizer = torch.optim.SGD(node.model.parameters(), lr=1e38)
     with pytest.raises(InputError, match="diverged"):
         train(node, Order(1, 5), None, np.arange(0), vertex=0)
+
+
+def test_a_distillation_term_that_is_not_finite_names_the_dissimilarity(tmp_path: Path) -> None:
+    """It is finite at first: only where the student has learned to exclude a class is it not."""
+    content = "def late(p, q):\n    return (p.exp() - q.exp()).square().sum(-1) / (p.exp().amax(-1) < 0.9)\n"
+    with module(tmp_path, "late_measure", content):
+        node, teacher = linear_node(), Teacher(torch.tensor([[1.0, 0.0, 0.0]]).expand(24, 3))
+        order = Order(1, 30, kd_weight=1.0, dissimilarity="late_measure:late")
+        words = r"^kd-loss is (nan|inf) in a step whose train-loss is [\d.]+: dissimilarity 'late_measure:late' is not"
+        with pytest.raises(InputError, match=words):
+            train(node, order, teacher, np.arange(24), vertex=0)
+    node.optimizer = torch.optim.SGD(node.model.parameters(), lr=1e38)
+    with pytest.raises(InputError, match="the model diverged"):
+        train(node, Order(1, 5, kd_weight=1.0), teacher, np.arange(24), vertex=0)
 
 
 def test_evaluation_counts_all_samples() -> None:

@@ -1,24 +1,43 @@
 """The published checks pass flower-kd's own parts, and fail each kind of broken one."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import networkx as nx
 import numpy as np
 import pytest
 import torch
+from flwr.common.logger import FLOWER_LOGGER
+from flwr_datasets.partitioner import IidPartitioner
+from outside_parts import module
 
 from flower_kd import dissimilarity, pooling, strategies, topology, wire
+from flower_kd.data.partition import partition_names
 from flower_kd.dissimilarity import Dissimilarity, reducible
+from flower_kd.errors import InputError
+from flower_kd.models.registry import MODELS
 from flower_kd.pooling import Teacher
 from flower_kd.strategies import NeighborKD
-from flower_kd.testing import check_codec, check_dissimilarity, check_pooling, check_strategy, check_topology
+from flower_kd.testing import (
+    check_codec,
+    check_consensus,
+    check_dissimilarity,
+    check_model,
+    check_partition,
+    check_pooling,
+    check_strategy,
+    check_topology,
+)
 
 OWN = [
     *((check_dissimilarity, name) for name in dissimilarity.names()),
     *((check_topology, name) for name in topology.names()),
     *((check_pooling, name) for name in pooling.names()),
     *((check_codec, name) for name in wire.names()),
+    *((check_partition, name) for name in partition_names()),
+    *((check_model, name) for name in MODELS.names()),
+    *((check_consensus, name) for name in strategies.CONSENSUS.names()),
     *((check_strategy, name) for name in strategies.names()),
 ]
 
@@ -32,6 +51,10 @@ def distance(rows: Callable[..., torch.Tensor], **attributes: Any) -> type[Dissi
     return type("Broken", (Dissimilarity,), {"function": staticmethod(reducible(rows)), **attributes})
 
 
+def broken(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("broken")
+
+
 BROKEN_DISSIMILARITIES = {
     "the value is not finite": distance(lambda p, q: (p.exp() / q.exp() - 1).square().sum(-1)),
     "the gradient is not finite": distance(lambda p, q: (p.exp() - q.exp()).square().sum(-1).sqrt()),
@@ -43,6 +66,10 @@ BROKEN_DISSIMILARITIES = {
             (p.exp() - q.exp()).square().sum(-1) * p.detach().exp().sum(-1) ** 2 + (p.detach() - q).square().sum(-1)
         )
     ),
+    r"several teachers: RuntimeError: broken \(testing/test_testing\.py, line \d+, in broken\)": distance(
+        lambda p, q: broken()
+    ),
+    "it returns a float, not a Tensor": distance(lambda p, q: 1.0),
     "values of shape": distance(lambda p, q: (p.exp() - q.exp()).square()),
     "it is multiway": distance(lambda p, q: (p.exp() - q.exp()).square().sum(-1), multiway=True),
 }
@@ -52,6 +79,10 @@ BROKEN_DISSIMILARITIES = {
 def test_broken_dissimilarities(words: str) -> None:
     with pytest.raises(AssertionError, match=words):
         check_dissimilarity(BROKEN_DISSIMILARITIES[words])
+
+
+def refusing(num_nodes: int, rng: np.random.Generator) -> nx.Graph:
+    raise InputError("boom")
 
 
 def unseeded(num_nodes: int, rng: np.random.Generator) -> nx.Graph:
@@ -64,6 +95,7 @@ BROKEN_TOPOLOGIES: dict[str, Callable[..., Any]] = {
     "the vertices are": lambda num_nodes, rng: nx.path_graph(num_nodes + 1),
     "the same seed gave two graphs": unseeded,
     "not InputError": lambda num_nodes, rng: nx.hypercube_graph(num_nodes / 2),
+    r"it refuses every number of nodes of 2, .*, 32; for 32: boom": refusing,
     "not a networkx graph": lambda num_nodes, rng: [],
 }
 
@@ -72,6 +104,16 @@ BROKEN_TOPOLOGIES: dict[str, Callable[..., Any]] = {
 def test_broken_topologies(words: str) -> None:
     with pytest.raises(AssertionError, match=words):
         check_topology(BROKEN_TOPOLOGIES[words])
+
+
+def test_a_graph_by_name_that_is_not_connected_says_so(tmp_path: Path) -> None:
+    content = "import networkx as nx\ndef apart(num_nodes, rng): return nx.empty_graph(num_nodes)\n"
+    content += "def fails(num_nodes, rng): return nx.path_graph(num_nodes)[num_nodes]\n"
+    with module(tmp_path, "own_graphs", content):
+        with pytest.raises(AssertionError, match="2 nodes: the graph is not connected"):
+            check_topology("own_graphs:apart")
+        with pytest.raises(AssertionError, match=r"not InputError: KeyError: 2 \(.*own_graphs.py, line 3, in fails\)"):
+            check_topology("own_graphs:fails")
 
 
 def pooled(change: Callable[..., Any]) -> Callable[..., list[Teacher | None]]:
@@ -83,11 +125,16 @@ def pooled(change: Callable[..., Any]) -> Callable[..., list[Teacher | None]]:
 
 BROKEN_POOLINGS = {
     "teachers for": pooled(lambda teachers, logits, weights: teachers[:-1]),
+    r"a ring, random logits: pooling 'broken' fails: RuntimeError: broken \(.*, in broken\)": broken,
+    "a ring, random logits: pooling 'pool' returns a Tensor, not a list": pooled(lambda teachers, logits, *_: logits),
     "do not sum to 1": pooled(lambda teachers, *_: [t and Teacher(2 * t.soft_labels) for t in teachers]),
     "has no teacher": pooled(lambda teachers, *_: [None, *teachers[1:]]),
     "are not followed": pooled(lambda teachers, *_: [t and Teacher(t.soft_labels.roll(1, -1)) for t in teachers]),
     "renumbering": pooled(
         lambda teachers, logits, *_: [t and Teacher(torch.softmax(logits[0] / 2.0, -1)) for t in teachers]
+    ),
+    "a node without weights whose rows are NaN: .* not finite": pooled(
+        lambda teachers, logits, *_: [t and Teacher(t.soft_labels + 0 * logits.sum()) for t in teachers]
     ),
     "without weights has a teacher": pooled(lambda teachers, *_: [t or teachers[0] for t in teachers]),
 }
@@ -145,6 +192,30 @@ class Forgets(NeighborKD):
         return {}
 
 
+class Nested(NeighborKD):
+    """Saves what is not an array."""
+
+    def state_dict(self) -> Any:
+        return super().state_dict() | {"memory": {0: 1.0}}
+
+
+class Rounded(NeighborKD):
+    """Remembers a number that comes back as an array of another kind than it was."""
+
+    calls: Any = 0
+
+    def teach(self, rows: Any, logits: Any, present: Any) -> dict[int, Teacher]:
+        self.calls = self.calls.__add__(1) if isinstance(self.calls, int) else broken()
+        return super().teach(rows, logits, present)
+
+    def state_dict(self) -> Any:
+        return super().state_dict() | {"calls": self.calls}
+
+    def load_state_dict(self, state: Any) -> None:
+        super().load_state_dict(state)
+        self.calls = state["calls"]
+
+
 class Leaks(NeighborKD):
     """Gives every node the teacher of node 3, made of what nodes 2 and 4 sent."""
 
@@ -164,9 +235,109 @@ class Fragile(NeighborKD):
 
 @pytest.mark.parametrize(
     ("part", "words"),
-    [(Forgets, "state_dict"), (Leaks, "hops away"), (Fragile, "a silent node ends the run")],
+    [
+        (Forgets, "state_dict"),
+        (Leaks, "hops away"),
+        (
+            Fragile,
+            r"a silent node ends the run: teach\(\) of Fragile fails: ValueError: a node is missing \(.*, in teach\)",
+        ),
+        (Nested, r"state_dict\(\) of Nested must map names to NumPy arrays: 'memory' is a dict"),
+        (Rounded, r"teach\(\) of Rounded fails: RuntimeError: broken"),
+        *(
+            (type("Broken", (NeighborKD,), {method: broken}), rf"{method}.*: RuntimeError: broken \(.*, in broken\)")
+            for method in ("begin", "teach", "payload", "absorb", "state_dict", "load_state_dict")
+        ),
+        (type("Broken", (NeighborKD,), {"__init__": broken}), r"RuntimeError: broken \(.*, in broken\)"),
+    ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_broken_strategies(part: type[NeighborKD], words: str) -> None:
     with pytest.raises(AssertionError, match=words):
         check_strategy(part)
+
+
+def test_the_check_of_a_strategy_is_quiet(caplog: pytest.LogCaptureFixture) -> None:
+    level = FLOWER_LOGGER.level
+    check_strategy("d-dist")
+    assert not caplog.records
+    assert FLOWER_LOGGER.level == level
+
+
+class Rows(IidPartitioner):
+    """Gives nodes other rows than their share."""
+
+    rows: Any = staticmethod(lambda partitioner, vertex: range(10 * vertex, 10 * vertex + 10))
+
+    def load_partition(self, partition_id: int) -> Any:
+        return self.dataset.select(list(type(self).rows(self, partition_id)))
+
+
+def splitting(rows: Callable[[Any, int], Any]) -> Callable[..., Any]:
+    return lambda num_partitions, seed: type("Split", (Rows,), {"rows": staticmethod(rows)})(num_partitions)
+
+
+BROKEN_PARTITIONS = {
+    r"2 nodes: RuntimeError: broken \(.*, in broken\)": broken,
+    "2 nodes: node 1 has no samples": splitting(lambda part, vertex: range(5 - 5 * vertex)),
+    "a sample is given to several nodes": splitting(lambda part, vertex: range(10)),
+    "the same seed gave two splits": splitting(lambda part, v: 50 * v + np.random.default_rng().permutation(50)[:9]),
+}
+
+
+@pytest.mark.parametrize("words", BROKEN_PARTITIONS)
+def test_broken_partitions(words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_partition(BROKEN_PARTITIONS[words])
+
+
+def network(change: Callable[[torch.Tensor], Any], classes: int = 0) -> Callable[..., torch.nn.Module]:
+    class Changed(torch.nn.Sequential):
+        def forward(self, inputs: torch.Tensor) -> Any:
+            return change(super().forward(inputs))
+
+    def build(*, num_classes: int, shape: tuple[int, int, int]) -> torch.nn.Module:
+        return Changed(torch.nn.Flatten(), torch.nn.Linear(int(np.prod(shape)), classes or num_classes))
+
+    return build
+
+
+def with_unused(*, num_classes: int, shape: tuple[int, int, int]) -> torch.nn.Module:
+    model = network(lambda logits: logits)(num_classes=num_classes, shape=shape)
+    model.unused = torch.nn.Parameter(torch.zeros(3))
+    return model
+
+
+BROKEN_MODELS = {
+    r"images of shape \[1, 8, 8\]: RuntimeError: broken \(.*, in broken\)": broken,
+    "it returns a list, not a torch.nn.Module": lambda num_classes, shape: [],
+    r"one image in evaluation: logits of shape \[1, 3\], not \[1, 7\]": network(lambda logits: logits, 3),
+    r"one image in evaluation: logits of shape \[7\]": network(torch.squeeze),
+    "it returns a tuple, not logits": network(lambda logits: (logits, logits)),
+    "logits that are not finite": network(lambda logits: logits / 0),
+    "'unused' has no gradient": with_unused,
+    "the gradient: RuntimeError": network(lambda logits: logits.detach()),
+    "the gradient of '1.weight' is not finite": network(lambda logits: (logits - logits.detach()).sqrt() + 1),
+}
+
+
+@pytest.mark.parametrize("words", BROKEN_MODELS)
+def test_broken_models(words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_model(BROKEN_MODELS[words])
+
+
+BROKEN_CONSENSUS = {
+    r"a ring, random predictions: RuntimeError: broken \(.*, in broken\)": broken,
+    "it returns a NoneType, not a Tensor": lambda mixed, consensus, now, before: None,
+    r"it returns a consensus of shape \[7, 4\], not \[6, 7, 4\]": lambda mixed, consensus, now, before: mixed[0],
+    "values that are not finite": lambda mixed, consensus, now, before: mixed / 0,
+    "it changes its inputs": lambda mixed, consensus, now, before: consensus.add_(0.1 * (now - before)),
+    "nodes that agree do not stay": lambda mixed, consensus, now, before: mixed / 2,
+}
+
+
+@pytest.mark.parametrize("words", BROKEN_CONSENSUS)
+def test_broken_consensus(words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_consensus(BROKEN_CONSENSUS[words])
