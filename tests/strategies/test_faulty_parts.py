@@ -6,6 +6,7 @@ from typing import Any
 
 import networkx as nx
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import FaultyGrid
@@ -274,18 +275,18 @@ class Breaks(NeighborKD):
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "rounds"),
+    ("name", "words"),
     [
-        ("Remember", r"state_dict\(\) of Remember must map names to NumPy arrays: 'memory' is a dict", 1),
-        ("Breaks", r"teach\(\) of Breaks fails: RuntimeError: enough \(.*mine\.py, line 12, in teach\)", 1),
+        ("Remember", r"state_dict\(\) of Remember must map names to NumPy arrays: 'memory' is a dict"),
+        ("Breaks", r"teach\(\) of Breaks fails: RuntimeError: enough \(.*mine\.py, line 12, in teach\)"),
     ],
 )
-def test_the_history_of_a_run_that_a_strategy_ends_is_kept(name: str, words: str, rounds: int, tmp_path: Path) -> None:
+def test_the_history_of_a_run_that_a_strategy_ends_is_kept(name: str, words: str, tmp_path: Path) -> None:
     short = {"local-steps": 2, "samples-per-node": 20, "reference-size": 40, "baseline": "none"}
     with (
         module(tmp_path, "mine", STRATEGY),
         pytest.raises(InputError, match=words),
     ):
         sim.run(short | {"strategy": f"mine:{name}", "num-server-rounds": 3}, 2, tmp_path / "run")
-    lines = (tmp_path / "run" / "history.csv").read_text().splitlines()
-    assert len(lines) == 1 + 2 * rounds + (2 if name == "Breaks" and len(lines) > 3 else 0)
+    history = pd.read_csv(tmp_path / "run" / "history.csv")
+    assert history.loc[history["round"] == 1, "train-loss"].notna().sum() == 2
