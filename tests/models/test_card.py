@@ -13,9 +13,10 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 def cards(draw: st.DrawFn) -> ModelCard:
     labels = draw(st.lists(texts, min_size=1, max_size=5))
     channels = draw(st.integers(1, 3))
-    values = st.tuples(*[st.floats(allow_nan=False, allow_infinity=False)] * channels)
+    means = st.tuples(*[st.floats(allow_nan=False, allow_infinity=False)] * channels)
+    deviations = st.tuples(*[st.floats(0, exclude_min=True, allow_infinity=False)] * channels)
     shape = (channels, draw(st.integers(1, 99)), draw(st.integers(1, 99)))
-    return ModelCard(draw(texts), len(labels), shape, draw(values), draw(values), tuple(labels))
+    return ModelCard(draw(texts), len(labels), shape, draw(means), draw(deviations), tuple(labels))
 
 
 scores = st.builds(Score, st.integers(1, 2**31), st.floats(0, 1), st.floats(0, 1e9))

@@ -423,7 +423,7 @@ BAD_HELLOS = {
     "classes": ({"classes": 10**9}, "'classes' = 1000000000 in its handshake should be less than or equal"),
     "minus": ({"parameters": -1}, "'parameters' = -1 in its handshake should be greater than or equal to 0"),
     "name": ({"name": "a\nb"}, "'name' = 'a\\nb' in its handshake should be printable text"),
-    "long": ({"model": "x" * 300}, "should have at most 200 characters"),
+    "long": ({"model": "x" * 3000}, "should have at most 2000 characters"),
     "bytes": ({"fingerprint": b"ab"}, "'fingerprint' = b'ab' in its handshake should be a valid string"),
 }
 
