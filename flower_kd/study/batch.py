@@ -24,6 +24,74 @@ from flower_kd.study.progress import Display
 NOT_IN_CONFIG = {"output-dir": "--output-dir", "overwrite": "--overwrite", "resume": "--resume"}
 
 
+class Batch:
+    """Jobs and their folder, whose results are up to date while they run; a subclass writes them.
+
+    Parameters
+    ----------
+    kind : {"comparison", "sweep"}
+        What the results are.
+    jobs : sequence of Job
+        What to run.
+    folder : Path
+        Results folder.
+    """
+
+    def __init__(self, kind: str, jobs: Sequence[Job], folder: Path) -> None:
+        self.kind = kind
+        self.jobs = jobs
+        self.folder = folder
+        self._outcomes: dict[Path, Outcome] = {}
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """The outcomes so far, in the order of the jobs."""
+        return [self._outcomes[job.folder] for job in self.jobs if job.folder in self._outcomes]
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """The outcomes of runs that failed."""
+        return [outcome for outcome in self.outcomes if outcome.summary is None]
+
+    def run(
+        self,
+        *,
+        processes: int = 1,
+        workers: int = 1,
+        tensorboard: bool = False,
+        overwrite: bool = False,
+        resume: bool = False,
+    ) -> None:
+        """Run what is not finished yet; see `run_all` and `claimed`.
+
+        Raises
+        ------
+        InputError
+            If the folder contains other results, or cannot be written to.
+        """
+        with claimed(self.folder, self.jobs, self.kind, overwrite=overwrite, resume=resume):
+            self._write()
+            try:
+                run_all(
+                    self.jobs, processes=processes, workers=workers, tensorboard=tensorboard, on_outcome=self._record
+                )
+            finally:
+                with deferred_signals():
+                    self._write()
+
+    def _record(self, outcome: Outcome) -> None:
+        self._outcomes[outcome.job.folder] = outcome
+        self._update()
+
+    def _write(self) -> None:
+        """Write all results; called before the first run and after the last one."""
+        raise NotImplementedError
+
+    def _update(self) -> None:
+        """Write what is due after a run."""
+        raise NotImplementedError
+
+
 def jobs(runs: Mapping[str, Mapping[str, Any]], seed_text: str, num_nodes: int, folder: Path) -> list[Job]:
     """Return one job per run and seed.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,18 +21,16 @@ from flower_kd.report import paper_tables, pictures
 from flower_kd.report.formats import SECONDS
 from flower_kd.report.interval import interval
 from flower_kd.runs import results, shortfalls
-from flower_kd.sim.signals import deferred_signals
 from flower_kd.strategies import STRATEGIES, sends_to
 from flower_kd.study import batch
 from flower_kd.study.job import Outcome
+from flower_kd.study.pacing import Pacing
 from flower_kd.unused import warning
 
-PICTURE_SECONDS = 5.0
-DRAWING_SHARE = 0.05
 SENT = ("per_message", "messages_per_edge", "per_edge", "per_node")
 
 
-class Comparison:
+class Comparison(batch.Batch):
     """A comparison and its folder, which is up to date after each run.
 
     Parameters
@@ -54,10 +51,8 @@ class Comparison:
     """
 
     def __init__(self, runs: Mapping[str, Mapping[str, Any]], seed_text: str, num_nodes: int, folder: Path) -> None:
-        self.folder = folder
-        self.jobs = batch.jobs(runs, seed_text, num_nodes, folder)
-        self._outcomes: dict[Path, Outcome] = {}
-        self._draw_after = 0.0
+        super().__init__("comparison", batch.jobs(runs, seed_text, num_nodes, folder), folder)
+        self._drawing = Pacing()
         found = batch.problems(self.jobs)
         # A run that cannot be executed becomes a row with its error, as long as any other can.
         failing = {label for labels in found.values() for label in labels}
@@ -65,50 +60,16 @@ class Comparison:
             raise InputError("; ".join(found))
         self.warning = warning(RunConfig.parse(config) for label, config in runs.items() if label not in failing)
 
-    @property
-    def outcomes(self) -> list[Outcome]:
-        """The outcomes so far, in the order of the jobs."""
-        return [self._outcomes[job.folder] for job in self.jobs if job.folder in self._outcomes]
+    def _write(self) -> None:
+        self._write_tables()
+        self._draw()
 
-    @property
-    def failed(self) -> list[Outcome]:
-        """The outcomes of runs that failed."""
-        return [outcome for outcome in self.outcomes if outcome.summary is None]
-
-    def run(
-        self,
-        *,
-        processes: int = 1,
-        workers: int = 1,
-        tensorboard: bool = False,
-        overwrite: bool = False,
-        resume: bool = False,
-    ) -> None:
-        """Run what is not finished yet; see `batch.run_all` and `batch.claimed`.
-
-        Raises
-        ------
-        InputError
-            If the folder holds something else, or cannot be written.
-        """
-        with batch.claimed(self.folder, self.jobs, "comparison", overwrite=overwrite, resume=resume):
-            self._write()
-            try:
-                batch.run_all(
-                    self.jobs, processes=processes, workers=workers, tensorboard=tensorboard, on_outcome=self._record
-                )
-            finally:
-                with deferred_signals():
-                    self._write()
-                    self._draw()
-
-    def _record(self, outcome: Outcome) -> None:
-        self._outcomes[outcome.job.folder] = outcome
-        self._write()
-        if time.monotonic() > self._draw_after:
+    def _update(self) -> None:
+        self._write_tables()
+        if self._drawing.due:
             self._draw()
 
-    def _write(self) -> None:
+    def _write_tables(self) -> None:
         finished = [
             asdict(outcome.summary)
             | {"run": outcome.job.label, "folder": outcome.job.folder.relative_to(self.folder).as_posix()}
@@ -131,20 +92,19 @@ class Comparison:
         folders.write(self.folder, parts)
 
     def _draw(self) -> None:
-        started = time.monotonic()
-        histories: dict[str, list[pd.DataFrame]] = {}
-        finals: dict[str, pictures.Final] = {}
-        for outcome in self.outcomes:
-            if outcome.summary is not None:
+        finished = [outcome for outcome in self.outcomes if outcome.summary is not None]
+        if not finished:
+            return
+        with self._drawing.timed():
+            histories: dict[str, list[pd.DataFrame]] = {}
+            finals: dict[str, pictures.Final] = {}
+            for outcome in finished:
                 run = results.read(outcome.job.folder)
                 histories.setdefault(outcome.job.label, []).append(run.history)
                 recipient = sends_to(STRATEGIES.get(run.summary.strategy))
                 final = pictures.Final(run.graph, run.summary.accuracy["per_node"], recipient)
                 finals.setdefault(outcome.job.label, final)
-        if histories:
             folders.write(self.folder, pictures.files(pictures.comparison(histories, finals), "comparison"))
-        now = time.monotonic()
-        self._draw_after = now + max(PICTURE_SECONDS, (now - started) / DRAWING_SHARE)
 
 
 def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,19 +21,17 @@ from flower_kd.report.formats import as_text
 from flower_kd.report.interval import interval
 from flower_kd.report.over_seeds import over_seeds
 from flower_kd.runs import shortfalls
-from flower_kd.sim.signals import deferred_signals
 from flower_kd.study import batch
 from flower_kd.study.grid import combinations
 from flower_kd.study.job import Outcome
+from flower_kd.study.pacing import Pacing
 from flower_kd.unused import check_grid, warning
 
-WRITE_SECONDS = 5.0
-WRITING_SHARE = 0.05
 BEST = 5
 FIGURES = ("accuracy", "accuracy-std", "bytes-per-edge", "bytes-per-node", "seconds")
 
 
-class Sweep:
+class Sweep(batch.Batch):
     """A sweep and its folder.
 
     Parameters
@@ -64,11 +61,11 @@ class Sweep:
         num_nodes: int,
         folder: Path,
     ) -> None:
-        self.folder = folder
         self.grid = grid
         self._choices = combinations(grid)
+        self._writing = Pacing()
         runs = {label: {**config, **choice} for label, choice in self._choices.items()}
-        self.jobs = batch.jobs(runs, seed_text, num_nodes, folder)
+        super().__init__("sweep", batch.jobs(runs, seed_text, num_nodes, folder), folder)
         found = batch.problems(self.jobs)
         if found:
             labels = list(dict.fromkeys(label for labels in found.values() for label in labels))
@@ -84,34 +81,6 @@ class Sweep:
             "grid": {key: list(values) for key, values in grid.items()},
             "seeds": list(dict.fromkeys(job.seed for job in self.jobs)),
         }
-        self._outcomes: dict[Path, Outcome] = {}
-        self._write_after = 0.0
-
-    @property
-    def outcomes(self) -> list[Outcome]:
-        """The outcomes so far, in the order of the jobs."""
-        return [self._outcomes[job.folder] for job in self.jobs if job.folder in self._outcomes]
-
-    @property
-    def failed(self) -> list[Outcome]:
-        """The outcomes of runs that failed."""
-        return [outcome for outcome in self.outcomes if outcome.summary is None]
-
-    def run(self, *, processes: int = 1, workers: int = 1, overwrite: bool = False, resume: bool = False) -> None:
-        """Run what is not finished yet; see `batch.run_all` and `batch.claimed`.
-
-        Raises
-        ------
-        InputError
-            If the folder contains other results, or cannot be written to.
-        """
-        with batch.claimed(self.folder, self.jobs, "sweep", overwrite=overwrite, resume=resume):
-            self._write()
-            try:
-                batch.run_all(self.jobs, processes=processes, workers=workers, on_outcome=self._record)
-            finally:
-                with deferred_signals():
-                    self._write()
 
     def table(self) -> pd.DataFrame:
         """Return the rows of sweep.csv: one per run that ended.
@@ -162,24 +131,21 @@ class Sweep:
             shown.add_row(*values, f"{found.mean:.3f}", words)
         return shown
 
-    def _record(self, outcome: Outcome) -> None:
-        self._outcomes[outcome.job.folder] = outcome
-        if time.monotonic() > self._write_after:
+    def _update(self) -> None:
+        if self._writing.due:
             self._write()
 
     def _write(self) -> None:
-        started = time.monotonic()
-        table, parquet = self.table(), io.BytesIO()
-        table.to_parquet(parquet, index=False)
-        parts = {
-            "sweep.csv": table.to_csv(index=False, lineterminator="\n").encode(),
-            "sweep.parquet": parquet.getvalue(),
-        }
-        rows = over_seeds(table, list(self.grid), FIGURES)
-        parts |= paper_tables.of_sweep(rows, list(self.grid)).files("sweep")
-        if table["accuracy"].notna().any():
-            parts |= pictures.files(pictures.heat_maps(table, list(self.grid)), "sweep")
-        parts["sweep.json"] = json.dumps(self._about, indent=2).encode()  # last: if it exists, so do the others
-        folders.write(self.folder, parts)
-        now = time.monotonic()
-        self._write_after = now + max(WRITE_SECONDS, (now - started) / WRITING_SHARE)
+        with self._writing.timed():
+            table, parquet = self.table(), io.BytesIO()
+            table.to_parquet(parquet, index=False)
+            parts = {
+                "sweep.csv": table.to_csv(index=False, lineterminator="\n").encode(),
+                "sweep.parquet": parquet.getvalue(),
+            }
+            rows = over_seeds(table, list(self.grid), FIGURES)
+            parts |= paper_tables.of_sweep(rows, list(self.grid)).files("sweep")
+            if table["accuracy"].notna().any():
+                parts |= pictures.files(pictures.heat_maps(table, list(self.grid)), "sweep")
+            parts["sweep.json"] = json.dumps(self._about, indent=2).encode()  # last: if it exists, so do the others
+            folders.write(self.folder, parts)

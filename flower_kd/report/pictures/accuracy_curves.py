@@ -6,7 +6,7 @@ Figures are made without pyplot, whose state is shared by all threads and which 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -44,13 +44,7 @@ def accuracy_by_round(histories: Histories, title: str = "") -> Figure:
     InputError
         If there is no label, or a label without a run.
     """
-    check(histories)
-    figure = Figure(figsize=(COLUMN_WIDTH, 2.6), layout="constrained")
-    axes = figure.add_subplot()
-    note = draw_by_round(axes, histories)
-    axes.set_title("\n".join(textwrap.wrap(title, 60)))
-    legend(figure, axes, note, COLUMN_WIDTH)
-    return figure
+    return _panel(draw_by_round, histories, title)
 
 
 @styled
@@ -70,11 +64,16 @@ def accuracy_by_bytes(histories: Histories, title: str = "") -> Figure:
     InputError
         If there is no label, or a label without a run.
     """
+    return _panel(draw_by_bytes, histories, title)
+
+
+def _panel(draw: Callable[[Axes, Histories], list[str]], histories: Histories, title: str) -> Figure:
+    """Return a figure of one panel, as wide as a paper's column."""
     check(histories)
     figure = Figure(figsize=(COLUMN_WIDTH, 2.6), layout="constrained")
     axes = figure.add_subplot()
-    note = draw_by_bytes(axes, histories)
-    axes.set_title(title)
+    note = draw(axes, histories)
+    axes.set_title("\n".join(textwrap.wrap(title, 60)))
     legend(figure, axes, note, COLUMN_WIDTH)
     return figure
 
