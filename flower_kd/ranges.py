@@ -58,9 +58,3 @@ def require_number(
     found = problem(name, value, low, high, above=above)
     if found:
         raise InputError(found)
-
-
-def require_flag(name: str, value: Any) -> None:
-    """Raise InputError unless a value is true or false."""
-    if not isinstance(value, bool):
-        raise InputError(f"{name} = {value!r} must be true or false")

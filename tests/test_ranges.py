@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from flower_kd.errors import InputError
-from flower_kd.ranges import require_flag, require_number, require_whole
+from flower_kd.parts.values import checked
+from flower_kd.ranges import require_number, require_whole
 
 
 @pytest.mark.parametrize("value", [0, 3, np.int64(5), 2**63 - 1])
@@ -51,6 +52,6 @@ def test_what_is_not_a_number_in_range(value: object, words: str) -> None:
 
 
 def test_flags() -> None:
-    require_flag("clamp", True)
+    assert checked("clamp", True, bool) is True
     with pytest.raises(InputError, match="clamp = 1 must be true or false"):
-        require_flag("clamp", 1)
+        checked("clamp", 1, bool)

@@ -18,7 +18,7 @@ from flower_kd.errors import InputError, unknown
 from flower_kd.ranges import LARGEST
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-_KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", NoneType: "None"}
+KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", NoneType: "None"}
 _SHORT_KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false", NoneType: "none"}
 _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 
@@ -133,7 +133,7 @@ def _described(annotation: Any) -> str:
         return " or ".join(parts) if all(parts) else ""
     if origin is Literal:
         return " or ".join(map(repr, get_args(annotation)))
-    return _KINDS.get(annotation, "")
+    return KINDS.get(annotation, "")
 
 
 def _range(annotation: Any, value: float) -> str:

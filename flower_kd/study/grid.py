@@ -11,6 +11,7 @@ from flower_kd.config import PART_KEYS, RunConfig
 from flower_kd.errors import InputError, unknown
 from flower_kd.parts import moved
 from flower_kd.parts import text as part_text
+from flower_kd.parts.values import KINDS
 from flower_kd.report.formats import as_text
 
 Grid = dict[str, list[Any]]
@@ -105,5 +106,4 @@ def _typed(key: str, text: str, kind: type) -> Any:
             return kind(text)
         except ValueError:
             pass
-    words = {str: "a string", bool: "true or false", int: "a whole number", float: "a number"}[kind]
-    raise InputError(f"--grid {key}: {text[:40]!r} must be {words}")
+    raise InputError(f"--grid {key}: {text[:40]!r} must be {KINDS[kind]}")
