@@ -89,6 +89,8 @@ class Greeting(_Record):
         The dissimilarity that the node will need; empty for none.
     wire : str
         The wire format that the node will need; empty for none.
+    total_steps : int
+        SGD steps of each node in the run that begins; 0 if unknown.
     """
 
     fresh: bool = True
@@ -97,6 +99,7 @@ class Greeting(_Record):
     server_round: int = 0
     dissimilarity: str = ""
     wire: str = ""
+    total_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,8 @@ class Order(_Record):
         Factor of the distillation term.
     keep : bool
         Whether these steps end a round, after which a node that keeps its state on disk saves it.
+    total_steps : int
+        SGD steps of the run, over which nodes schedule their learning rates; 0 if unknown.
     """
 
     server_round: int
@@ -206,6 +211,7 @@ class Order(_Record):
     label_weight: float = 1.0
     kd_weight: float = 0.0
     keep: bool = False
+    total_steps: int = 0
 
     @property
     def first_step(self) -> int:

@@ -103,7 +103,7 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                     state.save(context, node)
                     if best := files.load_best(greeting.server_round):
                         state.keep_best(context, *best)
-                check(node)
+                check(node, greeting.total_steps)
                 check_dissimilarity(greeting.dissimilarity, node)
                 state.remember_greeting(context, replace(greeting, server_round=restored))
                 hello = replace(_hello(node, context), fresh=fresh and restored == 0, restored_round=restored)

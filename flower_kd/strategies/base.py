@@ -39,7 +39,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         Vertices 0, 1, ...; see `flower_kd.topology.build`.
     order : Order
         What each node should do in one exchange; the strategy fills in `server_round`, `num_steps`, `step`,
-        `exchange` and `keep`.
+        `exchange`, `keep` and `total_steps`.
     local_steps : int
         SGD steps per round.
     exchange_every : int
@@ -189,6 +189,8 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         network = grid if isinstance(grid, Network) else self.network(grid)
         exchanges = self.local_steps // self.exchange_every
         self._network, self._num_rounds, self._exchange = network, num_rounds, self.last_round * exchanges
+        self.order = replace(self.order, total_steps=num_rounds * self.local_steps)
+        network.greeting = replace(network.greeting, total_steps=self.order.total_steps)
         network.on_return = self._return
         hellos = network.join()
         self._weights_at_start = wire.canonical(initial_arrays) if initial_arrays else ArrayRecord()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from statistics import median_low
 
 import flwr.serverapp.strategy as flower
@@ -87,6 +88,8 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
         """
         check_run(num_rounds, timeout)
         network = grid if isinstance(grid, Network) else self.network(grid)
+        self.order = replace(self.order, total_steps=num_rounds * self.order.num_steps)
+        network.greeting = replace(network.greeting, total_steps=self.order.total_steps)
         network.join()
         self._initial = wire.canonical(initial_arrays or ArrayRecord())
         self._num_rounds, self._network, self._arrays = num_rounds, network, self._initial
