@@ -11,7 +11,7 @@ from griffe import Docstring, DocstringSectionKind
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
-from flower_kd.catalog import OF_THE_RUN, REGISTRIES
+from flower_kd.catalog import KINDS, OF_THE_RUN, REGISTRIES
 from flower_kd.config import RunConfig
 from flower_kd.parts.description import described
 from flower_kd.parts.registry import Registry, first_line
@@ -67,7 +67,8 @@ def settings() -> str:
     ]
     for spec in fields(RunConfig):
         key = spec.name.replace("_", "-")
-        values = f"a [{key}](parts.md#{key})" if key in REGISTRIES else allowed(hints[spec.name])
+        kind = KINDS.get(spec.name)
+        values = f"a [{kind}](parts.md#{kind})" if kind else allowed(hints[spec.name])
         lines.append(f"| `{key}` | `{written(spec.default)}` | {values} | {meanings[spec.name]} |")
     return "\n".join(lines) + "\n"
 
@@ -101,7 +102,7 @@ def _of_the_run() -> str:
 
 def _settings(registry: Registry[Any], name: str) -> str:
     """Return a part's settings."""
-    keys = {spec.name for spec in fields(RunConfig)}
+    keys = set() if registry.foreign else {spec.name for spec in fields(RunConfig)}
     return "<br>".join(f"`{text}` ({values})" for text, values in described(registry.settings(name), keys))
 
 

@@ -69,7 +69,7 @@ class Augmentation:
                 f"augmentation {name!r} works on pixels in [0, 1], but the node has no card that says how its inputs "
                 "are normalized: give Node a card, or a function of the inputs themselves"
             )
-        self.mixes = "targets" in parameters_of(self._part)
+        self.mixes = _takes_targets(self._part)
         """Whether targets change with the inputs."""
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,8 +118,6 @@ def get(part: str | Part, normalization: Normalization | None = None) -> Augment
     """
     if isinstance(part, str):
         return _by_name(part, normalization)
-    if not callable(part):
-        raise InputError(f"augmentation {part!r} must be a text or a function from inputs to inputs")
     return Augmentation(getattr(part, "__qualname__", type(part).__name__), part, normalization)
 
 
@@ -214,6 +212,13 @@ class _ByImage:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         return torch.stack([self._transform(image) for image in inputs])
+
+
+def _takes_targets(part: Part) -> bool:
+    try:
+        return "targets" in parameters_of(part)
+    except ValueError:  # a function of C, such as those of torch
+        return False
 
 
 def _is_of_torchvision(part: Part) -> bool:

@@ -85,6 +85,7 @@ def _check_warmup(steps: int, total_steps: int) -> None:
         raise InputError(f"a warm-up of {steps} steps needs a run of more than {steps}, not {total_steps}")
 
 
+@lru_cache(maxsize=64)
 def factors(schedule: str | Schedule, total_steps: int) -> np.ndarray:
     """Return the factor of the learning rates in each step of a run.
 
@@ -106,14 +107,9 @@ def factors(schedule: str | Schedule, total_steps: int) -> np.ndarray:
     InputError
         If the schedule cannot be used, ends before the run, or has a factor that is negative or not finite.
     """
-    if total_steps < 1:
-        raise InputError(f"{_title(schedule)} needs the number of steps of the run, which the server did not send")
-    return _factors(schedule, total_steps)
-
-
-@lru_cache(maxsize=64)
-def _factors(schedule: str | Schedule, total_steps: int) -> np.ndarray:
     title = _title(schedule)
+    if total_steps < 1:
+        raise InputError(f"{title} needs the number of steps of the run, which the server did not send")
     optimizer = SGD([torch.zeros(1)], lr=1.0)
     found = np.fromiter(islice(_rates(schedule, optimizer, total_steps), total_steps), np.float64, total_steps)
     odd = np.flatnonzero(~(np.isfinite(found) & (found >= 0)))
@@ -150,8 +146,6 @@ def _rates(schedule: str | Schedule, optimizer: Optimizer, total_steps: int) -> 
 def _scheduler(schedule: str | Schedule, optimizer: Optimizer, total_steps: int) -> LRScheduler:
     title = _title(schedule)
     function: Callable[..., Any] = SCHEDULES.bind(schedule) if isinstance(schedule, str) else schedule
-    if not callable(function):
-        raise InputError(f"{title} must be a text or a function from an optimizer to a scheduler of torch")
     try:
         takes_steps = "total_steps" in parameters_of(getattr(function, "func", function))
         scheduler = function(optimizer, **({"total_steps": total_steps} if takes_steps else {}))

@@ -63,6 +63,8 @@ def unused(config: RunConfig) -> dict[str, Reason]:
         instead = ", ".join(sorted(keys))
         found |= dict.fromkeys(others - own, Reason(words, instead))
         found |= dict.fromkeys(in_parentheses, Reason(f"{kind} {text!r} sets it in parentheses"))
+    if not getattr(cls, "same_reference", False):
+        found["reference_augment"] = Reason(f"strategy {config.strategy!r} does not distill")
     for name, _ in models.parse(config.model):
         used |= (
             set(models.MODELS.settings(name)) - models.MODELS.parse(name).arguments.keys() if _known(name) else set()

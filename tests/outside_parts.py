@@ -86,6 +86,21 @@ class Strategy(NeighborKD):
         self.strength = strength
 
 
+def waved(optimizer, *, total_steps, waves: Annotated[int, Interval(ge=1)] = 2):
+    """Let the rate fall and rise."""
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total_steps / waves, eta_min=0.1)
+
+
+class Dropped:
+    """Set pixels to 0."""
+
+    def __init__(self, share: float = 0.1):
+        self.share = share
+
+    def __call__(self, inputs):
+        return inputs * (torch.rand(inputs.shape) >= self.share)
+
+
 NOT_CALLABLE = 3
 '''
 
@@ -98,6 +113,8 @@ TEXTS = {
     "wire": ("Tenth(steps=100)", "Tenth(steps=few)", "steps = 'few' must be a whole number"),
     "partition": ("evenly(shift=1)", "evenly(seed=1)", "seed is supplied by flower-kd"),
     "model": ("linear(bias=false)", "linear(bias=0)", "bias = 0 must be true or false"),
+    "schedule": ("waved(waves=3)", "waved(waves=0)", "waves = 0 must be at least 1"),
+    "augment": ("Dropped(share=0.2)", "Dropped(share=some)", "share = 'some' must be a number"),
     "strategy": ("Strategy(strength=0.5)", "Strategy(strength=2)", "strength = 2 must be at least 0 and at most 1"),
 }
 

@@ -30,6 +30,8 @@ def config(**values: object) -> RunConfig:
         ({"strategy": "d-sgd"}, {"temperature", "wire", "exchange-rows"}, {"exchange-every", "topology"}),
         ({"strategy": "fedavg"}, {"exchange-every", "topology"}, {"local-steps", "seed", "reference-size"}),
         ({"strategy": "silo"}, {"topology", "dissimilarity", "exchange-rows", "rho"}, {"evaluate-every", "gamma"}),
+        ({"strategy": "d-sgd"}, {"reference-augment"}, {"augment", "schedule"}),
+        ({"strategy": "d-dist"}, set(), {"reference-augment", "augment"}),
         ({"partition": "iid"}, {"gamma", "dirichlet-alpha"}, {"partition", "samples-per-node"}),
         ({"partition": "skew(labels_per_node=2)"}, {"dirichlet-alpha"}, {"gamma"}),
         ({"partition": "skew(gamma=3)"}, {"dirichlet-alpha", "gamma"}, {"partition"}),

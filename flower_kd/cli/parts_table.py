@@ -19,7 +19,7 @@ def table(kind: str, registry: Registry[Any]) -> Table:
     shown = Table(title=Text(kind, style="table.title"), title_justify="left")
     for column in ("name", "source", "settings", "what it is"):
         shown.add_column(column, overflow="fold")
-    keys = {spec.name for spec in fields(RunConfig)}
+    keys = set() if registry.foreign else {spec.name for spec in fields(RunConfig)}
     hidden = [
         (name, f"{point.dist.name} {point.dist.version}")
         for name, points in registry.installed().items()

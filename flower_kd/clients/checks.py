@@ -58,7 +58,7 @@ def check(node: Node, total_steps: int = 0) -> None:
         _check_outputs(node, {"private": private, "reference": reference, **evaluated})
         for augmentation, rows in ((node.augmentation, private), (node.reference_augmentation, reference)):
             if augmentation is not None and len(rows):
-                check_augmentation(augmentation, rows[:AUGMENTED_ROWS], node.classes)
+                check_augmentation(augmentation, rows[:AUGMENTED_ROWS].to(device_of(node.model)), node.classes)
 
 
 def check_parts(greeting: Greeting) -> None:
@@ -173,6 +173,11 @@ def _check_kinds(node: Node) -> None:
             f"the reference set is of type {type(node.reference).__name__}, but must be a Tensor [rows, ...] or a "
             "DataLoader"
         )
+    for name, value in (("augment", node.augment), ("reference_augment", node.reference_augment)):
+        if not (isinstance(value, str) or callable(value)):
+            raise InputError(f"{name} = {value!r} must be a text or a function from inputs to inputs")
+    if not (isinstance(node.schedule, str) or callable(node.schedule)):
+        raise InputError(f"schedule = {node.schedule!r} must be a text or a function from an optimizer to a scheduler")
     if type(node.classes) is not int or node.classes < 1:
         raise InputError(f"classes = {node.classes!r} must be a whole number, at least 1")
     for kind, batches in _evaluated(node).items():

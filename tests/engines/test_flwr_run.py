@@ -45,6 +45,9 @@ PLUGGED: dict[str, object] = {
     "wire": "top-classes(keep=3)",
     "partition": "size-skew(growth=1.1)",
     "model": "tiny(width=12),lenet5",
+    "schedule": "triangle(start=0.4)",
+    "augment": "patches(size=2)",
+    "reference-augment": "shift(pixels=1)",
 }
 
 

@@ -12,7 +12,7 @@ from flwr.common.logger import FLOWER_LOGGER
 from flwr_datasets.partitioner import IidPartitioner
 from outside_parts import module
 
-from flower_kd import dissimilarity, pooling, strategies, topology, wire
+from flower_kd import augmentation, dissimilarity, pooling, schedule, strategies, topology, wire
 from flower_kd.data.partition import partition_names
 from flower_kd.dissimilarity import Dissimilarity, reducible
 from flower_kd.errors import InputError
@@ -20,15 +20,20 @@ from flower_kd.models.registry import MODELS
 from flower_kd.pooling import Teacher
 from flower_kd.strategies import NeighborKD
 from flower_kd.testing import (
+    check_augmentation,
     check_codec,
     check_consensus,
     check_dissimilarity,
     check_model,
     check_partition,
     check_pooling,
+    check_schedule,
     check_strategy,
     check_topology,
 )
+
+# Of schedules that need some.
+SETTINGS = {"step": "step(every=300)", "warmup": "warmup(steps=10)"}
 
 OWN = [
     *((check_dissimilarity, name) for name in dissimilarity.names()),
@@ -39,6 +44,8 @@ OWN = [
     *((check_model, name) for name in MODELS.names()),
     *((check_consensus, name) for name in strategies.CONSENSUS.names()),
     *((check_strategy, name) for name in strategies.names()),
+    *((check_schedule, SETTINGS.get(name, name)) for name in schedule.names()),
+    *((check_augmentation, name) for name in augmentation.names()),
 ]
 
 
@@ -341,3 +348,42 @@ BROKEN_CONSENSUS = {
 def test_broken_consensus(words: str) -> None:
     with pytest.raises(AssertionError, match=words):
         check_consensus(BROKEN_CONSENSUS[words])
+
+
+def drawn(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: torch.rand(()).item())
+
+
+BROKEN_SCHEDULES = {
+    r"schedule 'broken' fails: RuntimeError: broken \(.*, in broken\)": broken,
+    "the factors are others when it is called again": drawn,
+    "ends before the run: its rate is 0 after 5 of 1000 steps": torch.optim.lr_scheduler.PolynomialLR,
+}
+
+
+@pytest.mark.parametrize("words", BROKEN_SCHEDULES)
+def test_broken_schedules(words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_schedule(BROKEN_SCHEDULES[words])
+
+
+BROKEN_AUGMENTATIONS = {
+    r"augmentation 'broken' of inputs of shape \[1, 3, 32, 32\] fails: RuntimeError: broken": broken,
+    "returns inputs of shape": lambda inputs: inputs.flatten(1),
+    "changes its inputs in place": lambda inputs: inputs.neg_(),
+    "its randomness must come from torch's global generator alone": lambda inputs: inputs * np.random.rand(),
+    "targets must remain probabilities": lambda inputs, targets: (inputs, targets / 2),
+}
+
+
+@pytest.mark.parametrize("words", BROKEN_AUGMENTATIONS)
+def test_broken_augmentations(words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_augmentation(BROKEN_AUGMENTATIONS[words])
+
+
+def test_an_augmentation_of_other_data_than_images() -> None:
+    check_augmentation("noise", shape=(6,))
+    check_augmentation("mixup", shape=(6,))
+    with pytest.raises(AssertionError, match="it needs images"):
+        check_augmentation("shift", shape=(6,))
