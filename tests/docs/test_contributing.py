@@ -20,12 +20,16 @@ import torch
 from flwr_datasets.partitioner import LinearPartitioner, Partitioner
 from scipy.sparse import csr_array
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ExponentialLR, LRScheduler
 
+from flower_kd.augmentation import AUGMENTATIONS
 from flower_kd.data import PARTITIONS
 from flower_kd.dissimilarity import DISSIMILARITIES, Dissimilarity, reducible
 from flower_kd.models import MODELS
 from flower_kd.pooling import POOLINGS
 from flower_kd.protocol import Order
+from flower_kd.schedule import SCHEDULES
 from flower_kd.strategies import CONSENSUS, STRATEGIES, DistillationStrategy
 from flower_kd.teacher import Teacher
 from flower_kd.topology import TOPOLOGIES
@@ -45,6 +49,8 @@ def test_the_shortest_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     testing.check_topology("path")
     testing.check_pooling("largest")
     testing.check_codec("tenths")
+    testing.check_schedule("exponential")
+    testing.check_augmentation("mirror")
     testing.check_strategy("lonely")
     RunConfig.parse({"partition": "linear", "consensus": "average"})
     assert models.build("linear", 10, (1, 8, 8))[1].out_features == 10

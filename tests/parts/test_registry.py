@@ -13,13 +13,14 @@ from annotated_types import Interval
 from outside_parts import TEXTS, installed, module
 from pydantic import AllowInfNan
 
-from flower_kd import dissimilarity, models, pooling, strategies, topology, wire
+from flower_kd import augmentation, dissimilarity, models, pooling, schedule, strategies, topology, wire
 from flower_kd.catalog import REGISTRIES
 from flower_kd.config import RunConfig
 from flower_kd.data import DataSpec
 from flower_kd.data.partition import partitioner_of
 from flower_kd.errors import InputError
 from flower_kd.parts.registry import Registry
+from flower_kd.seeding import torch_seeded
 
 
 @pytest.fixture
@@ -126,6 +127,31 @@ def test_what_does_not_fit_is_one_sentence(text: str, words: str) -> None:
     assert "\n" not in str(refusal.value)
 
 
+def frames(size: int, *, width: int = 1) -> int:
+    return size * width
+
+
+class Frame:
+    """As other libraries have them: settings by position too."""
+
+    def __init__(self, size: int, width: int = 1, height: float = 2.0) -> None:
+        self.size, self.width, self.height = size, width, height
+
+
+def test_classes_of_other_libraries_take_all_their_arguments_and_no_keys() -> None:
+    foreign: Registry[Any] = Registry("frame", given=("size",), foreign=True)
+    foreign.register("class")(Frame)
+    foreign.register("function")(frames)
+    assert set(foreign.settings("class")) == {"width", "height"}
+    assert foreign.bind("class(width=3, height=0.5)")(2).height == 0.5
+    assert set(foreign.settings("function")) == {"width"}
+    assert foreign.filled("class", {"width": 7}) == "class"
+    with pytest.raises(InputError, match="size is supplied by flower-kd"):
+        foreign.bind("class(size=3)")
+    with pytest.raises(InputError, match="width = 0.5 must be a whole number"):
+        foreign.bind("class(width=0.5)")
+
+
 def test_open_settings_are_filled_and_parentheses_win() -> None:
     values = {"radius": 4.0, "side": 2.5, "other": 1}
     assert registry().filled("circle", values) == "circle(radius=4.0)"
@@ -160,6 +186,11 @@ def use(kind: str, text: str) -> Any:
             return type(partitioner_of(DataSpec(partition=text, num_partitions=3), 0)).__name__
         case "model":
             return sum(weight.numel() for weight in models.build(text, 3, (1, 2, 2)).parameters())
+        case "schedule":
+            return schedule.factors(text, 12).round(3).tolist()
+        case "augment":
+            with torch_seeded(0):
+                return int((augmentation.get(text)(torch.ones(1000, 1), torch.ones(1000, 2))[0] == 0).sum())
         case _:
             return strategies.build(text, graph, {"alpha": 0.3, "rho": 1.0}).strength
 
@@ -172,6 +203,8 @@ EXPECTED = {
     "wire": [[pytest.approx(0.12), pytest.approx(0.88)]],
     "partition": "IidPartitioner",
     "model": 12,
+    "schedule": [*(2 * [1.0, 0.775, 0.325, 0.1, 0.325, 0.775])],
+    "augment": pytest.approx(200, abs=40),
     "strategy": 0.5,
 }
 
