@@ -235,7 +235,7 @@ def _teacher(message: Message, order: Order, rows: int, classes: int) -> Teacher
         return None
     weights = _teacher_weights(message)
     shape = (rows, classes) if weights is None else (len(weights), rows, classes)
-    soft_labels = wire.decode(record, shape, order.wire).clamp_(0.0, 1.0)
+    soft_labels = wire.get(order.wire).decode_teacher(record, shape).clamp_(0.0, 1.0)
     if measure_of(order.dissimilarity).of_distributions:  # others allow any teacher, such as D-Dist's z
         soft_labels /= soft_labels.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     return Teacher(soft_labels, weights)

@@ -1,13 +1,26 @@
 """What travels as arrays: wire formats of logits and soft labels, weights, and the size of messages."""
 
-from flower_kd.wire import codecs  # registers the codecs
+from flower_kd.wire import codecs, symbolic  # these register the codecs
 from flower_kd.wire.formats import CODECS, LARGEST, Codec, WireFormat, decode, encode, get, names
-from flower_kd.wire.records import NUMBERS, Arrays, Layout, as_array, canonical, check_layout, layout, read, short_repr
+from flower_kd.wire.records import (
+    CODED,
+    NUMBERS,
+    Arrays,
+    Layout,
+    as_array,
+    as_coded,
+    canonical,
+    check_layout,
+    layout,
+    read,
+    short_repr,
+)
 from flower_kd.wire.sizes import METADATA_BYTES, content_bytes, message_bytes, reply_bytes
 from flower_kd.wire.weights import decode_weights, encode_weights, layout_of
 
 __all__ = [
     "CODECS",
+    "CODED",
     "LARGEST",
     "METADATA_BYTES",
     "NUMBERS",
@@ -16,6 +29,7 @@ __all__ = [
     "Layout",
     "WireFormat",
     "as_array",
+    "as_coded",
     "canonical",
     "check_layout",
     "codecs",
@@ -32,4 +46,5 @@ __all__ = [
     "read",
     "reply_bytes",
     "short_repr",
+    "symbolic",
 ]
