@@ -170,7 +170,7 @@ def test_nodes_of_any_degree_are_pooled_in_parts_with_the_same_result(name, monk
         alone = taught(name, among, complete_votes(len(voters)), node=int(np.flatnonzero(voters == node)[0]))
         assert teacher is not None
         assert torch.allclose(teacher.soft_labels, alone, atol=1e-6)
-    monkeypatch.setattr("flower_kd.pooling._PART", 200)
+    monkeypatch.setattr("flower_kd.pooling.rows.VALUES_AT_A_TIME", 200)
     for teacher, other in zip(whole, pooling.get(name)(logits, weights, 2.0), strict=True):
         assert teacher is not None
         assert other is not None
