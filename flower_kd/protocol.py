@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
@@ -47,8 +47,9 @@ class _Record:
     """A dataclass that travels as a ConfigRecord with kebab-case keys."""
 
     def to_record(self) -> ConfigRecord:
-        """Return the fields as a ConfigRecord."""
-        return ConfigRecord({key: getattr(self, name) for name, key in self._keys()})
+        """Return the fields as a ConfigRecord, without empty lists."""
+        values = ((key, getattr(self, name)) for name, key in self._keys())
+        return ConfigRecord({key: value for key, value in values if value != []})
 
     @classmethod
     def from_record(cls, record: ConfigRecord) -> Self:
@@ -67,7 +68,7 @@ class _Record:
 
     @classmethod
     def _keys(cls) -> list[tuple[str, str]]:
-        return [(field.name, field.name.replace("_", "-")) for field in fields(cls)]
+        return [(each.name, each.name.replace("_", "-")) for each in fields(cls)]
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ class Greeting(_Record):
         The wire format that the node will need; empty for none.
     total_steps : int
         SGD steps of each node in the run that begins; 0 if unknown.
+    class_counts : bool
+        Whether the node must say how many private samples of each class it has.
     """
 
     fresh: bool = True
@@ -100,6 +103,7 @@ class Greeting(_Record):
     dissimilarity: str = ""
     wire: str = ""
     total_steps: int = 0
+    class_counts: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,8 @@ class Hello(_Record):
         Why the node cannot take part, in one sentence; empty if it can.
     restored_round : int
         The round whose weights it restored; 0 for initial weights.
+    class_counts : list of int
+        Its number of private samples of each class; empty unless the greeting asks for it.
     """
 
     vertex: Place
@@ -146,6 +152,7 @@ class Hello(_Record):
     fresh: bool = True
     error: str = ""
     restored_round: Count = 0
+    class_counts: Annotated[list[Count], MaxLen(1_000_000)] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from flower_kd import wire
 from flower_kd.clients import state
 from flower_kd.clients.checks import check, check_dissimilarity, check_parts
+from flower_kd.clients.class_counts import class_counts
 from flower_kd.clients.node import Node
 from flower_kd.clients.node_files import NodeFiles
 from flower_kd.clients.state import NodeFactory
@@ -106,7 +107,12 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                 check(node, greeting.total_steps)
                 check_dissimilarity(greeting.dissimilarity, node)
                 state.remember_greeting(context, replace(greeting, server_round=restored))
-                hello = replace(_hello(node, context), fresh=fresh and restored == 0, restored_round=restored)
+                hello = replace(
+                    _hello(node, context),
+                    fresh=fresh and restored == 0,
+                    restored_round=restored,
+                    class_counts=class_counts(node) if greeting.class_counts else [],
+                )
         except InputError as error:  # the server ends the run with this error
             hello = Hello(vertex=_vertex(context), name=_name(context), error=str(error))
         return Message(RecordDict({HELLO: hello.to_record()}), reply_to=message)

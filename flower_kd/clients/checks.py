@@ -45,12 +45,13 @@ def check(node: Node, total_steps: int = 0) -> None:
         check_schedule(node, total_steps)
     # A loader draws from torch's generator even if it does not shuffle.
     with torch_seeded(0, device_of(node.model)):
-        private, labels = _batch(next(_private_batches(node), None), "private")
-        _check_labels(_all_labels(node.private, labels), node.classes, "private")
+        private, labels = batch_of(next(_private_batches(node), None), "private")
+        everything = labels_in_memory(node.private)
+        check_labels(labels if everything is None else everything, node.classes, "private")
         evaluated = {}
         for kind, batches in _evaluated(node).items():
-            evaluated[kind], found = _batch(next(iter(batches), None), kind)
-            _check_labels(found, node.classes, kind)
+            evaluated[kind], found = batch_of(next(iter(batches), None), kind)
+            check_labels(found, node.classes, kind)
         reference = node.reference
         assert isinstance(reference, Tensor)
         _check_finite(node.private.inputs if isinstance(node.private, ShuffledBatches) else private, "private")
@@ -216,7 +217,7 @@ def _private_batches(node: Node) -> Iterator[object]:
     return iter(node.private.batches(0, 1))  # type: ignore[union-attr]
 
 
-def _batch(batch: object, kind: str) -> tuple[Tensor, Tensor]:
+def batch_of(batch: object, kind: str) -> tuple[Tensor, Tensor]:
     """Return inputs and labels of a batch; raises InputError if it is anything else."""
     if batch is None:
         raise InputError(f"the {kind} data are empty")
@@ -235,25 +236,26 @@ def _batch(batch: object, kind: str) -> tuple[Tensor, Tensor]:
     return inputs, labels
 
 
-def _all_labels(private: object, first: Tensor) -> Tensor:
-    """Return all private labels if they are in memory, else those of the first batch."""
+def labels_in_memory(private: object) -> Tensor | None:
+    """Return all labels of private data, [samples], if they are in memory."""
     if isinstance(private, ShuffledBatches):
         return private.labels
     if isinstance(private, LoaderBatches) and private.loader.collate_fn is default_collate:
-        return _labels_in_memory(private.loader.dataset, first)
-    return first
+        return _labels_of(private.loader.dataset)
+    return None
 
 
-def _labels_in_memory(dataset: object, otherwise: Tensor) -> Tensor:
+def _labels_of(dataset: object) -> Tensor | None:
     if type(dataset) is TensorDataset:
         return dataset.tensors[-1]
     if type(dataset) is Subset:
-        whole = _labels_in_memory(dataset.dataset, otherwise)
-        return otherwise if whole is otherwise else whole[torch.as_tensor(dataset.indices)]
-    return otherwise
+        whole = _labels_of(dataset.dataset)
+        return None if whole is None else whole[torch.as_tensor(dataset.indices)]
+    return None
 
 
-def _check_labels(labels: Tensor, classes: int, kind: str) -> None:
+def check_labels(labels: Tensor, classes: int, kind: str) -> None:
+    """Raise InputError unless labels, [samples], are indices of classes."""
     if labels.dtype not in (torch.int64, torch.uint8):  # the dtypes of class indices in cross_entropy
         raise InputError(f"the {kind} labels are of dtype {_dtype(labels)}, but must be int64: class indices")
     low, high = (int(bound) for bound in labels.aminmax())
