@@ -14,7 +14,7 @@ from flower_kd.parts.registry import Registry
 from flower_kd.pooling import POOLINGS
 from flower_kd.strategies import CONSENSUS, STRATEGIES
 from flower_kd.topology import TOPOLOGIES
-from flower_kd.wire import CODECS
+from flower_kd.wire import CODECS, COMPRESSIONS
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "strategy": STRATEGIES,
@@ -25,12 +25,13 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "pooling": POOLINGS,
     "consensus": CONSENSUS,
     "wire": CODECS,
+    "compression": COMPRESSIONS,
 }
 
 # Keys that a strategy's parentheses may not set: the run needs them elsewhere too, or they name other parts.
 OF_THE_RUN = (
     *("seed", "local_steps", "exchange_every", "evaluate_every", "exchange_rows"),
-    *("wire", "dissimilarity", "pooling", "consensus"),
+    *("wire", "compression", "dissimilarity", "pooling", "consensus"),
 )
 
 
