@@ -15,9 +15,11 @@ from flower_kd.seeding import derive
 
 # Message types (Flower routes a message by type; "query" carries the handshake).
 JOIN = "query.join"
+START_WEIGHTS = "query.weights"
 
 # Names of the records in a message. "arrays", "config" and "metrics" are those of Flower's own strategies.
 ARRAYS = "arrays"
+UPDATE = "update"
 CONFIG = "config"
 METRICS = "metrics"
 TEACHER = "teacher"
@@ -94,6 +96,8 @@ class Greeting(_Record):
         SGD steps of each node in the run that begins; 0 if unknown.
     class_counts : bool
         Whether the node must say how many private samples of each class it has.
+    compression : str
+        The compression of weights that the node will need; empty for none.
     """
 
     fresh: bool = True
@@ -104,6 +108,7 @@ class Greeting(_Record):
     wire: str = ""
     total_steps: int = 0
     class_counts: bool = False
+    compression: str = ""
 
 
 @dataclass(frozen=True)
@@ -199,6 +204,15 @@ class Order(_Record):
         Whether these steps end a round, after which a node that keeps its state on disk saves it.
     total_steps : int
         SGD steps of the run, over which nodes schedule their learning rates; 0 if unknown.
+    compression : str
+        The compression of the weights in the reply: it then has an update of the node's base, the weights that the node
+        had when it received this message.
+    base : int
+        CRC-32 of the node's base as the receiver of the update has it; -1 if it has none. A node with another base
+        replies with all of its weights instead.
+    moving_base : bool
+        Whether updates also move the base, as in CHOCO-SGD; what compression leaves out then stays in the node's
+        weights. If not, it is added to the next update (error feedback).
     """
 
     server_round: int
@@ -219,6 +233,9 @@ class Order(_Record):
     kd_weight: float = 0.0
     keep: bool = False
     total_steps: int = 0
+    compression: str = "none"
+    base: int = -1
+    moving_base: bool = False
 
     @property
     def first_step(self) -> int:

@@ -19,6 +19,7 @@ from flower_kd.errors import InputError
 from flower_kd.failures import describe
 from flower_kd.protocol import Greeting
 from flower_kd.seeding import torch_seeded
+from flower_kd.wire import compression
 
 TRIED_ROWS, TRIED_TEACHERS = 3, 2  # of the trial of a dissimilarity
 AUGMENTED_ROWS = 4  # of the trial of an augmentation
@@ -68,6 +69,16 @@ def check_parts(greeting: Greeting) -> None:
         dissimilarity.get(greeting.dissimilarity)
     if greeting.wire:
         wire.get(greeting.wire)
+    if greeting.compression:
+        compression.get(greeting.compression)
+
+
+def check_compression(name: str, node: Node) -> None:
+    """Raise InputError unless a compression can send this node's weights; an empty name stands for none."""
+    if name:
+        compression.get(name).compress(
+            {name: parameter.detach().cpu().float().numpy() for name, parameter in node.model.named_parameters()}, {}
+        )
 
 
 def check_dissimilarity(name: str, node: Node) -> None:
