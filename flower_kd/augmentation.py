@@ -14,11 +14,13 @@ A new one is a function and its registration::
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from annotated_types import Interval
 from torch import Tensor
 
@@ -27,7 +29,7 @@ from flower_kd.errors import InputError
 from flower_kd.failures import named
 from flower_kd.parts.registry import Registry
 from flower_kd.parts.signatures import parameters_of
-from flower_kd.ranges import Count, NonNegative, Positive
+from flower_kd.ranges import Count, NonNegative, Positive, Share
 
 NONE = "none"
 
@@ -170,6 +172,33 @@ def _moved(images: Tensor, down: Tensor, right: Tensor, mirrored: Tensor | None 
         columns = torch.where(mirrored, columns.flip(-1), columns)
     source = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)  # [batch, height * width]
     return images.flatten(2).gather(2, source[:, None].expand(-1, images.shape[1], -1)).view_as(images)
+
+
+@AUGMENTATIONS.register("affine")
+def affine(
+    inputs: Tensor, *, degrees: NonNegative = 15.0, pixels: NonNegative = 2.0, scale: Share = 0.15, shear: Share = 0.15
+) -> Tensor:
+    """Turn, shift, scale and shear each image (as RandomAffine of torchvision, which draws once a call).
+
+    Parameters
+    ----------
+    inputs : Tensor
+        [batch, channels, height, width]; edges are repeated.
+    degrees, pixels : float
+        The largest angle, and the largest shift in each direction, which need not be a whole number.
+    scale, shear : float
+        The largest change of height and of width, each by itself, and of the slope of vertical lines, as shares.
+    """
+    _check_images(inputs)
+    height, width = inputs.shape[-2:]
+    turn, tall, wide, slope, down, right = torch.rand(6, len(inputs), device=inputs.device) * 2 - 1
+    turn = turn * math.radians(degrees)
+    tall, wide, slope = 1 + scale * tall, 1 + scale * wide, shear * slope
+    cos, sin = turn.cos(), turn.sin()
+    first = torch.stack([cos * wide, (cos * slope - sin) * tall, right * pixels * 2 / width], dim=1)
+    second = torch.stack([sin * wide, (sin * slope + cos) * tall, down * pixels * 2 / height], dim=1)
+    grid = F.affine_grid(torch.stack([first, second], dim=1), list(inputs.shape), align_corners=False)
+    return F.grid_sample(inputs, grid, padding_mode="border", align_corners=False)
 
 
 @AUGMENTATIONS.register("randaugment")

@@ -16,7 +16,7 @@ from flower_kd.pooling import POOLINGS
 from flower_kd.schedule import SCHEDULES
 from flower_kd.strategies import CONSENSUS, STRATEGIES
 from flower_kd.topology import TOPOLOGIES
-from flower_kd.wire import CODECS
+from flower_kd.wire import CODECS, COMPRESSIONS
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "strategy": STRATEGIES,
@@ -29,6 +29,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "wire": CODECS,
     "schedule": SCHEDULES,
     "augment": AUGMENTATIONS,
+    "compression": COMPRESSIONS,
 }
 
 # The kind of part that each key names: most kinds have one key, of the same name.
@@ -37,7 +38,7 @@ KINDS = {kind: kind for kind in REGISTRIES} | {"reference_augment": "augment"}
 # Keys that a strategy's parentheses may not set: the run needs them elsewhere too, or they name other parts.
 OF_THE_RUN = (
     *("seed", "local_steps", "exchange_every", "evaluate_every", "exchange_rows"),
-    *("wire", "dissimilarity", "pooling", "consensus"),
+    *("wire", "compression", "dissimilarity", "pooling", "consensus"),
 )
 
 

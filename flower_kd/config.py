@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Keys whose value names a part; that of a topology may also be a file, and that of a model a list.
 PART_KEYS = (
     *("strategy", "partition", "dissimilarity", "pooling", "consensus", "wire"),
-    *("schedule", "augment", "reference-augment"),
+    *("compression", "schedule", "augment", "reference-augment"),
 )
 
 
@@ -122,6 +122,9 @@ class RunConfig:
         or over all weights (`d-sgd`); 0 for no clipping.
     wire : str
         Format of logits and soft labels in messages.
+    compression : str
+        Of the weights that nodes send (`d-sgd` and `fedavg`): they then send differences, and remember what these left
+        out.
     device : str
         `auto` (CUDA where there is one), `cpu`, or `cuda:0`.
     output_dir : str
@@ -178,6 +181,7 @@ class RunConfig:
     clip: NonNegative = 0.0
 
     wire: str = "float32"
+    compression: str = "none"
     device: str = "auto"
     output_dir: str = ""
     overwrite: bool = False
@@ -285,7 +289,7 @@ class RunConfig:
         from flower_kd import strategies
         from flower_kd.catalog import REGISTRIES
 
-        kinds = ("dissimilarity", "pooling", "consensus", "wire")
+        kinds = ("dissimilarity", "pooling", "consensus", "wire", "compression")
         parts = {kind: self._with_settings(getattr(self, kind), REGISTRIES[kind]) for kind in kinds}
         return strategies.build(self.strategy, graph, asdict(self) | parts)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
@@ -15,9 +15,11 @@ from flower_kd.seeding import derive
 
 # Message types (Flower routes a message by type; "query" carries the handshake).
 JOIN = "query.join"
+START_WEIGHTS = "query.weights"
 
 # Names of the records in a message. "arrays", "config" and "metrics" are those of Flower's own strategies.
 ARRAYS = "arrays"
+UPDATE = "update"
 CONFIG = "config"
 METRICS = "metrics"
 TEACHER = "teacher"
@@ -47,8 +49,9 @@ class _Record:
     """A dataclass that travels as a ConfigRecord with kebab-case keys."""
 
     def to_record(self) -> ConfigRecord:
-        """Return the fields as a ConfigRecord."""
-        return ConfigRecord({key: getattr(self, name) for name, key in self._keys()})
+        """Return the fields as a ConfigRecord, without empty lists."""
+        values = ((key, getattr(self, name)) for name, key in self._keys())
+        return ConfigRecord({key: value for key, value in values if value != []})
 
     @classmethod
     def from_record(cls, record: ConfigRecord) -> Self:
@@ -67,7 +70,7 @@ class _Record:
 
     @classmethod
     def _keys(cls) -> list[tuple[str, str]]:
-        return [(field.name, field.name.replace("_", "-")) for field in fields(cls)]
+        return [(each.name, each.name.replace("_", "-")) for each in fields(cls)]
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,10 @@ class Greeting(_Record):
         The wire format that the node will need; empty for none.
     total_steps : int
         SGD steps of each node in the run that begins; 0 if unknown.
+    class_counts : bool
+        Whether the node must say how many private samples of each class it has.
+    compression : str
+        The compression of weights that the node will need; empty for none.
     """
 
     fresh: bool = True
@@ -100,6 +107,8 @@ class Greeting(_Record):
     dissimilarity: str = ""
     wire: str = ""
     total_steps: int = 0
+    class_counts: bool = False
+    compression: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,6 +141,8 @@ class Hello(_Record):
         Why the node cannot take part, in one sentence; empty if it can.
     restored_round : int
         The round whose weights it restored; 0 for initial weights.
+    class_counts : list of int
+        Its number of private samples of each class; empty unless the greeting asks for it.
     """
 
     vertex: Place
@@ -146,6 +157,7 @@ class Hello(_Record):
     fresh: bool = True
     error: str = ""
     restored_round: Count = 0
+    class_counts: Annotated[list[Count], MaxLen(1_000_000)] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -192,6 +204,15 @@ class Order(_Record):
         Whether these steps end a round, after which a node that keeps its state on disk saves it.
     total_steps : int
         SGD steps of the run, over which nodes schedule their learning rates; 0 if unknown.
+    compression : str
+        The compression of the weights in the reply: it then has an update of the node's base, the weights that the node
+        had when it received this message.
+    base : int
+        CRC-32 of the node's base as the receiver of the update has it; -1 if it has none. A node with another base
+        replies with all of its weights instead.
+    moving_base : bool
+        Whether updates also move the base, as in CHOCO-SGD; what compression leaves out then stays in the node's
+        weights. If not, it is added to the next update (error feedback).
     """
 
     server_round: int
@@ -212,6 +233,9 @@ class Order(_Record):
     kd_weight: float = 0.0
     keep: bool = False
     total_steps: int = 0
+    compression: str = "none"
+    base: int = -1
+    moving_base: bool = False
 
     @property
     def first_step(self) -> int:

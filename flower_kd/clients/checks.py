@@ -19,6 +19,7 @@ from flower_kd.errors import InputError
 from flower_kd.failures import describe
 from flower_kd.protocol import Greeting
 from flower_kd.seeding import torch_seeded
+from flower_kd.wire import compression
 
 TRIED_ROWS, TRIED_TEACHERS = 3, 2  # of the trial of a dissimilarity
 AUGMENTED_ROWS = 4  # of the trial of an augmentation
@@ -45,12 +46,13 @@ def check(node: Node, total_steps: int = 0) -> None:
         check_schedule(node, total_steps)
     # A loader draws from torch's generator even if it does not shuffle.
     with torch_seeded(0, device_of(node.model)):
-        private, labels = _batch(next(_private_batches(node), None), "private")
-        _check_labels(_all_labels(node.private, labels), node.classes, "private")
+        private, labels = batch_of(next(_private_batches(node), None), "private")
+        everything = labels_in_memory(node.private)
+        check_labels(labels if everything is None else everything, node.classes, "private")
         evaluated = {}
         for kind, batches in _evaluated(node).items():
-            evaluated[kind], found = _batch(next(iter(batches), None), kind)
-            _check_labels(found, node.classes, kind)
+            evaluated[kind], found = batch_of(next(iter(batches), None), kind)
+            check_labels(found, node.classes, kind)
         reference = node.reference
         assert isinstance(reference, Tensor)
         _check_finite(node.private.inputs if isinstance(node.private, ShuffledBatches) else private, "private")
@@ -67,6 +69,16 @@ def check_parts(greeting: Greeting) -> None:
         dissimilarity.get(greeting.dissimilarity)
     if greeting.wire:
         wire.get(greeting.wire)
+    if greeting.compression:
+        compression.get(greeting.compression)
+
+
+def check_compression(name: str, node: Node) -> None:
+    """Raise InputError unless a compression can send this node's weights; an empty name stands for none."""
+    if name:
+        compression.get(name).compress(
+            {name: parameter.detach().cpu().float().numpy() for name, parameter in node.model.named_parameters()}, {}
+        )
 
 
 def check_dissimilarity(name: str, node: Node) -> None:
@@ -221,7 +233,7 @@ def _private_batches(node: Node) -> Iterator[object]:
     return iter(node.private.batches(0, 1))  # type: ignore[union-attr]
 
 
-def _batch(batch: object, kind: str) -> tuple[Tensor, Tensor]:
+def batch_of(batch: object, kind: str) -> tuple[Tensor, Tensor]:
     """Return inputs and labels of a batch; raises InputError if it is anything else."""
     if batch is None:
         raise InputError(f"the {kind} data are empty")
@@ -240,25 +252,26 @@ def _batch(batch: object, kind: str) -> tuple[Tensor, Tensor]:
     return inputs, labels
 
 
-def _all_labels(private: object, first: Tensor) -> Tensor:
-    """Return all private labels if they are in memory, else those of the first batch."""
+def labels_in_memory(private: object) -> Tensor | None:
+    """Return all labels of private data, [samples], if they are in memory."""
     if isinstance(private, ShuffledBatches):
         return private.labels
     if isinstance(private, LoaderBatches) and private.loader.collate_fn is default_collate:
-        return _labels_in_memory(private.loader.dataset, first)
-    return first
+        return _labels_of(private.loader.dataset)
+    return None
 
 
-def _labels_in_memory(dataset: object, otherwise: Tensor) -> Tensor:
+def _labels_of(dataset: object) -> Tensor | None:
     if type(dataset) is TensorDataset:
         return dataset.tensors[-1]
     if type(dataset) is Subset:
-        whole = _labels_in_memory(dataset.dataset, otherwise)
-        return otherwise if whole is otherwise else whole[torch.as_tensor(dataset.indices)]
-    return otherwise
+        whole = _labels_of(dataset.dataset)
+        return None if whole is None else whole[torch.as_tensor(dataset.indices)]
+    return None
 
 
-def _check_labels(labels: Tensor, classes: int, kind: str) -> None:
+def check_labels(labels: Tensor, classes: int, kind: str) -> None:
+    """Raise InputError unless labels, [samples], are indices of classes."""
     if labels.dtype not in (torch.int64, torch.uint8):  # the dtypes of class indices in cross_entropy
         raise InputError(f"the {kind} labels are of dtype {_dtype(labels)}, but must be int64: class indices")
     low, high = (int(bound) for bound in labels.aminmax())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -85,6 +86,8 @@ class Node:
     schedule: str | Schedule = CONSTANT
     augment: str | augmentation.Part = augmentation.NONE
     reference_augment: str | augmentation.Part = augmentation.NONE
+    memory: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+    """Arrays by name that it keeps between messages, beside its weights; replaced, never changed in place."""
 
     def __post_init__(self) -> None:
         self.name = self.name or type(self.model).__name__

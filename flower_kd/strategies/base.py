@@ -120,6 +120,10 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         """
         return {}
 
+    def order_of(self, vertex: int) -> dict[str, int]:
+        """Return the fields in which a vertex's order differs from those of others, by kebab-case key."""
+        return {}
+
     def absorb(self, replies: Iterable[tuple[int, RecordDict]]) -> dict[int, str]:
         """Process the replies of one exchange.
 
@@ -243,7 +247,10 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         record = order.to_record()
         record.update(config)
         for vertex, node in enumerate(network.get_node_ids()):
-            own = record if network.hellos[vertex].vertex == vertex else ConfigRecord({**record, "vertex": vertex})
+            differs = self.order_of(vertex)
+            if network.hellos[vertex].vertex != vertex:
+                differs |= {"vertex": vertex}
+            own = ConfigRecord({**record, **differs}) if differs else record
             content = RecordDict({CONFIG: own, **self._records_for(vertex)})
             yield Message(content, dst_node_id=node, message_type=MessageType.TRAIN)
 

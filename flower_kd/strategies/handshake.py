@@ -81,6 +81,28 @@ def check_alike(hellos: Mapping[int, Hello], label: Callable[[int], str], *, ref
                 )
 
 
+def check_class_counts(hellos: Mapping[int, Hello], label: Callable[[int], str]) -> None:
+    """Raise InputError if a node has not said one number of samples per class, some of them above 0.
+
+    Parameters
+    ----------
+    hellos : mapping
+        What the nodes say, by vertex.
+    label : callable
+        Returns what a vertex is called.
+    """
+    for vertex, hello in sorted(hellos.items()):
+        counts = hello.class_counts
+        if not counts:
+            raise InputError(
+                f"node {label(vertex)} does not say how many samples of each class it has, as this run's pooling needs"
+            )
+        if len(counts) != hello.classes:
+            raise InputError(f"node {label(vertex)} reports {len(counts)} class counts for {hello.classes} classes")
+        if not any(counts):
+            raise InputError(f"node {label(vertex)} reports no sample of any class")
+
+
 def most_common(values: Iterable[T]) -> T:
     """Return the most frequent value, the first of them in a tie."""
     return Counter(values).most_common(1)[0][0]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import networkx as nx
 import numpy as np
+from flwr.serverapp import Grid
 from scipy.sparse import csr_array, diags_array
 from torch import Tensor
 
@@ -15,7 +17,9 @@ from flower_kd.errors import InputError
 from flower_kd.pooling import RobustPooling, Teacher
 from flower_kd.protocol import Hello, Order
 from flower_kd.ranges import NonNegative, Positive, Share, Whole
+from flower_kd.strategies.class_counts import bounded_class_counts
 from flower_kd.strategies.distillation import DistillationStrategy, Reduction
+from flower_kd.strategies.network import Network
 from flower_kd.strategies.registry import STRATEGIES
 
 
@@ -40,7 +44,8 @@ class NeighborKD(DistillationStrategy):
     rho : float
         Factor of the distillation term, not negative; T^2 keeps gradients from shrinking with T (Hinton et al. 2015).
     pooling : str
-        Any of `flower_kd.pooling.names()`, or `module:attribute`, with settings in parentheses if it has any.
+        Any of `flower_kd.pooling.names()`, or `module:attribute`, with settings in parentheses if it has any. For one
+        that takes class counts, such as "class-share", each node tells the server the histogram of its labels.
     pooling_weights : {"uniform", "mixing"}
         Equal weights, or those of the graph's mixing matrix; robust poolings support equal weights only.
     pooling_self : bool
@@ -101,16 +106,41 @@ class NeighborKD(DistillationStrategy):
         if robust and pooling_weights != "uniform":
             raise InputError(f"pooling = {pooling!r} gives each node one vote, so pooling_weights must be 'uniform'")
         self.weights = teacher_weights(graph, pooling_weights, with_self=pooling_self or robust)
+        self._takes_class_counts = poolings.takes_class_counts(self.pool)
+        self._class_counts: Tensor | None = None
+
+    def network(self, grid: Grid) -> Network:
+        """Return the grid as a Network that asks each node for its class counts if the pooling takes them."""
+        network = super().network(grid)
+        network.greeting = replace(network.greeting, class_counts=self._takes_class_counts)
+        return network
 
     def try_parts(self, hellos: dict[int, Hello]) -> None:
         """Try the pooling."""
-        poolings.check(self.pooling, self.weights, hellos[0].classes, self.order.temperature)
+        counts = self._counts(hellos)
+        poolings.check(self.pooling, self.weights, hellos[0].classes, self.order.temperature, counts)
+
+    def begin(self, hellos: dict[int, Hello]) -> None:
+        """Keep also the class counts, if the pooling takes them."""
+        super().begin(hellos)
+        self._hellos = dict(hellos)
+        self._class_counts = self._counts(hellos)
+
+    def node_returned(self, vertex: int, hello: Hello) -> None:
+        """Keep also the class counts of the node that returned: its data may have changed."""
+        super().node_returned(vertex, hello)
+        self._hellos[vertex] = hello
+        self._class_counts = self._counts(self._hellos)
 
     def teach(self, rows: np.ndarray, logits: Tensor, present: np.ndarray) -> dict[int, Teacher]:
         """Pool the logits of each vertex's present neighbors."""
         weights = self.weights if present.all() else normalized(self.weights @ diags_array(present.astype(float)))
-        teachers = poolings.pool(self.pooling, self.pool, logits, weights, self.order.temperature)
+        temperature = self.order.temperature
+        teachers = poolings.pool(self.pooling, self.pool, logits, weights, temperature, self._class_counts)
         return {vertex: teacher for vertex, teacher in enumerate(teachers) if teacher is not None}
+
+    def _counts(self, hellos: dict[int, Hello]) -> Tensor | None:
+        return bounded_class_counts(hellos) if self._takes_class_counts else None
 
 
 def teacher_weights(graph: nx.Graph, name: str, *, with_self: bool) -> csr_array:

@@ -13,10 +13,13 @@ from flower_kd.testing.attempts import attempt
 
 _ROWS, _CLASSES = 7, 4
 _TEMPERATURE = 2.0
+_EXCLUDED = -1e30  # a logit whose probability is 0
 
 
 def check_pooling(part: str | Pooling) -> None:
     """Check the teachers that a pooling makes on a ring, a star and a complete graph.
+
+    One that takes class counts is given random ones, with classes that a node, its neighbors or all nodes lack.
 
     Parameters
     ----------
@@ -27,7 +30,8 @@ def check_pooling(part: str | Pooling) -> None:
     ------
     AssertionError
         If teachers are no distributions of the right shape, a node without weights has one, rows of nodes without
-        weight are read, neighbors that agree are not followed, or renumbering the nodes changes more than their order.
+        weight are read, neighbors that agree are not followed (a teacher may be sharper, but must have the same order
+        of classes), hard labels are no longer distributions, or renumbering the nodes changes more than their order.
     """
     pool = pooling.get(part) if isinstance(part, str) else part
     for name, graph in (
@@ -37,18 +41,31 @@ def check_pooling(part: str | Pooling) -> None:
     ):
         weights = topology.uniform_matrix(graph)
         logits = 3 * torch.randn(len(graph), _ROWS, _CLASSES, generator=torch.Generator().manual_seed(0))
-        teachers = _teachers(f"{name}, random logits", pool, logits, weights)
+        counts = _counts(len(graph)) if pooling.takes_class_counts(pool) else None
+        teachers = _teachers(f"{name}, random logits", pool, logits, weights, counts)
         for teacher in teachers:
             assert teacher is not None, f"{name}: a node whose neighbors all sent logits has no teacher"
             _check_distribution(name, teacher)
-        _check_agreement(name, pool, logits, weights)
-        _check_renumbering(name, pool, logits, weights, teachers)
-        _check_absence(name, pool, logits, weights)
+        _check_labels(name, pool, logits, weights, counts)
+        _check_agreement(name, pool, logits, weights, counts)
+        _check_renumbering(name, pool, logits, weights, counts, teachers)
+        _check_absence(name, pool, logits, weights, counts)
 
 
-def _teachers(case: str, pool: Pooling, logits: Tensor, weights: csr_array) -> list[Teacher | None]:
+def _counts(nodes: int) -> Tensor:
+    """Return numbers of samples, [nodes, classes]; each node lacks some class, and all lack the last one."""
+    counts = torch.randint(0, 60, (nodes, _CLASSES), generator=torch.Generator().manual_seed(2)).float()
+    counts[torch.arange(nodes), torch.arange(nodes) % (_CLASSES - 1)] = 0
+    counts[:, -1] = 0
+    return counts
+
+
+def _teachers(
+    case: str, pool: Pooling, logits: Tensor, weights: csr_array, counts: Tensor | None
+) -> list[Teacher | None]:
     with attempt(case):
-        return pooling.pool(getattr(pool, "__name__", type(pool).__name__), pool, logits, weights, _TEMPERATURE)
+        name = getattr(pool, "__name__", type(pool).__name__)
+        return pooling.pool(name, pool, logits, weights, _TEMPERATURE, counts)
 
 
 def _check_distribution(name: str, teacher: Teacher) -> None:
@@ -59,22 +76,36 @@ def _check_distribution(name: str, teacher: Teacher) -> None:
         assert abs(float(teacher.weights.mean()) - 1) < 1e-5, f"{name}: weights of teachers with another mean than 1"
 
 
-def _check_agreement(name: str, pool: Pooling, logits: Tensor, weights: csr_array) -> None:
+def _check_labels(name: str, pool: Pooling, logits: Tensor, weights: csr_array, counts: Tensor | None) -> None:
+    """Let nodes send their predicted labels only."""
+    labels = torch.full_like(logits, _EXCLUDED).scatter_(-1, logits.argmax(-1, keepdim=True), 0.0)
+    for teacher in _teachers(f"{name}, hard labels", pool, labels, weights, counts):
+        assert teacher is not None, f"{name}: a node whose neighbors all sent hard labels has no teacher"
+        _check_distribution(f"{name}, hard labels", teacher)
+
+
+def _check_agreement(name: str, pool: Pooling, logits: Tensor, weights: csr_array, counts: Tensor | None) -> None:
     same = logits[:1].expand_as(logits).contiguous()
-    for teacher in _teachers(f"{name}, equal logits", pool, same, weights):
+    order = same[0].argsort(-1)
+    for teacher in _teachers(f"{name}, equal logits", pool, same, weights, counts):
         assert teacher is not None
-        wanted = torch.softmax(same[0] / _TEMPERATURE, -1)
-        assert torch.allclose(teacher.soft_labels, wanted.expand_as(teacher.soft_labels), atol=1e-4), (
-            f"{name}: neighbors that all predict the same are not followed"
-        )
+        labels = teacher.soft_labels.gather(-1, order.expand_as(teacher.soft_labels))
+        assert (labels.diff(dim=-1) >= -1e-4).all(), f"{name}: neighbors that all predict the same are not followed"
+        assert (labels[..., -1] > labels[..., 0]).all(), f"{name}: neighbors that all predict the same are ignored"
 
 
 def _check_renumbering(
-    name: str, pool: Pooling, logits: Tensor, weights: csr_array, teachers: list[Teacher | None]
+    name: str,
+    pool: Pooling,
+    logits: Tensor,
+    weights: csr_array,
+    counts: Tensor | None,
+    teachers: list[Teacher | None],
 ) -> None:
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(1))
     index = order.numpy()
-    renumbered = _teachers(f"{name}, renumbered", pool, logits[order], csr_array(weights[index][:, index]))
+    moved = None if counts is None else counts[order]
+    renumbered = _teachers(f"{name}, renumbered", pool, logits[order], csr_array(weights[index][:, index]), moved)
     for old, new in zip(index, renumbered, strict=True):
         before = teachers[old]
         assert before is not None
@@ -90,7 +121,7 @@ def _pooled(teacher: Teacher) -> Tensor:
     return (weights[:, None, None] * teacher.soft_labels).sum(0)
 
 
-def _check_absence(name: str, pool: Pooling, logits: Tensor, weights: csr_array) -> None:
+def _check_absence(name: str, pool: Pooling, logits: Tensor, weights: csr_array, counts: Tensor | None) -> None:
     """Let the last node be absent: it has no weights, and its rows are NaN."""
     last = len(logits) - 1
     present = weights.tolil()
@@ -102,5 +133,5 @@ def _check_absence(name: str, pool: Pooling, logits: Tensor, weights: csr_array)
     kept.data = kept.data / sums.repeat(kept.indptr[1:] - kept.indptr[:-1])
     spoiled = logits.clone()
     spoiled[last] = torch.nan
-    *_, absent = _teachers(f"{name}, a node without weights whose rows are NaN", pool, spoiled, kept)
+    *_, absent = _teachers(f"{name}, a node without weights whose rows are NaN", pool, spoiled, kept, counts)
     assert absent is None, f"{name}: a node without weights has a teacher"

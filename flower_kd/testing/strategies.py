@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +19,6 @@ from flower_kd import quiet_log, strategies
 from flower_kd.clients import Node, ShuffledBatches, make_client_app
 from flower_kd.failures import describe
 from flower_kd.parts import signatures
-from flower_kd.protocol import Greeting
 from flower_kd.runs import checkpoint
 from flower_kd.runs.checkpoint import Checkpoint
 from flower_kd.seeding import derive, torch_seeded
@@ -170,7 +170,7 @@ def _resumed(part: str | type[Strategy]) -> Figures:
     saved = _read(content)
     second = _strategy(part)
     continued = second.network(grid)
-    continued.greeting = Greeting(fresh=False, stage="resumed", server_round=1)
+    continued.greeting = replace(continued.greeting, fresh=False, stage="resumed", server_round=1)
     continued.on_join = lambda: continued.load_state_dict(saved.network)
     second.resume_after(1, saved.strategy)
     second.start(continued, _weights(second), num_rounds=_ROUNDS)

@@ -6,54 +6,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from flower_kd import pooling, topology
-from flower_kd.errors import InputError
 from flower_kd.strategies.neighbor_kd import teacher_weights
-
-LOGITS = torch.tensor([[[0.0, 2.0, -1.0]], [[1.0, 1.0, 0.0]], [[-3.0, 0.0, 4.0]]])  # [nodes=3, rows=1, classes=3]
-WEIGHTS = csr_array(np.array([[0.0, 0.25, 0.75], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
-
-
-def test_mean_averages_soft_labels() -> None:
-    soft = torch.softmax(LOGITS / 2, dim=-1)
-    first, second, third = pooling.get("mean")(LOGITS, WEIGHTS, 2.0)
-    assert first is not None
-    assert second is not None
-    assert torch.allclose(first.soft_labels, 0.25 * soft[1] + 0.75 * soft[2])
-    assert torch.allclose(second.soft_labels, soft[0])
-    assert third is None  # nobody teaches node 2
-
-
-def test_mean_logits_softens_once() -> None:
-    first = pooling.get("mean-logits")(LOGITS, WEIGHTS, 2.0)[0]
-    assert first is not None
-    assert torch.allclose(first.soft_labels, torch.softmax((0.25 * LOGITS[1] + 0.75 * LOGITS[2]) / 2, dim=-1))
-
-
-def test_pairwise_keeps_teachers_apart() -> None:
-    first, second, third = pooling.get("pairwise")(LOGITS, WEIGHTS, 1.0)
-    assert first is not None
-    assert second is not None
-    assert first.weights is not None
-    assert first.soft_labels.shape == (2, 1, 3)
-    assert torch.allclose(first.weights, torch.tensor([0.5, 1.5]))  # a mean of 1: uniform weights give the plain sum
-    assert torch.equal(second.soft_labels[0], torch.softmax(LOGITS[0], dim=-1))
-    assert third is None
-
-
-@pytest.mark.parametrize("name", pooling.names())
-def test_teachers_are_probabilities(name: str) -> None:
-    for teacher in pooling.get(name)(LOGITS, WEIGHTS, 0.5):
-        if teacher is not None:
-            assert torch.allclose(teacher.soft_labels.sum(-1), torch.ones(1))
-            assert (teacher.soft_labels >= 0).all()
-
-
-def test_unknown_name() -> None:
-    with pytest.raises(InputError, match="mean, mean-logits, pairwise, median, trimmed-mean, geometric-median"):
-        pooling.get("mode")(LOGITS, WEIGHTS, 1.0)
-
-
-# -- robust poolings ---------------------------------------------------------------------------------------------------
 
 ROBUST = ["median", "trimmed-mean", "geometric-median"]
 
@@ -170,7 +123,7 @@ def test_nodes_of_any_degree_are_pooled_in_parts_with_the_same_result(name, monk
         alone = taught(name, among, complete_votes(len(voters)), node=int(np.flatnonzero(voters == node)[0]))
         assert teacher is not None
         assert torch.allclose(teacher.soft_labels, alone, atol=1e-6)
-    monkeypatch.setattr("flower_kd.pooling._PART", 200)
+    monkeypatch.setattr("flower_kd.pooling.rows.VALUES_AT_A_TIME", 200)
     for teacher, other in zip(whole, pooling.get(name)(logits, weights, 2.0), strict=True):
         assert teacher is not None
         assert other is not None
