@@ -156,11 +156,17 @@ def crop_flip(inputs: Tensor, *, pixels: Count = 4) -> Tensor:
 
 def _offsets(images: Tensor, pixels: int) -> Tensor:
     """Return whole numbers from -pixels to pixels, [2, batch, 1]; raises InputError if the images are too small."""
+    _size(images, pixels)
+    return torch.randint(-pixels, pixels + 1, (2, len(images), 1), device=images.device)
+
+
+def _size(images: Tensor, pixels: float) -> tuple[int, int]:
+    """Return height and width of images; raises InputError if they are not larger than a shift by `pixels`."""
     _check_images(images)
     height, width = images.shape[-2:]
     if pixels >= min(height, width):
         raise InputError(f"pixels = {pixels} is too large for images of {height} x {width}")
-    return torch.randint(-pixels, pixels + 1, (2, len(images), 1), device=images.device)
+    return height, width
 
 
 def _moved(images: Tensor, down: Tensor, right: Tensor, mirrored: Tensor | None = None) -> Tensor:
@@ -189,14 +195,14 @@ def affine(
     scale, shear : float
         The largest change of height and of width, each by itself, and of the slope of vertical lines, as shares.
     """
-    _check_images(inputs)
-    height, width = inputs.shape[-2:]
+    height, width = _size(inputs, pixels)
     turn, tall, wide, slope, down, right = torch.rand(6, len(inputs), device=inputs.device) * 2 - 1
     turn = turn * math.radians(degrees)
     tall, wide, slope = 1 + scale * tall, 1 + scale * wide, shear * slope
     cos, sin = turn.cos(), turn.sin()
-    first = torch.stack([cos * wide, (cos * slope - sin) * tall, right * pixels * 2 / width], dim=1)
-    second = torch.stack([sin * wide, (sin * slope + cos) * tall, down * pixels * 2 / height], dim=1)
+    aspect = width / height  # torch counts rows and columns from -1 to 1
+    first = torch.stack([cos * wide, (cos * slope - sin) * tall / aspect, right * pixels * 2 / width], dim=1)
+    second = torch.stack([sin * wide * aspect, (sin * slope + cos) * tall, down * pixels * 2 / height], dim=1)
     grid = F.affine_grid(torch.stack([first, second], dim=1), list(inputs.shape), align_corners=False)
     return F.grid_sample(inputs, grid, padding_mode="border", align_corners=False)
 
