@@ -6,15 +6,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flower_kd import models, topology
+from flower_kd.augmentation import AUGMENTATIONS
 from flower_kd.data import PARTITIONS
 from flower_kd.dissimilarity import DISSIMILARITIES
 from flower_kd.errors import InputError
 from flower_kd.models import MODELS
 from flower_kd.parts.registry import Registry
 from flower_kd.pooling import POOLINGS
+from flower_kd.schedule import SCHEDULES
 from flower_kd.strategies import CONSENSUS, STRATEGIES
 from flower_kd.topology import TOPOLOGIES
-from flower_kd.wire import CODECS
+from flower_kd.wire import CODECS, COMPRESSIONS
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "strategy": STRATEGIES,
@@ -25,12 +27,18 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "pooling": POOLINGS,
     "consensus": CONSENSUS,
     "wire": CODECS,
+    "schedule": SCHEDULES,
+    "augment": AUGMENTATIONS,
+    "compression": COMPRESSIONS,
 }
+
+# The kind of part that each key names: most kinds have one key, of the same name.
+KINDS = {kind: kind for kind in REGISTRIES} | {"reference_augment": "augment"}
 
 # Keys that a strategy's parentheses may not set: the run needs them elsewhere too, or they name other parts.
 OF_THE_RUN = (
     *("seed", "local_steps", "exchange_every", "evaluate_every", "exchange_rows"),
-    *("wire", "dissimilarity", "pooling", "consensus"),
+    *("wire", "compression", "dissimilarity", "pooling", "consensus"),
 )
 
 
@@ -42,26 +50,25 @@ def texts(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     settings : mapping
         The run config, with underscores for hyphens. A topology from a file is not a part.
     """
-    for kind in REGISTRIES:
+    for key, kind in KINDS.items():
         if kind == "model":
             yield from ((kind, text) for text in dict.fromkeys(name for name, _ in models.parse(settings[kind])))
         elif kind != "topology" or not topology.is_file(settings[kind]):
-            yield kind, settings[kind]
+            yield kind, settings[key]
 
 
 def problems(settings: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the parts of a run config: unknown ones, and settings that do not fit."""
     found = []
-    for kind in REGISTRIES:
+    for key, kind in KINDS.items():
         try:
-            _check(kind, settings)
+            _check(kind, settings[key], settings)
         except InputError as error:
             found.append(str(error))
     return found
 
 
-def _check(kind: str, settings: Mapping[str, Any]) -> None:
-    text = settings[kind]
+def _check(kind: str, text: str, settings: Mapping[str, Any]) -> None:
     if kind == "model":
         models.parse(text)
     elif kind == "topology":

@@ -64,6 +64,9 @@ def build_node(context: Context) -> Node:
             labels=corpus.label_names,
         ),
         validation=_batches(held_out, device) if held_out is not None else None,
+        schedule=config.schedule,
+        augment=config.augment,
+        reference_augment=config.reference_augment,
     )
 
 

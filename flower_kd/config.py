@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from flower_kd.parts.registry import Registry
 
 # Keys whose value names a part; that of a topology may also be a file, and that of a model a list.
-PART_KEYS = ("strategy", "partition", "dissimilarity", "pooling", "consensus", "wire")
+PART_KEYS = (
+    *("strategy", "partition", "dissimilarity", "pooling", "consensus", "wire"),
+    *("compression", "schedule", "augment", "reference-augment"),
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ class RunConfig:
         Momentum of SGD.
     weight_decay : float
         Weight decay of SGD.
+    schedule : str
+        The learning rate over the run, as a factor of learning-rate.
+    augment : str
+        How private inputs are changed at random in each step.
     seed : int
         Seed of all randomness.
     num_threads : int
@@ -94,6 +101,8 @@ class RunConfig:
         Reference rows in one exchange; 0 for all.
     reference_batch : int
         Reference rows in one SGD step; 0 for all rows of the teacher.
+    reference_augment : str
+        How reference inputs are changed at random in each step; their teacher stays that of the unchanged row.
     dissimilarity : str
         Between a student's distribution and its teacher's.
     temperature : float
@@ -113,6 +122,9 @@ class RunConfig:
         or over all weights (`d-sgd`); 0 for no clipping.
     wire : str
         Format of logits and soft labels in messages.
+    compression : str
+        Of the weights that nodes send (`d-sgd` and `fedavg`): they then send differences, and remember what these left
+        out.
     device : str
         `auto` (CUDA where there is one), `cpu`, or `cuda:0`.
     output_dir : str
@@ -134,6 +146,8 @@ class RunConfig:
     learning_rate: Positive = 0.1
     momentum: Momentum = 0.0
     weight_decay: NonNegative = 0.0
+    schedule: str = "constant"
+    augment: str = "none"
     seed: Whole = 0
     num_threads: Count = 1
     timeout: Positive = 3600.0
@@ -155,6 +169,7 @@ class RunConfig:
     reference_size: Whole = 400
     exchange_rows: Whole = 0
     reference_batch: Whole = 100
+    reference_augment: str = "none"
 
     dissimilarity: str = "kl"
     temperature: Positive = 2.0
@@ -166,6 +181,7 @@ class RunConfig:
     clip: NonNegative = 0.0
 
     wire: str = "float32"
+    compression: str = "none"
     device: str = "auto"
     output_dir: str = ""
     overwrite: bool = False
@@ -223,9 +239,13 @@ class RunConfig:
 
     def _conflicts(self) -> list[str]:
         """Return the conflicts between values that are valid by themselves."""
-        from flower_kd import strategies
+        from flower_kd import schedule, strategies
 
         found = []
+        try:
+            schedule.factors(self.schedule, self.num_server_rounds * self.local_steps)
+        except InputError as error:
+            found.append(str(error))
         cls = strategies.STRATEGIES.get(self.strategy)
         exchange = self.exchange_every or self.local_steps
         if self.local_steps % exchange:
@@ -269,7 +289,7 @@ class RunConfig:
         from flower_kd import strategies
         from flower_kd.catalog import REGISTRIES
 
-        kinds = ("dissimilarity", "pooling", "consensus", "wire")
+        kinds = ("dissimilarity", "pooling", "consensus", "wire", "compression")
         parts = {kind: self._with_settings(getattr(self, kind), REGISTRIES[kind]) for kind in kinds}
         return strategies.build(self.strategy, graph, asdict(self) | parts)
 

@@ -15,9 +15,11 @@ from flower_kd.seeding import derive
 
 # Message types (Flower routes a message by type; "query" carries the handshake).
 JOIN = "query.join"
+START_WEIGHTS = "query.weights"
 
 # Names of the records in a message. "arrays", "config" and "metrics" are those of Flower's own strategies.
 ARRAYS = "arrays"
+UPDATE = "update"
 CONFIG = "config"
 METRICS = "metrics"
 TEACHER = "teacher"
@@ -90,8 +92,12 @@ class Greeting(_Record):
         The dissimilarity that the node will need; empty for none.
     wire : str
         The wire format that the node will need; empty for none.
+    total_steps : int
+        SGD steps of each node in the run that begins; 0 if unknown.
     class_counts : bool
         Whether the node must say how many private samples of each class it has.
+    compression : str
+        The compression of weights that the node will need; empty for none.
     """
 
     fresh: bool = True
@@ -100,7 +106,9 @@ class Greeting(_Record):
     server_round: int = 0
     dissimilarity: str = ""
     wire: str = ""
+    total_steps: int = 0
     class_counts: bool = False
+    compression: str = ""
 
 
 @dataclass(frozen=True)
@@ -194,6 +202,17 @@ class Order(_Record):
         Factor of the distillation term.
     keep : bool
         Whether these steps end a round, after which a node that keeps its state on disk saves it.
+    total_steps : int
+        SGD steps of the run, over which nodes schedule their learning rates; 0 if unknown.
+    compression : str
+        The compression of the weights in the reply: it then has an update of the node's base, the weights that the node
+        had when it received this message.
+    base : int
+        CRC-32 of the node's base as the receiver of the update has it; -1 if it has none. A node with another base
+        replies with all of its weights instead.
+    moving_base : bool
+        Whether updates also move the base, as in CHOCO-SGD; what compression leaves out then stays in the node's
+        weights. If not, it is added to the next update (error feedback).
     """
 
     server_round: int
@@ -213,6 +232,10 @@ class Order(_Record):
     label_weight: float = 1.0
     kd_weight: float = 0.0
     keep: bool = False
+    total_steps: int = 0
+    compression: str = "none"
+    base: int = -1
+    moving_base: bool = False
 
     @property
     def first_step(self) -> int:

@@ -98,6 +98,7 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
                 dissimilarity=parts.dissimilarity,
                 wire=parts.wire,
                 class_counts=parts.class_counts,
+                compression=parts.compression,
             )
             network.try_parts = networks[config.strategy].try_parts
             _record_rounds(stage, each, network, graph, folder, started)

@@ -15,7 +15,7 @@ from flower_kd.strategies import STRATEGIES
 WARNING = "without effect: "
 
 # Kinds of parts that only some strategies use.
-_OF_STRATEGY = ("dissimilarity", "pooling", "consensus", "wire")
+_OF_STRATEGY = ("dissimilarity", "pooling", "consensus", "wire", "compression")
 
 
 @dataclass(frozen=True)

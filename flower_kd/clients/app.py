@@ -12,11 +12,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricR
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.common.logger import log
-from torch import Tensor, nn
+from torch import Tensor
 
 from flower_kd import wire
-from flower_kd.clients import state
-from flower_kd.clients.checks import check, check_dissimilarity, check_parts
+from flower_kd.clients import state, updates
+from flower_kd.clients.checks import check, check_compression, check_dissimilarity, check_parts
 from flower_kd.clients.class_counts import class_counts
 from flower_kd.clients.node import Node
 from flower_kd.clients.node_files import NodeFiles
@@ -104,8 +104,9 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                     state.save(context, node)
                     if best := files.load_best(greeting.server_round):
                         state.keep_best(context, *best)
-                check(node)
+                check(node, greeting.total_steps)
                 check_dissimilarity(greeting.dissimilarity, node)
+                check_compression(greeting.compression, node)
                 state.remember_greeting(context, replace(greeting, server_round=restored))
                 hello = replace(
                     _hello(node, context),
@@ -116,6 +117,16 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         except InputError as error:  # the server ends the run with this error
             hello = Hello(vertex=_vertex(context), name=_name(context), error=str(error))
         return Message(RecordDict({HELLO: hello.to_record()}), reply_to=message)
+
+    @app.query("weights")
+    def start_weights(message: Message, context: Context) -> Message:
+        """Return the node's weights as they are."""
+
+        def answer() -> Message:
+            weights = state.load(context, build_node).model.state_dict()
+            return Message(RecordDict({ARRAYS: wire.encode_weights(weights)}), reply_to=message)
+
+        return _answered(message, answer)
 
     @app.train()
     def train_node(message: Message, context: Context) -> Message:
@@ -133,10 +144,12 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         teacher = _teacher(message, order, rows=len(rows), classes=node.classes)
         with state.restored_on_error(context, node):
             _load_weights(node, message)
+            base = updates.base_of(node, order)
             metrics, predictions = train(node, order, teacher, rows, vertex)
             content = RecordDict({METRICS: MetricRecord({**metrics})})
             if order.reply == "weights":
-                content[ARRAYS] = wire.encode_weights(node.model.state_dict())
+                name, record = updates.reply(node, order, base)
+                content[name] = record
             elif order.reply == "logits":
                 if predictions is None:
                     asked = exchanged_rows(order.seed, order.exchange, len(reference), order.exchange_rows)
@@ -226,13 +239,8 @@ def _load_weights(node: Node, message: Message) -> bool:
     record = message.content.get(ARRAYS)
     if not isinstance(record, ArrayRecord) or not record:
         return False
-    _load(node.model, record)
+    updates.load(node, record)
     return True
-
-
-def _load(model: nn.Module, record: ArrayRecord) -> None:
-    weights = wire.decode_weights(record, wire.layout_of(model.state_dict()))
-    model.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
 
 
 def _teacher(message: Message, order: Order, rows: int, classes: int) -> Teacher | None:
@@ -241,7 +249,7 @@ def _teacher(message: Message, order: Order, rows: int, classes: int) -> Teacher
         return None
     weights = _teacher_weights(message)
     shape = (rows, classes) if weights is None else (len(weights), rows, classes)
-    soft_labels = wire.decode(record, shape, order.wire).clamp_(0.0, 1.0)
+    soft_labels = wire.get(order.wire).decode_teacher(record, shape).clamp_(0.0, 1.0)
     if measure_of(order.dissimilarity).of_distributions:  # others allow any teacher, such as D-Dist's z
         soft_labels /= soft_labels.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     return Teacher(soft_labels, weights)

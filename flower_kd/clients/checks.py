@@ -11,26 +11,39 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 from torch.utils.data import Subset, TensorDataset, default_collate
 
-from flower_kd import dissimilarity, failures, wire
+from flower_kd import dissimilarity, failures, schedule, wire
+from flower_kd.augmentation import Augmentation
 from flower_kd.clients.node import Batch, LoaderBatches, Node, ShuffledBatches
 from flower_kd.devices import device_of
 from flower_kd.errors import InputError
 from flower_kd.failures import describe
 from flower_kd.protocol import Greeting
 from flower_kd.seeding import torch_seeded
+from flower_kd.wire import compression
 
 TRIED_ROWS, TRIED_TEACHERS = 3, 2  # of the trial of a dissimilarity
+AUGMENTED_ROWS = 4  # of the trial of an augmentation
 PROBED_ROWS = 2  # of each kind of inputs: enough to check the model's outputs
 
 
-def check(node: Node) -> None:
+def check(node: Node, total_steps: int = 0) -> None:
     """Raise InputError, in one sentence, if a node cannot be trained or evaluated.
 
     Labels in memory are all checked, those of other loaders in their first batch. The model is run on two rows of each
-    kind of inputs, in evaluation mode; its mode, its buffers and torch's random generators stay unchanged.
+    kind of inputs, in evaluation mode, and the augmentations on a few; the model's mode, its buffers and torch's random
+    generators stay unchanged.
+
+    Parameters
+    ----------
+    node : Node
+        The node.
+    total_steps : int
+        SGD steps of the run, for its schedule; 0 if unknown.
     """
     _check_kinds(node)
     _check_optimizer(node.optimizer, node.model)
+    if total_steps:
+        check_schedule(node, total_steps)
     # A loader draws from torch's generator even if it does not shuffle.
     with torch_seeded(0, device_of(node.model)):
         private, labels = batch_of(next(_private_batches(node), None), "private")
@@ -45,6 +58,9 @@ def check(node: Node) -> None:
         _check_finite(node.private.inputs if isinstance(node.private, ShuffledBatches) else private, "private")
         _check_finite(reference, "reference")
         _check_outputs(node, {"private": private, "reference": reference, **evaluated})
+        for augmentation, rows in ((node.augmentation, private), (node.reference_augmentation, reference)):
+            if augmentation is not None and len(rows):
+                check_augmentation(augmentation, rows[:AUGMENTED_ROWS], node.classes)
 
 
 def check_parts(greeting: Greeting) -> None:
@@ -53,6 +69,16 @@ def check_parts(greeting: Greeting) -> None:
         dissimilarity.get(greeting.dissimilarity)
     if greeting.wire:
         wire.get(greeting.wire)
+    if greeting.compression:
+        compression.get(greeting.compression)
+
+
+def check_compression(name: str, node: Node) -> None:
+    """Raise InputError unless a compression can send this node's weights; an empty name stands for none."""
+    if name:
+        compression.get(name).compress(
+            {name: parameter.detach().cpu().float().numpy() for name, parameter in node.model.named_parameters()}, {}
+        )
 
 
 def check_dissimilarity(name: str, node: Node) -> None:
@@ -73,6 +99,49 @@ def check_dissimilarity(name: str, node: Node) -> None:
         for soft_labels, shape in ((teachers[0], rows), (teachers, several)):
             _check_values(name, per_row, student, soft_labels, shape)
             _check_values(name, dissimilarity.get(name, reduction="mean"), student, soft_labels, [])
+
+
+def check_schedule(node: Node, total_steps: int) -> None:
+    """Raise InputError unless a node's schedule has a factor for the rates of each step of a run."""
+    if node.schedule == schedule.CONSTANT:
+        return
+    schedule.factors(node.schedule, total_steps)
+    if not all("lr" in group for group in node.optimizer.param_groups):
+        raise InputError(
+            f"schedule {node.schedule!r} changes learning rates, but {type(node.optimizer).__name__} has none ('lr')"
+        )
+
+
+def check_augmentation(augmentation: Augmentation, inputs: Tensor, classes: int) -> None:
+    """Raise InputError unless an augmentation returns inputs as the model needs them, and targets that fit.
+
+    Parameters
+    ----------
+    augmentation : Augmentation
+        It is run on the inputs once.
+    inputs : Tensor
+        [rows, ...].
+    classes : int
+        Number of classes.
+    """
+    part = f"augmentation {augmentation.name!r}"
+    before = inputs.clone()
+    targets = torch.full((len(inputs), classes), 1 / classes, device=inputs.device)
+    found = augmentation(inputs, targets)
+    for kind, values, given in zip(("inputs", "targets"), found, (before, targets), strict=True):
+        if not isinstance(values, Tensor):
+            raise InputError(f"{part} returns {kind} of type {type(values).__name__}, not a Tensor")
+        if values.shape != given.shape or values.dtype != given.dtype:
+            raise InputError(
+                f"{part} returns {kind} of shape {_shape(values)} and dtype {_dtype(values)} for {_shape(given)} and "
+                f"{_dtype(given)}, but must keep both"
+            )
+        if values.is_floating_point() and not values.isfinite().all():
+            raise InputError(f"{part} returns {kind} with NaN or Inf")
+    if not torch.equal(inputs, before):
+        raise InputError(f"{part} changes its inputs in place: it must return new ones")
+    if augmentation.mixes and found[1].min() < 0:
+        raise InputError(f"{part} returns negative targets, but they must be probabilities")
 
 
 def _check_values(

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
+from flower_kd import augmentation
+from flower_kd.augmentation import Augmentation
+from flower_kd.data.normalization import Normalization
 from flower_kd.errors import InputError
 from flower_kd.models.card import ModelCard
+from flower_kd.schedule import CONSTANT, Schedule
 from flower_kd.seeding import derive
 
 Batch = tuple[Tensor, Tensor]
@@ -58,6 +63,14 @@ class Node:
     validation : iterable of (inputs, labels), or DataLoader, optional
         Batches of the node's own that it does not train on: whenever it is evaluated, it keeps the model if its loss on
         them is the lowest so far.
+    schedule : str or callable
+        The learning rate over the run, as a factor of the optimizer's own; see `flower_kd.schedule.factors`.
+    augment : str or callable
+        How private inputs are changed at random in each step; see `flower_kd.augmentation.get`. One of images in
+        [0, 1] gets them by the normalization of the card.
+    reference_augment : str or callable
+        The same for reference inputs in distillation; their teacher stays that of the unchanged row, and predictions
+        that leave the node are those of unchanged rows.
     """
 
     model: nn.Module
@@ -70,6 +83,11 @@ class Node:
     fingerprint: str = ""
     card: ModelCard | None = None
     validation: Iterable[Batch] | None = None
+    schedule: str | Schedule = CONSTANT
+    augment: str | augmentation.Part = augmentation.NONE
+    reference_augment: str | augmentation.Part = augmentation.NONE
+    memory: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+    """Arrays by name that it keeps between messages, beside its weights; replaced, never changed in place."""
 
     def __post_init__(self) -> None:
         self.name = self.name or type(self.model).__name__
@@ -82,6 +100,20 @@ class Node:
     def has_batch_norm(self) -> bool:
         """Whether a row's logits depend on the other rows of its batch in training."""
         return any(isinstance(module, _BatchNorm) for module in self.model.modules())
+
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """The augmentation of private inputs; None if they stay as they are."""
+        return augmentation.get(self.augment, self._normalization)
+
+    @property
+    def reference_augmentation(self) -> Augmentation | None:
+        """The augmentation of reference inputs; None if they stay as they are."""
+        return augmentation.get(self.reference_augment, self._normalization)
+
+    @property
+    def _normalization(self) -> Normalization | None:
+        return Normalization(tuple(self.card.mean), tuple(self.card.std)) if self.card is not None else None
 
 
 @dataclass(frozen=True)

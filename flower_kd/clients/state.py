@@ -13,11 +13,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 from flower_kd.clients.node import Node
 from flower_kd.models.card import Score
 from flower_kd.protocol import Greeting
+from flower_kd.wire import as_array
 
 NodeFactory = Callable[[Context], Node]
 
 MODEL = "flower-kd.model"
 OPTIMIZER = "flower-kd.optimizer"
+MEMORY = "flower-kd.memory"
 GREETING = "flower-kd.greeting"
 BEST = "flower-kd.best"
 BEST_SCORE = "flower-kd.best-score"
@@ -33,7 +35,7 @@ class LiveState(RecordDict):
 
 def fresh(context: Context, build_node: NodeFactory) -> Node:
     """Return a node in its initial state, discarding what an earlier run left in the context."""
-    for key in (MODEL, OPTIMIZER, BEST, BEST_SCORE):
+    for key in (MODEL, OPTIMIZER, MEMORY, BEST, BEST_SCORE):
         context.state.pop(key, None)
     if isinstance(context.state, LiveState):
         context.state.node = None
@@ -87,6 +89,9 @@ def load(context: Context, build_node: NodeFactory) -> Node:
     optimizer = context.state[OPTIMIZER]
     assert isinstance(optimizer, ArrayRecord)
     _load_optimizer(node.optimizer, optimizer.to_torch_state_dict())
+    memory = context.state.get(MEMORY)
+    if isinstance(memory, ArrayRecord):
+        node.memory = {name: array.numpy() for name, array in memory.items()}
     return node
 
 
@@ -101,6 +106,10 @@ def save(context: Context, node: Node) -> None:
 def _store(records: RecordDict, node: Node) -> None:
     records[MODEL] = ArrayRecord(node.model.state_dict())
     records[OPTIMIZER] = _optimizer_record(node.optimizer)
+    if node.memory:
+        records[MEMORY] = ArrayRecord({name: as_array(array) for name, array in node.memory.items()})
+    else:
+        records.pop(MEMORY, None)
 
 
 def to_records(context: Context) -> RecordDict:
@@ -122,6 +131,7 @@ def restored_on_error(context: Context, node: Node) -> Iterator[None]:
     weights = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
     statistics = [buffer.clone() for buffer in buffers]
     memory = deepcopy(node.optimizer.state_dict()) if node.optimizer.state else None
+    remembered = node.memory
     try:
         yield
     except Exception:
@@ -132,6 +142,7 @@ def restored_on_error(context: Context, node: Node) -> Iterator[None]:
                 parameter.copy_(part.view_as(parameter))
             for buffer, value in zip(buffers, statistics, strict=True):
                 buffer.copy_(value)
+        node.memory = remembered
         node.optimizer.state.clear()
         if memory is not None:
             node.optimizer.load_state_dict(memory)
@@ -139,9 +150,10 @@ def restored_on_error(context: Context, node: Node) -> Iterator[None]:
 
 
 def to_tensors(node: Node) -> dict[str, torch.Tensor]:
-    """Return copies of a node's model and optimizer tensors, by name."""
+    """Return copies of the tensors of a node's model, optimizer and memory, by name."""
     tensors = {f"{MODEL_PREFIX}{name}": value for name, value in node.model.state_dict().items()}
     tensors |= {f"optimizer.{name}": value for name, value in _optimizer_tensors(node.optimizer).items()}
+    tensors |= {f"memory.{name}": torch.from_numpy(array) for name, array in node.memory.items()}
     return copies(tensors)
 
 
@@ -151,13 +163,14 @@ def copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def from_tensors(node: Node, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Restore a node's model and optimizer from the result of `to_tensors`."""
-    parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "optimizer": {}}
+    """Restore a node's model, optimizer and memory from the result of `to_tensors`."""
+    parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "optimizer": {}, "memory": {}}
     for key, value in tensors.items():
         part, _, name = key.partition(".")
         parts[part][name] = value
     node.model.load_state_dict(parts["model"])
     _load_optimizer(node.optimizer, parts["optimizer"])
+    node.memory = {name: tensor.numpy() for name, tensor in parts["memory"].items()}
 
 
 def _optimizer_record(optimizer: torch.optim.Optimizer) -> ArrayRecord:

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flower_kd import dissimilarity, wire
+from flower_kd import dissimilarity, schedule, wire
+from flower_kd.augmentation import Augmentation
 from flower_kd.clients.node import Batch, Node
 from flower_kd.devices import device_of
 from flower_kd.errors import InputError
@@ -35,7 +36,8 @@ def train(
 
     Private and reference rows share one forward pass, unless the model has batch normalization: each then has its own
     pass and batch statistics, and logits that leave the node are computed in evaluation mode, in which no row depends
-    on private rows of the batch. Without distillation, reference rows take no part in training at all.
+    on private rows of the batch. So are those of a node that augments reference rows, as others get predictions of
+    unchanged rows. Without distillation, reference rows take no part in training at all.
 
     Parameters
     ----------
@@ -55,13 +57,14 @@ def train(
     dict
         Mean losses over the steps, number of private samples, seconds.
     Tensor or None
-        Logits [rows, classes] of the last step's forward pass if the order is `joint`: weights and consensus are
-        then updated from the same point, as in the original algorithm (Bistritz et al., algorithm 1).
+        Logits [rows, classes] of the weights before the last step if the order is `joint`, from its forward pass where
+        that has the unchanged rows: weights and consensus are then updated from the same point, as in the original
+        algorithm (Bistritz et al., algorithm 1).
 
     Raises
     ------
     InputError
-        If a loss is not finite.
+        If a loss is not finite, or the node's schedule or an augmentation cannot be used.
     """
     started = time.perf_counter()
     device = device_of(node.model)
@@ -70,27 +73,35 @@ def train(
     label_weight = order.label_weight if teacher is not None else 1.0
     kd_batches: Iterable[DistillationBatch | None] = repeat(None)
     joint_pass = order.kd_weight > 0 and not node.has_batch_norm
+    augmentation, reference_augmentation = node.augmentation, node.reference_augmentation
+    predicts_apart = order.joint and not (joint_pass and reference_augmentation is None)
     if teacher is not None and order.kd_weight > 0:
         kd_batches = _distillation_batches(node, order, teacher, rows, vertex)
-    elif order.joint and joint_pass:
+    elif order.joint and not predicts_apart:
         kd_batches = repeat((_reference(node, rows), None))
     measure = measure_of(order.dissimilarity)
     label_losses, kd_losses = [], []
     predictions: Tensor | None = None
     # Seeded for each step, so that noise depends neither on the steps per message nor on reference rows. The first seed
     # also drives a private loader that shuffles.
-    with torch_seeded(derive(order.seed, "training noise", vertex, order.first_step), device):
+    noise = torch_seeded(derive(order.seed, "training noise", vertex, order.first_step), device)
+    with noise, schedule.scaled_rates(node.optimizer, _factors(node, order)) as set_rates:
         batches = node.private.batches(order.first_step, order.num_steps)  # type: ignore[union-attr]
         for done, ((inputs, labels), kd_batch) in enumerate(zip(batches, kd_batches, strict=False)):
-            if order.joint and not joint_pass and done == order.num_steps - 1:
+            if predicts_apart and done == order.num_steps - 1:
                 predictions = predict(node.model, _reference(node, rows))
                 node.model.train()
             if done > 0:
                 seed_torch(derive(order.seed, "training noise", vertex, order.first_step + done), device)
             inputs, labels = inputs.to(device), labels.to(device)
+            if augmentation is not None:  # before reference rows, on which private ones do not depend
+                inputs, labels = _augmented(augmentation, inputs, labels, node.classes)
+            if kd_batch is not None and reference_augmentation is not None:
+                kd_batch = _augmented_for_teacher(reference_augmentation, *kd_batch)
             if kd_batch is not None and joint_pass:  # half the kernel launches
                 own, shared = node.model(torch.cat([inputs, kd_batch[0]])).tensor_split([len(labels)])
-                predictions = shared.detach()
+                if not predicts_apart:
+                    predictions = shared.detach()
             else:
                 own = node.model(inputs)
                 shared = node.model(kd_batch[0]) if kd_batch is not None else own[:0]
@@ -101,6 +112,7 @@ def train(
                 loss = loss + order.kd_weight * kd_loss
                 kd_losses.append(kd_loss.detach())
             loss.backward()
+            set_rates(done)
             node.optimizer.step()
             node.optimizer.zero_grad()  # now, so that gradients take no memory between messages
             label_losses.append(label_loss.detach())
@@ -153,6 +165,32 @@ def _distillation_batches(
     while True:
         for chosen in torch.randperm(len(rows), generator=generator)[: len(rows) // size * size].split(size):
             yield _reference(node, rows[chosen.numpy()]), log_q[..., chosen, :]
+
+
+def _factors(node: Node, order: Order) -> list[float] | None:
+    """Return the factors of the learning rate in an order's steps; None if the rate is constant."""
+    if node.schedule == schedule.CONSTANT:
+        return None
+    last = order.first_step + order.num_steps
+    if order.total_steps and last > order.total_steps:
+        raise InputError(f"an order of steps up to {last} in a run of total_steps = {order.total_steps}")
+    return schedule.factors(node.schedule, order.total_steps)[order.first_step : last].tolist()
+
+
+def _augmented(augmentation: Augmentation, inputs: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Return augmented inputs, and labels [batch] or, if they were mixed, probabilities [batch, classes]."""
+    if augmentation.mixes:
+        labels = F.one_hot(labels.long(), classes).to(torch.get_default_dtype())
+    return augmentation(inputs, labels)
+
+
+def _augmented_for_teacher(augmentation: Augmentation, inputs: Tensor, log_q: Tensor | None) -> DistillationBatch:
+    """Return augmented reference inputs; soft labels stay those of the unchanged rows, unless rows are mixed."""
+    assert log_q is not None  # otherwise the rows are there for predictions, which are of unchanged rows
+    if not augmentation.mixes:
+        return augmentation(inputs, log_q)
+    inputs, soft_labels = augmentation(inputs, log_q.exp().movedim(-2, 0))  # [rows, ...], also for several teachers
+    return inputs, soft_labels.movedim(0, -2).log()
 
 
 def _reference(node: Node, rows: np.ndarray) -> Tensor:

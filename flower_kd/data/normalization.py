@@ -31,6 +31,11 @@ class Normalization:
         mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         return images.sub(mean).div_(std)  # torchvision's order of operations, whose import takes seconds
 
+    def undone(self, images: Tensor) -> Tensor:
+        """Return images in [0, 1], up to rounding, of normalized ones."""
+        mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        return images.mul(std).add_(mean)
+
 
 def normalization(dataset: str, reference: Tensor) -> Normalization:
     """Return the statistics of a known data set, else those of the reference set, which all nodes share.

@@ -65,6 +65,9 @@ class Registry(Generic[T]):
         Parameters that flower-kd supplies itself.
     also : str
         What else a name may be, for errors.
+    foreign : bool
+        Whether classes of other libraries are parts as they are: all parameters of their constructors are settings,
+        and no setting takes the value of a run-config key that happens to have its name.
     problem : callable, optional
         Returns what is wrong with an imported part, such as "is not a subclass of Strategy"; empty if nothing is.
     """
@@ -76,11 +79,13 @@ class Registry(Generic[T]):
         group: str = "",
         given: Collection[str] = (),
         also: str = "",
+        foreign: bool = False,
         problem: Callable[[Any], str] = lambda part: "",
     ) -> None:
         self.kind = kind
         self.group = group
         self.given = frozenset(given)
+        self.foreign = foreign
         self._also = [OWN, also] if also else [OWN]
         self._problem = problem
         self._parts: dict[str, T] = {}
@@ -148,7 +153,9 @@ class Registry(Generic[T]):
         found = self._settings.get(id(part))
         if found is None or found[0] is not part:
             try:
-                declared = signatures.settings_of(cast(Callable[..., Any], part))
+                whole = self.foreign and isinstance(part, type)
+                found_in = signatures.parameters_of if whole else signatures.settings_of
+                declared = found_in(cast(Callable[..., Any], part))
             except (InputError, ValueError, TypeError) as error:  # some C functions have no signature
                 raise InputError(f"{self.kind} {self.parse(text).name!r} cannot be used: {error}") from None
             own = {name: setting for name, setting in declared.items() if name not in self.given}
@@ -225,9 +232,11 @@ class Registry(Generic[T]):
         text : str
             Such as "skew".
         values : mapping
-            Plain values by name; others than the part's settings are ignored.
+            Plain values by name; others than the part's settings are ignored, and all are in a `foreign` registry.
         """
         found = self.parse(text)
+        if self.foreign:
+            return text
         added = {name: values[name] for name in self.settings(text) if name in values and name not in found.arguments}
         return str(PartText(found.name, {**found.arguments, **added})) if added else text
 

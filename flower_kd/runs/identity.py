@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flower_kd import folders, models, topology
-from flower_kd.catalog import REGISTRIES, texts
+from flower_kd.catalog import KINDS, REGISTRIES, texts
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.parts.text import parse
@@ -41,7 +41,9 @@ def identity(config: RunConfig, num_nodes: int) -> str:
         If a file cannot be read.
     """
     values: dict[str, Any] = {key: value for key, value in config.to_dict().items() if key not in NOT_OF_THE_RUN}
-    values |= {kind: _canonical(kind, values[kind]) for kind in REGISTRIES}
+    for name, kind in KINDS.items():
+        key = name.replace("_", "-")
+        values[key] = _canonical(kind, values[key])
     values["num-nodes"] = num_nodes
     # By kind too: packages may use one name for parts of several kinds.
     sources = {(kind, text): REGISTRIES[kind].source(text) for kind, text in texts(asdict(config))}

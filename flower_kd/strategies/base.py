@@ -39,7 +39,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         Vertices 0, 1, ...; see `flower_kd.topology.build`.
     order : Order
         What each node should do in one exchange; the strategy fills in `server_round`, `num_steps`, `step`,
-        `exchange` and `keep`.
+        `exchange`, `keep` and `total_steps`.
     local_steps : int
         SGD steps per round.
     exchange_every : int
@@ -120,6 +120,10 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         """
         return {}
 
+    def order_of(self, vertex: int) -> dict[str, int]:
+        """Return the fields in which a vertex's order differs from those of others, by kebab-case key."""
+        return {}
+
     def absorb(self, replies: Iterable[tuple[int, RecordDict]]) -> dict[int, str]:
         """Process the replies of one exchange.
 
@@ -189,6 +193,8 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         network = grid if isinstance(grid, Network) else self.network(grid)
         exchanges = self.local_steps // self.exchange_every
         self._network, self._num_rounds, self._exchange = network, num_rounds, self.last_round * exchanges
+        self.order = replace(self.order, total_steps=num_rounds * self.local_steps)
+        network.greeting = replace(network.greeting, total_steps=self.order.total_steps)
         network.on_return = self._return
         hellos = network.join()
         self._weights_at_start = wire.canonical(initial_arrays) if initial_arrays else ArrayRecord()
@@ -241,7 +247,10 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         record = order.to_record()
         record.update(config)
         for vertex, node in enumerate(network.get_node_ids()):
-            own = record if network.hellos[vertex].vertex == vertex else ConfigRecord({**record, "vertex": vertex})
+            differs = self.order_of(vertex)
+            if network.hellos[vertex].vertex != vertex:
+                differs |= {"vertex": vertex}
+            own = ConfigRecord({**record, **differs}) if differs else record
             content = RecordDict({CONFIG: own, **self._records_for(vertex)})
             yield Message(content, dst_node_id=node, message_type=MessageType.TRAIN)
 

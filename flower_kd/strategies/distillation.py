@@ -134,7 +134,7 @@ class DistillationStrategy(GraphStrategy):
         if teacher is None:
             return {}
         labels, weights = teacher.soft_labels, teacher.weights
-        records = {TEACHER: self.wire.encode(labels)}
+        records = {TEACHER: self.wire.encode_teacher(labels)}
         if labels.ndim == 3:
             records[TEACHER_WEIGHTS] = wire.encode(torch.ones(len(labels)) if weights is None else weights)
         return records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from statistics import median_low
 
 import flwr.serverapp.strategy as flower
@@ -13,9 +14,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from flower_kd import wire
-from flower_kd.protocol import ARRAYS, METRICS, Order
+from flower_kd.protocol import ARRAYS, METRICS, Greeting, Order
 from flower_kd.ranges import Count, Whole
 from flower_kd.strategies.base import check_graph, check_run, due
+from flower_kd.strategies.bases import Bases, compressor, start_weights
 from flower_kd.strategies.network import Network
 from flower_kd.strategies.registry import STRATEGIES, NamedArguments, Recipient
 from flower_kd.strategies.resumable import Resumable, State
@@ -30,12 +32,16 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
     """Flower's FedAvg on all nodes of a Network, with a handshake (McMahan et al., AISTATS 2017).
 
     A node's weight is the number of samples it reports, but at most 3 times the median of the round: the number cannot
-    be verified, and a large one would let a node dominate the model.
+    be verified, and a large one would let a node dominate the model. With a compression, nodes send the compressed
+    difference from the model they were sent, with error feedback (Seide et al., Interspeech 2014; Karimireddy et al.,
+    ICML 2019).
 
     Parameters
     ----------
     graph : networkx graph
         Its vertices are the nodes; its edges are not used.
+    compression : str
+        Of the weights that nodes send; "none" for all of them in full.
     seed : int
         The run's seed.
     local_steps : int
@@ -47,17 +53,28 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
     same_model = True
     sends_to: Recipient = "server"
 
-    def __init__(self, graph: nx.Graph, *, seed: Whole = 0, local_steps: Count = 25, evaluate_every: Count = 1) -> None:
+    def __init__(
+        self,
+        graph: nx.Graph,
+        *,
+        compression: str = "none",
+        seed: Whole = 0,
+        local_steps: Count = 25,
+        evaluate_every: Count = 1,
+    ) -> None:
         check_graph(graph)
         num_nodes = graph.number_of_nodes()
         super().__init__(min_train_nodes=num_nodes, min_evaluate_nodes=num_nodes, min_available_nodes=num_nodes)
-        self.order = Order(server_round=0, num_steps=local_steps, seed=seed, reply="weights", keep=True)
+        self.compressor = compressor(compression)
+        order = Order(server_round=0, num_steps=local_steps, seed=seed, reply="weights", keep=True)
+        self.order = replace(order, compression=compression)
         self.num_nodes = num_nodes
         self.evaluate_every = evaluate_every
         self._num_rounds = 0
         self._network: Network | None = None
         self._initial = ArrayRecord()
         self._arrays = ArrayRecord()
+        self._bases = Bases()
 
     def state_dict(self) -> State:
         """Return the global model."""
@@ -68,8 +85,10 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
         self._arrays = ArrayRecord({name: wire.as_array(array) for name, array in state.items()})
 
     def network(self, grid: Grid) -> Network:
-        """Return the grid as a Network that requires the same model on all nodes."""
-        return Network(grid, self.num_nodes, same_reference=False, same_model=True)
+        """Return the grid as a Network that requires the same model, and the compression, on all nodes."""
+        network = Network(grid, self.num_nodes, same_reference=False, same_model=True)
+        network.greeting = Greeting(compression=self.order.compression if self.compressor else "")
+        return network
 
     def start(
         self,
@@ -87,10 +106,15 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
         """
         check_run(num_rounds, timeout)
         network = grid if isinstance(grid, Network) else self.network(grid)
+        self.order = replace(self.order, total_steps=num_rounds * self.order.num_steps)
+        network.greeting = replace(network.greeting, total_steps=self.order.total_steps)
         network.join()
         self._initial = wire.canonical(initial_arrays or ArrayRecord())
         self._num_rounds, self._network, self._arrays = num_rounds, network, self._initial
+        self._bases = Bases()
         self._restore()
+        if self.compressor is not None:
+            self._move_bases(start_weights(network, self._arrays))
         order = self.order.to_record()
         order.update(train_config or {})
         left = num_rounds - self.last_round
@@ -99,7 +123,9 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Number the rounds from the beginning of the run."""
+        """Number the rounds from the beginning of the run; tell nodes the digest of what they are to have."""
+        if self.compressor is not None:
+            config["base"] = self._bases.digest(0)
         return super().configure_train(self.last_round + server_round, arrays, config, grid)
 
     def aggregate_train(
@@ -109,7 +135,12 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
         network = self._joined()
         server_round += self.last_round
         by_vertex = {network.vertex(reply.metadata.src_node_id): reply for reply in replies}
-        usable, refused = usable_weights({vertex: reply.content for vertex, reply in by_vertex.items()}, self._initial)
+        contents = {vertex: reply.content for vertex, reply in by_vertex.items()}
+        contents, refused = self._bases.expand(contents, self.compressor)
+        usable, unusable = usable_weights(contents, self._initial)
+        refused |= unusable
+        for vertex in usable:
+            by_vertex[vertex].content = contents[vertex]
         for vertex, why in refused.items():
             network.leave_out(server_round, vertex, why)
         arrays, metrics = super().aggregate_train(server_round, _comparable([by_vertex[v] for v in sorted(usable)]))
@@ -119,7 +150,13 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
         # Flower's average turns integer counters into floats.
         averaged = {name: np.asarray(array.numpy(), dtype=own[name].dtype) for name, array in arrays.items()}
         self._arrays = ArrayRecord({name: wire.as_array(array) for name, array in averaged.items()})
+        if self.compressor is not None:
+            self._move_bases(averaged)
         return self._arrays, metrics
+
+    def _move_bases(self, weights: wire.Arrays) -> None:
+        """Have the next updates be differences from these weights, if there are any."""
+        self._bases.set(range(self.num_nodes) if weights else (), weights)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

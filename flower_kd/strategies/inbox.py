@@ -17,8 +17,9 @@ from typing_extensions import TypedDict
 from flower_kd.errors import InputError
 from flower_kd.failures import one_line, reason
 from flower_kd.parts.values import misfit
-from flower_kd.protocol import ARRAYS, CONFIG, HELLO, JOIN, LOGITS, METRICS, Hello, Text
+from flower_kd.protocol import ARRAYS, CONFIG, HELLO, JOIN, LOGITS, METRICS, START_WEIGHTS, UPDATE, Hello, Text
 from flower_kd.wire import check_layout, short_repr
+from flower_kd.wire.compression import NONE
 
 T = TypeVar("T")
 
@@ -101,6 +102,11 @@ def metrics(message: Message, reply: Message) -> dict[str, float]:
     return numbers
 
 
+def start_weights(message: Message, reply: Message) -> ArrayRecord:
+    """Return the weights in the reply to a request for them; raises InputError if there are none."""
+    return _records(message, reply)[ARRAYS]
+
+
 def check_names(known: set[str], metrics: dict[str, float]) -> None:
     """Raise InputError if a node reports too many different metrics in one run: each is a column of the history.
 
@@ -127,7 +133,7 @@ def _records(message: Message, reply: Message) -> Any:
         )
     if received.src_node_id != sent.dst_node_id:
         raise InputError(f"its reply says it comes from node {short_repr(received.src_node_id)}")
-    wanted = _wanted(message)
+    wanted = _wanted(message, reply)
     for name, kind in wanted.items():
         if name not in reply.content:
             raise InputError(f"its reply has no {name if name != ARRAYS else 'weights'}")
@@ -145,18 +151,23 @@ def _records(message: Message, reply: Message) -> Any:
     return reply.content
 
 
-def _wanted(message: Message) -> dict[str, type]:
-    """Return the records that the reply to a message must contain."""
+def _wanted(message: Message, reply: Message) -> dict[str, type]:
+    """Return the records that the reply to a message must contain; compressed weights may come as they are."""
     kind = message.metadata.message_type
     if kind == JOIN:
         return {HELLO: ConfigRecord}
+    if kind == START_WEIGHTS:
+        return {ARRAYS: ArrayRecord}
     if kind == MessageType.EVALUATE:
         return {METRICS: MetricRecord}
     wanted: dict[str, type] = {METRICS: MetricRecord}
     record = message.content.get(CONFIG)
     asked = record.get("reply", "weights") if isinstance(record, ConfigRecord) else "weights"
-    if asked != "nothing":
-        wanted[LOGITS if asked == "logits" else ARRAYS] = ArrayRecord
+    if asked == "logits":
+        wanted[LOGITS] = ArrayRecord
+    elif asked != "nothing":
+        compressed = isinstance(record, ConfigRecord) and record.get("compression", NONE) != NONE
+        wanted[UPDATE if compressed and UPDATE in reply.content else ARRAYS] = ArrayRecord
     return wanted
 
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 from logging import DEBUG, WARNING
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from flower_kd.errors import InputError
-from flower_kd.protocol import ARRAYS, CONFIG, JOIN, Greeting, Hello
+from flower_kd.protocol import ARRAYS, CONFIG, JOIN, START_WEIGHTS, Greeting, Hello
 from flower_kd.strategies import inbox
 from flower_kd.strategies.delivery import Delivery
 from flower_kd.strategies.handshake import check_alike, check_class_counts, vertex_of
@@ -25,6 +25,7 @@ from flower_kd.wire import message_bytes
 
 JOIN_SECONDS = 0.5  # between polls for newly connected nodes
 GIVE_UP_AFTER = 3  # consecutive train exchanges without any node
+MOST_ASKED = 3  # nodes, one after the other, for the weights with which they start
 
 
 class Network(Grid):
@@ -186,6 +187,23 @@ class Network(Grid):
 
     def _label(self, vertex: int) -> str:
         return str(vertex) if self.vertex_names is None else self.vertex_names[vertex]
+
+    def start_weights(self) -> ArrayRecord:
+        """Return the weights with which a node starts; empty if none of the first few vertices tells them.
+
+        Where nodes start from equal weights, those linked directly know each other's. Only a server does not, so these
+        bytes are not counted as shared.
+        """
+        for vertex in range(min(self.num_nodes, MOST_ASKED)):
+            content = RecordDict({CONFIG: ConfigRecord()})
+            request = Message(content, dst_node_id=self._node_of[vertex], message_type=START_WEIGHTS)
+            for message, reply in self._delivery.answers([request], self.connect_seconds):
+                self.traffic.up[vertex] += message_bytes(reply)
+                try:
+                    return inbox.start_weights(message, reply)
+                except InputError as error:
+                    log(WARNING, "node %s does not tell its weights: %s", self._label(vertex), error)
+        return ArrayRecord()
 
     # -- resumption ---------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord
 
 from flower_kd import wire
 from flower_kd.errors import InputError
-from flower_kd.wire import Codec, WireFormat
+from flower_kd.wire import CODED, Codec, WireFormat
 
 _SHAPES = ((6, 4), (1, 2), (3, 5, 10))
 
@@ -80,6 +80,9 @@ def _check_random_bits(
     for _ in range(50):
         arrays = {}
         for name, array in record.items():
+            if array.stype == CODED:
+                arrays[name] = wire.as_coded(rng.bytes(len(array.data)))
+                continue
             values = array.numpy()
             bits = rng.bytes(values.nbytes)
             arrays[name] = wire.as_array(np.frombuffer(bits, values.dtype).reshape(values.shape))

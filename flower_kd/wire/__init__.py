@@ -1,24 +1,45 @@
 """What travels as arrays: wire formats of logits and soft labels, weights, and the size of messages."""
 
-from flower_kd.wire import codecs  # registers the codecs
+from flower_kd.wire import codecs, compression, compressions, symbolic  # these register codecs and compressions
+from flower_kd.wire.compression import COMPRESSIONS, Compression, Compressor, Shapes
 from flower_kd.wire.formats import CODECS, LARGEST, Codec, WireFormat, decode, encode, get, names
-from flower_kd.wire.records import NUMBERS, Arrays, Layout, as_array, canonical, check_layout, layout, read, short_repr
+from flower_kd.wire.records import (
+    CODED,
+    NUMBERS,
+    Arrays,
+    Layout,
+    as_array,
+    as_coded,
+    canonical,
+    check_layout,
+    layout,
+    read,
+    short_repr,
+)
 from flower_kd.wire.sizes import METADATA_BYTES, content_bytes, message_bytes, reply_bytes
 from flower_kd.wire.weights import decode_weights, encode_weights, layout_of
 
 __all__ = [
     "CODECS",
+    "CODED",
+    "COMPRESSIONS",
     "LARGEST",
     "METADATA_BYTES",
     "NUMBERS",
     "Arrays",
     "Codec",
+    "Compression",
+    "Compressor",
     "Layout",
+    "Shapes",
     "WireFormat",
     "as_array",
+    "as_coded",
     "canonical",
     "check_layout",
     "codecs",
+    "compression",
+    "compressions",
     "content_bytes",
     "decode",
     "decode_weights",
@@ -32,4 +53,5 @@ __all__ = [
     "read",
     "reply_bytes",
     "short_repr",
+    "symbolic",
 ]

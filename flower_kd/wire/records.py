@@ -16,6 +16,7 @@ Arrays = dict[str, np.ndarray]
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # dtype and shape by name
 
 _NUMPY = "numpy.ndarray"
+CODED = "coded"  # bytes without numpy's header of 128 bytes
 _MOST_DIMENSIONS = 32
 
 # torch's dtypes that numpy supports.
@@ -32,6 +33,19 @@ def as_array(values: np.ndarray) -> Array:
     return Array(dtype, shape, _NUMPY, _header(dtype, shape) + data)
 
 
+def as_coded(data: bytes) -> Array:
+    """Return bytes that a coding made, as they are."""
+    return Array("uint8", (len(data),), CODED, data)
+
+
+def read_coded(name: str, array: Array) -> bytes:
+    """Return the bytes of `as_coded`; raises InputError for any other array."""
+    if array.stype != CODED:
+        raise InputError(f"array {short_repr(name)} is written as {short_repr(array.stype)}, not as {CODED!r}")
+    _check_coded(name, array)
+    return array.data
+
+
 def canonical(record: ArrayRecord) -> ArrayRecord:
     """Return a trusted record in the layout of `as_array`; Flower writes some arrays in Fortran order."""
     return ArrayRecord({name: as_array(array.numpy()) for name, array in record.items()})
@@ -43,9 +57,9 @@ def layout(record: ArrayRecord) -> Layout:
 
 
 def check_layout(record: ArrayRecord) -> None:
-    """Raise InputError unless each array is as `as_array` writes it; numpy's own reader is never used."""
+    """Raise InputError unless each array is as `as_array` or `as_coded` writes it; numpy's reader is never used."""
     for name, array in record.items():
-        _check_layout(name, array)
+        (_check_coded if array.stype == CODED else _check_layout)(name, array)
 
 
 def read(name: str, array: Array) -> np.ndarray:
@@ -62,6 +76,14 @@ def short_repr(value: object) -> str:
     except ValueError:  # Python does not print integers of more than 4,300 digits
         text = "a number with thousands of digits"
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _check_coded(name: str, array: Array) -> None:
+    if array.dtype != "uint8" or tuple(array.shape) != (len(array.data),):
+        raise InputError(
+            f"array {short_repr(name)} cannot be read: {len(array.data)} coded bytes that claim to be "
+            f"{short_repr(array.dtype)} of shape {short_repr(array.shape)}"
+        )
 
 
 def _check_layout(name: str, array: Array) -> int:

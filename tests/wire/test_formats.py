@@ -333,7 +333,7 @@ def test_what_a_codec_can_encode_wrong(encode, words: str) -> None:
     assert SOFT.sum() == 2
 
 
-@pytest.mark.parametrize("name", wire.names())
+@pytest.mark.parametrize("name", ["float32", "float16", "uint8"])
 def test_without_a_shape_it_is_that_of_the_rows(name: str) -> None:
     values = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
     record = wire.get(name).encode(values)

@@ -1,0 +1,150 @@
+"""The registered compressions of weights: none, 8 bits, and the largest values only.
+
+Values are rounded to the nearest of 255 steps, not at random as in QSGD (Alistarh et al., NeurIPS 2017): nodes remember
+what rounding left out, so it need not be right on average (Karimireddy et al., ICML 2019), and the error of nearest
+rounding is never above the value itself, however large the network.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Interval
+
+from flower_kd.wire.compression import COMPRESSIONS, NONE, Shapes
+from flower_kd.wire.records import Arrays
+
+LEVELS = 127  # steps from 0 to the largest absolute value
+
+
+@COMPRESSIONS.register(NONE)
+class Uncompressed:
+    """Weights as they are."""
+
+    def compress(self, update: Arrays) -> Arrays:
+        """Return the values."""
+        return update
+
+    def decompress(self, arrays: Arrays, shapes: Shapes) -> Arrays:
+        """Return the values."""
+        return arrays
+
+
+@COMPRESSIONS.register("uint8")
+class Uint8:
+    """Each array in 255 steps around 0, the largest absolute value being 127 of them: a byte per parameter.
+
+    The error of a value is at most half a step, and never above the value.
+    """
+
+    consensus_step = 1.0
+
+    def compress(self, update: Arrays) -> Arrays:
+        """Return codes of all arrays, one after the other, and each array's step."""
+        rounded = [_rounded(change.reshape(-1)) for change in update.values()]
+        return {
+            "codes": np.concatenate([codes for codes, _ in rounded]) if rounded else np.zeros(0, np.uint8),
+            "steps": np.array([step for _, step in rounded], np.float32),
+        }
+
+    def decompress(self, arrays: Arrays, shapes: Shapes) -> Arrays:
+        """Return the values, rounded to their array's steps."""
+        codes, steps = arrays["codes"], arrays["steps"]
+        if codes.shape != (_count(shapes),) or steps.shape != (len(shapes),):
+            raise ValueError(f"{codes.shape} codes and {steps.shape} steps for {_count(shapes)} values")
+        return _split(_values(codes, np.repeat(steps, [math.prod(shape) for shape in shapes.values()])), shapes)
+
+
+@COMPRESSIONS.register("top-k")
+class TopK:
+    """The largest absolute values over all arrays together, in 8 bits, and where they are: about 2 bytes per value.
+
+    Of d values the k = `share` d largest are kept, so that the squared error is at most 1 - k/d of the squared norm
+    (Stich, Cordonnier and Jaggi, NeurIPS 2018), plus that of rounding. Values are rounded as by `uint8` (as in Basu et
+    al., Qsparse-local-SGD, NeurIPS 2019). Gaps between places are Golomb-Rice coded (Rice and Plaunt 1971): 8.1 bits
+    each if one place in a hundred is kept.
+
+    Parameters
+    ----------
+    share : float
+        Share of the values that is sent, in (0, 1]; at least one value.
+    """
+
+    def __init__(self, *, share: Annotated[float, Interval(gt=0, le=1)] = 0.01) -> None:
+        self.share = share
+        self.consensus_step = 1.0
+
+    def compress(self, update: Arrays) -> Arrays:
+        """Return step, codes and places as bytes of one array: each array in a message has a header of 128 bytes."""
+        values = np.concatenate([change.reshape(-1) for change in update.values()] or [np.zeros(0, np.float32)])
+        kept = self._kept(len(values))
+        places = np.sort(np.argpartition(np.abs(values), len(values) - kept)[len(values) - kept :])
+        codes, step = _rounded(values[places])
+        return {"packed": np.concatenate([step[None].view(np.uint8), codes, _pack_gaps(places)])}
+
+    def decompress(self, arrays: Arrays, shapes: Shapes) -> Arrays:
+        """Return the values at their places, and 0 elsewhere."""
+        packed, total = arrays["packed"], _count(shapes)
+        kept = self._kept(total)
+        if packed.ndim != 1 or len(packed) < 4 + kept:
+            raise ValueError(f"{packed.shape} bytes for {kept} of {total} values")
+        values = np.zeros(total, np.float32)
+        places = _unpack_gaps(packed[4 + kept :], kept)
+        if kept and places[-1] >= total:
+            raise ValueError(f"place {places[-1]} of {total} values")
+        values[places] = _values(packed[4 : 4 + kept], packed[:4].view(np.float32)[0])
+        return _split(values, shapes)
+
+    def _kept(self, total: int) -> int:
+        return min(total, max(1, math.ceil(self.share * total)))
+
+
+def _rounded(values: np.ndarray) -> tuple[np.ndarray, np.float32]:
+    """Return signed codes of 8 bits, as bytes, and the step between two."""
+    step = np.float32(np.abs(values).max(initial=0.0) / np.float32(LEVELS))
+    if step == 0:
+        return np.zeros(len(values), np.uint8), step
+    return np.rint(values / step).clip(-LEVELS, LEVELS).astype(np.int8).view(np.uint8), step
+
+
+def _values(codes: np.ndarray, step: np.ndarray | np.float32) -> np.ndarray:
+    return codes.view(np.int8).astype(np.float32) * step
+
+
+def _pack_gaps(places: np.ndarray) -> np.ndarray:
+    """Return ascending places as bytes: the number of low bits; the low bits of all gaps; their high parts in unary."""
+    gaps = np.diff(places, prepend=-1) - 1
+    costs = [low * len(gaps) + int((gaps >> low).sum()) for low in range(32)]
+    low = int(np.argmin(costs))
+    low_bits = (gaps[:, None] >> np.arange(low)).astype(np.uint8) & 1
+    ends = np.cumsum((gaps >> low) + 1)  # a gap's high part is that many zeros, then a one
+    unary = np.zeros(ends[-1] if len(ends) else 0, np.uint8)
+    unary[ends - 1] = 1
+    return np.concatenate([np.array([low], np.uint8), np.packbits(low_bits.reshape(-1)), np.packbits(unary)])
+
+
+def _unpack_gaps(packed: np.ndarray, count: int) -> np.ndarray:
+    """Return the places; raises ValueError unless these are the bytes of so many."""
+    low = int(packed[0]) if len(packed) else 32
+    stop = 1 + -(-low * count // 8)
+    if low >= 32 or len(packed) < stop:
+        raise ValueError("the places are cut off")
+    low_bits = np.unpackbits(packed[1:stop], count=low * count).reshape(count, low).astype(np.int64)
+    ends = np.flatnonzero(np.unpackbits(packed[stop:]))
+    if len(ends) != count:
+        raise ValueError(f"{len(ends)} places for {count} values")
+    high = np.diff(ends, prepend=-1) - 1
+    return np.cumsum((high << low) + (low_bits << np.arange(low)).sum(-1) + 1) - 1
+
+
+def _count(shapes: Shapes) -> int:
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def _split(values: np.ndarray, shapes: Shapes) -> Arrays:
+    """Return one array of all values as arrays of the given shapes."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1]
+    parts = np.split(values, ends) if shapes else []
+    return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
