@@ -1,6 +1,7 @@
 """How a node counts its samples of each class."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ class Own:
 
 def node_with(private: object) -> Node:
     node = build_blob_node(Context(1, 0, {"partition-id": 0}, RecordDict(), {}))
-    return Node(**(vars(node) | {"private": private}))
+    return replace(node, private=private)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ OWN = [
     *((check_model, name) for name in MODELS.names()),
     *((check_consensus, name) for name in strategies.CONSENSUS.names()),
     *((check_strategy, name) for name in strategies.names()),
+    (check_strategy, "neighbor-kd(pooling=class-share)"),
 ]
 
 
