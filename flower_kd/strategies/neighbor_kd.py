@@ -107,6 +107,7 @@ class NeighborKD(DistillationStrategy):
             raise InputError(f"pooling = {pooling!r} gives each node one vote, so pooling_weights must be 'uniform'")
         self.weights = teacher_weights(graph, pooling_weights, with_self=pooling_self or robust)
         self._takes_class_counts = poolings.takes_class_counts(self.pool)
+        self._hellos: dict[int, Hello] = {}
         self._class_counts: Tensor | None = None
 
     def network(self, grid: Grid) -> Network:

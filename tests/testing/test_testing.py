@@ -46,6 +46,7 @@ OWN = [
     *((check_strategy, name) for name in strategies.names()),
     *((check_schedule, SETTINGS.get(name, name)) for name in schedule.names()),
     *((check_augmentation, name) for name in augmentation.names()),
+    (check_strategy, "neighbor-kd(pooling=class-share)"),
 ]
 
 
@@ -140,10 +141,32 @@ BROKEN_POOLINGS = {
     "renumbering": pooled(
         lambda teachers, logits, *_: [t and Teacher(torch.softmax(logits[0] / 2.0, -1)) for t in teachers]
     ),
+    "are ignored": pooled(lambda teachers, *_: [t and Teacher(0 * t.soft_labels + 0.25) for t in teachers]),
+    "a ring, hard labels: .* not finite": pooled(
+        lambda teachers, *_: [t and Teacher((t.soft_labels * t.soft_labels.log()).softmax(-1)) for t in teachers]
+    ),
     "a node without weights whose rows are NaN: .* not finite": pooled(
         lambda teachers, logits, *_: [t and Teacher(t.soft_labels + 0 * logits.sum()) for t in teachers]
     ),
     "without weights has a teacher": pooled(lambda teachers, *_: [t or teachers[0] for t in teachers]),
+}
+
+
+def divides(logits: torch.Tensor, weights: Any, temperature: float, *, class_counts: torch.Tensor) -> Any:
+    """Pool as class-share does, without a thought for classes that nobody has."""
+    numbers, labels = class_counts[:, None], torch.softmax(logits / temperature, -1)
+    pooled = pooling.mix(weights, numbers * labels) / pooling.mix(weights, class_counts)[:, None]
+    return [Teacher(row / row.sum(-1, keepdim=True)) for row in pooled]
+
+
+def numbered(logits: torch.Tensor, weights: Any, temperature: float, class_counts: torch.Tensor) -> Any:
+    """Give all nodes the class counts of the first one."""
+    return pooling.get("class-share")(logits, weights, temperature, class_counts=class_counts * class_counts[0])
+
+
+BROKEN_POOLINGS |= {
+    "random logits: pooling 'divides': .* not finite": divides,
+    "a ring: renumbering nodes changes": numbered,
 }
 
 
