@@ -188,7 +188,10 @@ class Compressor:
             view.flags.writeable = False
         try:
             with np.errstate(all="ignore"):
-                arrays = dict(self._part.compress(views))
+                arrays = {
+                    name: np.asarray(array) if isinstance(array, np.generic) else array  # of arrays without dimensions
+                    for name, array in self._part.compress(views).items()
+                }
                 for name, array in arrays.items():
                     if not isinstance(name, str) or name.startswith(BUFFER):
                         raise TypeError(f"compress() must return arrays by names that do not begin with {BUFFER!r}")
@@ -205,6 +208,9 @@ class Compressor:
                 update = self._part.decompress(dict(arrays), dict(shapes))
                 if not isinstance(update, Mapping) or update.keys() != shapes.keys():
                     raise TypeError("decompress() must return one array for each name in shapes")
+                update = {
+                    n: np.asarray(change) if isinstance(change, np.generic) else change for n, change in update.items()
+                }
                 for name, change in update.items():
                     if not isinstance(change, np.ndarray) or change.dtype.kind != "f" or change.shape != shapes[name]:
                         wanted = f"an array of floats of shape {shapes[name]}"

@@ -47,7 +47,7 @@ def sent(node: Node, order: Order, base: wire.Arrays) -> wire.Arrays:
 
 
 def test_error_feedback_sends_later_what_it_left_out() -> None:
-    """e += delta; send C(e); e -= C(e), with C the largest of four values: by hand."""
+    """By hand: e += delta; send C(e); e -= C(e), with C the largest of four values."""
     node = node_of(weight=[0.0, 0.0], bias=[0.0, 0.0])
     base = weights(node)
     asked = order(base, moving=False)

@@ -20,6 +20,7 @@ from flower_kd.data import DataSpec
 from flower_kd.data.partition import partitioner_of
 from flower_kd.errors import InputError
 from flower_kd.parts.registry import Registry
+from flower_kd.wire import compression
 
 
 @pytest.fixture
@@ -156,6 +157,9 @@ def use(kind: str, text: str) -> Any:
             rows = torch.tensor([[0.123, 0.877]])
             codec = wire.get(text)
             return codec.decode(codec.encode(rows), (1, 2)).tolist()
+        case "compression":
+            update = {"w": np.array([0.5, -1.0], np.float32)}
+            return compression.get(text).compress(update, {})[1]["w"].tolist()
         case "partition":
             return type(partitioner_of(DataSpec(partition=text, num_partitions=3), 0)).__name__
         case "model":
@@ -170,6 +174,7 @@ EXPECTED = {
     "pooling": [[pytest.approx(0.8808, rel=1e-3), pytest.approx(0.1192, rel=1e-3)]],
     "consensus": pytest.approx(0.8),
     "wire": [[pytest.approx(0.12), pytest.approx(0.88)]],
+    "compression": [0.25, -0.5],
     "partition": "IidPartitioner",
     "model": 12,
     "strategy": 0.5,

@@ -190,19 +190,17 @@ def asking(app: ClientApp, asked: list[str]) -> Callable:
 
 
 def test_top_k_converges_because_nodes_remember_what_it_left_out(ring: nx.Graph, monkeypatch) -> None:
-    """One value of 21 in each message: with a memory, all nodes learn what FedAvg does; without, much less."""
+    """Three values of 21 in each message: with a memory nearly as good as all values; without, much worse."""
 
-    def loss() -> float:
-        strategy = FedAvg(ring, compression="top-k(share=0.01)", local_steps=2, evaluate_every=100)
-        grid = grid_of()
-        result = strategy.start(strategy.network(grid), num_rounds=100)
-        return result.evaluate_metrics_clientapp[100]["loss"]
+    def loss(name: str) -> float:
+        strategy = FedAvg(ring, compression=name, local_steps=5, evaluate_every=30)
+        result = strategy.start(strategy.network(grid_of()), num_rounds=30)
+        return result.evaluate_metrics_clientapp[30]["loss"]
 
-    plain = FedAvg(ring, local_steps=2, evaluate_every=100).start(grid_of(), num_rounds=100)
-    best, remembering = plain.evaluate_metrics_clientapp[100]["loss"], loss()
+    everything, remembering = loss("none"), loss("top-k(share=0.1)")
     monkeypatch.setattr("flower_kd.clients.updates._memory", lambda base, residual: {})
-    forgetful = loss()
-    assert remembering < best + 0.05
+    forgetful = loss("top-k(share=0.1)")
+    assert remembering < everything + 0.05
     assert forgetful > remembering + 0.05
 
 
@@ -224,14 +222,15 @@ class _StopError(Exception):
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_a_resumed_run_equals_an_uninterrupted_one(kind: str, name: str, ring: nx.Graph, tmp_path: Path) -> None:
     """Other processes continue at both ends: the nodes from their files, the server from its state."""
-    app = make_client_app(
-        common_node,
-        lambda context, greeting: NodeFiles(tmp_path / str(context.node_config["partition-id"])),
-    )
-    whole, network = COMPRESSED[kind](ring, name), None
+    whole = COMPRESSED[kind](ring, name)
     network = whole.network(InProcessGrid(make_client_app(common_node), 4, {}))
     whole.start(network, num_rounds=4)
     for stop_after in (1, 2):
+        folder = tmp_path / str(stop_after)
+        app = make_client_app(
+            common_node,
+            lambda context, _, folder=folder: NodeFiles(folder / str(context.node_config["partition-id"])),
+        )
         first = COMPRESSED[kind](ring, name)
         interrupted = first.network(InProcessGrid(app, 4, {}))
         saved: list[dict] = []
@@ -427,9 +426,10 @@ def test_an_update_of_weights_nobody_has(ring: nx.Graph) -> None:
 
     grid.client_app = app
     strategy = COMPRESSED["d-sgd"](ring, "uint8")
-    with pytest.raises(InputError, match="an update of weights that were never received|no node took part"):
-        strategy.start(strategy.network(grid), num_rounds=2)
-        raise InputError(next(iter(strategy._network.participation[1].reasons)))
+    network = strategy.network(grid)
+    strategy.start(network, num_rounds=1)
+    reasons = [next(iter(network.participation[vertex].reasons)) for vertex in range(4)]
+    assert reasons == ["its reply has an update of weights that were never received"] * 4
 
 
 @pytest.mark.parametrize(
