@@ -56,6 +56,8 @@ def test_every_run_of_the_experiments_is_valid() -> None:
         ("pooling", "mode", r"unknown pooling 'mode'.*allowed: mean, mean-logits, pairwise, median"),
         ("clip", -0.1, "clip = -0.1 must be at least 0"),
         ("wire", "int8", "unknown wire format 'int8'"),
+        ("compression", "int8", "unknown compression 'int8', did you mean 'uint8'"),
+        ("compression", "top-k(share=0)", "compression 'top-k': share = 0 must be above 0 and at most 1"),
         ("initial-weights", "equal", r"unknown initial-weights 'equal' \(allowed: auto, common, separate\)"),
         ("consensus", "gossip", "allowed: gradient, tracking"),
         (

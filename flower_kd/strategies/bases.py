@@ -59,8 +59,8 @@ class Bases:
         for key, array in state.items():
             kind, _, rest = key.partition("/")
             if kind == BASE:
-                vertex, _, name = rest.partition("/")
-                found.setdefault(int(vertex), {})[name] = array
+                number, _, name = rest.partition("/")
+                found.setdefault(int(number), {})[name] = array
         for vertex, weights in found.items():
             self.set([vertex], weights)
 

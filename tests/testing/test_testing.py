@@ -22,6 +22,7 @@ from flower_kd.strategies import NeighborKD
 from flower_kd.testing import (
     check_augmentation,
     check_codec,
+    check_compression,
     check_consensus,
     check_dissimilarity,
     check_model,
@@ -40,6 +41,7 @@ OWN = [
     *((check_topology, name) for name in topology.names()),
     *((check_pooling, name) for name in pooling.names()),
     *((check_codec, name) for name in wire.names()),
+    *((check_compression, name) for name in wire.COMPRESSIONS.names()),
     *((check_partition, name) for name in partition_names()),
     *((check_model, name) for name in MODELS.names()),
     *((check_consensus, name) for name in strategies.CONSENSUS.names()),
@@ -213,6 +215,46 @@ BROKEN_CODECS = {
 def test_broken_codecs(words: str) -> None:
     with pytest.raises(AssertionError, match=words):
         check_codec(BROKEN_CODECS[words]())
+
+
+class Grows:
+    """Sends twice the values, so that what is left out grows."""
+
+    def compress(self, update: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: np.float32(2.5) * change for name, change in update.items()}
+
+    def decompress(self, arrays: dict[str, np.ndarray], shapes: dict) -> dict[str, np.ndarray]:
+        return arrays
+
+
+class SendsTheFirst(Grows):
+    """Sends only one array, ever."""
+
+    def compress(self, update: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: change * (name == "bias") for name, change in update.items()}
+
+
+class Draws(Grows):
+    """Sends other bytes each time."""
+
+    calls = 0
+
+    def compress(self, update: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.calls += 1
+        return {name: change / np.float32(1 + self.calls) for name, change in update.items()}
+
+
+BROKEN_COMPRESSIONS = {
+    "the error, .* is above their norm": Grows,
+    r"after 200 messages, \d+% of a difference are not sent": SendsTheFirst,
+    "other bytes for the same values": Draws,
+}
+
+
+@pytest.mark.parametrize("words", BROKEN_COMPRESSIONS)
+def test_broken_compressions(words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_compression(BROKEN_COMPRESSIONS[words]())
 
 
 class Forgets(NeighborKD):
