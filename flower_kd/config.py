@@ -113,6 +113,9 @@ class RunConfig:
         or over all weights (`d-sgd`); 0 for no clipping.
     wire : str
         Format of logits and soft labels in messages.
+    wire_coding : {"plain", "entropy", "delta"}
+        How this format becomes bytes: as it is (`labels` and `simplex` packed to fractions of a bit); entropy coded; or
+        also without the rows that are as in the node's last message. It does not change any figure but bytes.
     device : str
         `auto` (CUDA where there is one), `cpu`, or `cuda:0`.
     output_dir : str
@@ -166,6 +169,7 @@ class RunConfig:
     clip: NonNegative = 0.0
 
     wire: str = "float32"
+    wire_coding: Literal["plain", "entropy", "delta"] = "plain"
     device: str = "auto"
     output_dir: str = ""
     overwrite: bool = False

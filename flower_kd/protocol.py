@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
@@ -47,8 +47,9 @@ class _Record:
     """A dataclass that travels as a ConfigRecord with kebab-case keys."""
 
     def to_record(self) -> ConfigRecord:
-        """Return the fields as a ConfigRecord."""
-        return ConfigRecord({key: getattr(self, name) for name, key in self._keys()})
+        """Return the fields as a ConfigRecord, without those that have their default: it is part of every message."""
+        values = ((key, getattr(self, field.name), field.default) for field, key in self._keys())
+        return ConfigRecord({key: value for key, value, default in values if value != default})
 
     @classmethod
     def from_record(cls, record: ConfigRecord) -> Self:
@@ -59,15 +60,15 @@ class _Record:
         InputError
             If a field without a default is missing.
         """
-        found: dict[str, Any] = {name: record[key] for name, key in cls._keys() if key in record}
+        found: dict[str, Any] = {field.name: record[key] for field, key in cls._keys() if key in record}
         try:
             return cls(**found)
         except TypeError as error:
             raise InputError(f"the message comes from another version or sender: {error}") from None
 
     @classmethod
-    def _keys(cls) -> list[tuple[str, str]]:
-        return [(field.name, field.name.replace("_", "-")) for field in fields(cls)]
+    def _keys(cls) -> list[tuple[Field[Any], str]]:
+        return [(field, field.name.replace("_", "-")) for field in fields(cls)]
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ class Greeting(_Record):
         The dissimilarity that the node will need; empty for none.
     wire : str
         The wire format that the node will need; empty for none.
+    wire_coding : {"plain", "entropy", "delta"}
+        How arrays in this format become bytes.
     """
 
     fresh: bool = True
@@ -97,6 +100,7 @@ class Greeting(_Record):
     server_round: int = 0
     dissimilarity: str = ""
     wire: str = ""
+    wire_coding: str = "plain"
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,11 @@ class Order(_Record):
         Reference rows in one SGD step; 0 for all rows of the teacher.
     wire : str
         The wire format of the teacher in this message and of the logits in the reply.
+    wire_coding : {"plain", "entropy", "delta"}
+        How arrays in this format become bytes.
+    base : int
+        With "delta": what the server has of the reply's rows (`wire.LastRows.digest`); 0 if it lacks one of them. A
+        node that last sent the same replies with the rows that changed, any other one with all.
     dissimilarity : str
         The dissimilarity in the distillation term.
     temperature : float
@@ -200,6 +209,8 @@ class Order(_Record):
     exchange_rows: int = 0
     reference_batch: int = 0
     wire: str = "float32"
+    wire_coding: str = "plain"
+    base: int = 0
     dissimilarity: str = "kl"
     temperature: float = 1.0
     kd_reduction: str = "mean"

@@ -93,7 +93,12 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
                 continue
             started = time.perf_counter() - folder.seconds(stage)
             parts = networks[config.strategy].greeting  # a node that lacks one should not train alone first
-            network.greeting = replace(folder.greeting(stage), dissimilarity=parts.dissimilarity, wire=parts.wire)
+            network.greeting = replace(
+                folder.greeting(stage),
+                dissimilarity=parts.dissimilarity,
+                wire=parts.wire,
+                wire_coding=parts.wire_coding,
+            )
             network.try_parts = networks[config.strategy].try_parts
             _record_rounds(stage, each, network, graph, folder, started)
             try:

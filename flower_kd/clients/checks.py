@@ -51,7 +51,13 @@ def check_parts(greeting: Greeting) -> None:
     if greeting.dissimilarity:
         dissimilarity.get(greeting.dissimilarity)
     if greeting.wire:
-        wire.get(greeting.wire)
+        wire.get(greeting.wire, greeting.wire_coding)
+
+
+def check_wire(greeting: Greeting, node: Node) -> None:
+    """Raise InputError unless a node's logits can be sent in the wire format that it will need."""
+    if greeting.wire:
+        wire.get(greeting.wire, greeting.wire_coding).check(node.classes)
 
 
 def check_dissimilarity(name: str, node: Node) -> None:

@@ -17,6 +17,7 @@ from flower_kd.protocol import Hello, Order
 from flower_kd.ranges import NonNegative, Positive, Share, Whole
 from flower_kd.strategies.distillation import DistillationStrategy, Reduction
 from flower_kd.strategies.registry import STRATEGIES
+from flower_kd.wire import Coding
 
 
 @STRATEGIES.register("neighbor-kd")
@@ -51,6 +52,8 @@ class NeighborKD(DistillationStrategy):
         Reference rows per SGD step; 0 for all rows of the teacher.
     wire : str
         Any of `flower_kd.wire.names()`, or `module:attribute`, with settings in parentheses if it has any.
+    wire_coding : {"plain", "entropy", "delta"}
+        How arrays in this format become bytes; see `flower_kd.wire.get`.
     kd_reduction : {"mean", "sum"}
         Of the distillation term over the rows of a step; "sum" as in the public code of Molo et al.
     seed : int
@@ -77,6 +80,7 @@ class NeighborKD(DistillationStrategy):
         exchange_rows: Whole = 0,
         reference_batch: Whole = 100,
         wire: str = "float32",
+        wire_coding: Coding = "plain",
         kd_reduction: Reduction = "mean",
         seed: Whole = 0,
         **schedule: int,
@@ -88,6 +92,7 @@ class NeighborKD(DistillationStrategy):
             exchange_rows=exchange_rows,
             reference_batch=reference_batch,
             wire=wire,
+            wire_coding=wire_coding,
             dissimilarity=dissimilarity,
             temperature=temperature,
             kd_reduction=kd_reduction,

@@ -1,7 +1,9 @@
 """What travels as arrays: wire formats of logits and soft labels, weights, and the size of messages."""
 
 from flower_kd.wire import codecs, symbolic  # these register the codecs
+from flower_kd.wire.codings import CODINGS, Coding
 from flower_kd.wire.formats import CODECS, LARGEST, Codec, WireFormat, decode, encode, get, names
+from flower_kd.wire.last_rows import LastRows
 from flower_kd.wire.records import (
     CODED,
     NUMBERS,
@@ -21,11 +23,14 @@ from flower_kd.wire.weights import decode_weights, encode_weights, layout_of
 __all__ = [
     "CODECS",
     "CODED",
+    "CODINGS",
     "LARGEST",
     "METADATA_BYTES",
     "NUMBERS",
     "Arrays",
     "Codec",
+    "Coding",
+    "LastRows",
     "Layout",
     "WireFormat",
     "as_array",
