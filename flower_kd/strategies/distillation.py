@@ -20,6 +20,7 @@ from flower_kd.protocol import LOGITS, TEACHER, TEACHER_WEIGHTS, Greeting, Hello
 from flower_kd.ranges import require_number, require_whole
 from flower_kd.strategies.base import GraphStrategy
 from flower_kd.strategies.network import Network
+from flower_kd.strategies.node_records import most_frequent
 from flower_kd.strategies.resumable import State
 from flower_kd.teacher import problem
 
@@ -75,6 +76,7 @@ class DistillationStrategy(GraphStrategy):
         self._teachers: dict[int, Teacher] = {}
         self._reference_rows = 0
         self._classes = 0
+        self._any_usable = False  # whether logits of any node arrived in this run
 
     def network(self, grid: Grid) -> Network:
         """Return the grid as a Network that asks each node whether it has the dissimilarity and the wire format."""
@@ -108,6 +110,7 @@ class DistillationStrategy(GraphStrategy):
         """Store the shape of the logits."""
         self._reference_rows, self._classes = hellos[0].reference_rows, hellos[0].classes
         self._teachers = {}
+        self._any_usable = False
         if self._reference_rows == 0:
             raise InputError("the nodes have no reference set: distillation needs reference-size above 0")
         self.wire.check(self._classes)
@@ -162,6 +165,7 @@ class DistillationStrategy(GraphStrategy):
     def absorb(self, replies: Iterable[tuple[int, RecordDict]]) -> dict[int, str]:
         """Decode and check the received logits, call `teach` with them, and return whose could not be used, and why."""
         if self.ends_run:
+            self._check_exchanged()
             return {}
         rows = self._rows()
         logits = torch.zeros(self.num_nodes, len(rows), self._classes)
@@ -176,10 +180,17 @@ class DistillationStrategy(GraphStrategy):
                 present[vertex] = True
             except InputError as error:
                 refused[vertex] = str(error)
+        self._any_usable |= bool(present.any())
         with self._named("teach"):
             self._teachers = self.teach(rows, logits, present)
         self._check_teachers(len(rows))
         return refused
+
+    def _check_exchanged(self) -> None:
+        """Raise InputError if no logits could be used in the whole run, which then shows nothing of the strategy."""
+        if self._exchange > 0 and self.last_round == 0 and not self._any_usable:
+            why = most_frequent(part.reasons for part in self._joined(None).participation.values())
+            raise InputError(f"nothing was exchanged: no node's logits could be used ({why})")
 
     def _rows(self) -> np.ndarray:
         """Return the reference rows of the current exchange."""
