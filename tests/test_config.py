@@ -140,7 +140,7 @@ def test_keys_are_checked_without_importing_the_parts(module: str) -> None:
 def test_an_unknown_key_shows_the_nearest_only() -> None:
     with pytest.raises(InputError) as refusal:
         RunConfig.parse({"wire-format": "uint8"})
-    assert str(refusal.value) == "unknown key 'wire-format', did you mean 'wire'?"
+    assert str(refusal.value) == "unknown key 'wire-format', did you mean 'wire' or 'wire-coding'?"
     with pytest.raises(
         InputError, match=r"unknown key 'xyzzy' \(the page Settings of the documentation lists all keys\)"
     ):
