@@ -115,6 +115,9 @@ class RunConfig:
         How the predictions of a node's neighbors become its teacher.
     rho : float
         Factor of the distillation term; T^2 keeps gradients from shrinking with T.
+    logit_adjustment : float
+        How far the logits that a node sends are corrected for the classes that it was trained on, its own labels and
+        its teacher's: 0 for not at all, 1 as if it had seen all equally often (Menon et al., ICLR 2021).
     consensus : str
         Update rule of `d-dist`.
     clip : float
@@ -180,6 +183,7 @@ class RunConfig:
     alpha: Share = 0.5
     pooling: str = "mean"
     rho: NonNegative = 4.0
+    logit_adjustment: NonNegative = 0.0
     consensus: str = "gradient"
     clip: NonNegative = 0.0
 

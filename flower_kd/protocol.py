@@ -104,6 +104,8 @@ class Greeting(_Record):
         The compression of weights that the node will need; empty for none.
     wire_coding : {"plain", "entropy", "delta"}
         How arrays in this format become bytes.
+    logit_adjustment : float
+        As in the orders that follow: above 0, the node must be able to count its labels.
     """
 
     fresh: bool = True
@@ -116,6 +118,7 @@ class Greeting(_Record):
     class_counts: bool = False
     compression: str = ""
     wire_coding: str = "plain"
+    logit_adjustment: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,9 @@ class Order(_Record):
         Factor of the label term.
     kd_weight : float
         Factor of the distillation term.
+    logit_adjustment : float
+        How far the reply's logits are corrected for the classes that the node was trained on: 0 for not at all, 1 as if
+        it had seen all equally often.
     keep : bool
         Whether these steps end a round, after which a node that keeps its state on disk saves it.
     total_steps : int
@@ -243,6 +249,7 @@ class Order(_Record):
     kd_reduction: str = "mean"
     label_weight: float = 1.0
     kd_weight: float = 0.0
+    logit_adjustment: float = 0.0
     keep: bool = False
     total_steps: int = 0
     compression: str = "none"

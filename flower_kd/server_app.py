@@ -92,15 +92,8 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
                 records[stage] = RunRecord(config, graph, hellos, metrics, network.traffic, seconds)
                 continue
             started = time.perf_counter() - folder.seconds(stage)
-            parts = networks[config.strategy].greeting  # a node that lacks one should not train alone first
-            network.greeting = replace(
-                folder.greeting(stage),
-                dissimilarity=parts.dissimilarity,
-                wire=parts.wire,
-                class_counts=parts.class_counts,
-                compression=parts.compression,
-                wire_coding=parts.wire_coding,
-            )
+            # Always the strategy's parts: a node that lacks one should not train alone first.
+            network.greeting = folder.greeting(stage, networks[config.strategy].greeting)
             network.try_parts = networks[config.strategy].try_parts
             _record_rounds(stage, each, network, graph, folder, started)
             try:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from flower_kd import wire
 from flower_kd.clients import state, updates
+from flower_kd.clients.adjustment import adjusted
 from flower_kd.clients.checks import check, check_compression, check_dissimilarity, check_parts, check_wire
 from flower_kd.clients.class_counts import class_counts
 from flower_kd.clients.node import Node
@@ -110,12 +111,13 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                 check_dissimilarity(greeting.dissimilarity, node)
                 check_compression(greeting.compression, node)
                 check_wire(greeting, node)
+                counts = class_counts(node) if greeting.class_counts or greeting.logit_adjustment else []
                 state.remember_greeting(context, replace(greeting, server_round=restored))
                 hello = replace(
                     _hello(node, context),
                     fresh=fresh and restored == 0,
                     restored_round=restored,
-                    class_counts=class_counts(node) if greeting.class_counts else [],
+                    class_counts=counts if greeting.class_counts else [],
                 )
         except InputError as error:  # the server ends the run with this error
             hello = Hello(vertex=_vertex(context), name=_name(context), error=str(error))
@@ -157,6 +159,7 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                 asked = exchanged_rows(order.seed, order.exchange, len(reference), order.exchange_rows)
                 if predictions is None:
                     predictions = predict(node.model, reference[asked])
+                predictions = adjusted(predictions, node, order, teacher)
                 content[LOGITS] = _encoded(context, node, order, predictions, asked)
         state.save(context, node)
         if order.keep:

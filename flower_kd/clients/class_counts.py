@@ -36,7 +36,7 @@ def class_counts(node: Node) -> list[int]:
         kind = type(private).__name__
         raise InputError(
             f"the private data are of type {kind}, which does not say how many samples of each class it has, as this "
-            f"run's pooling needs: give it an attribute `labels`, a tensor of shape [{len(private)}]"
+            f"run needs: give it an attribute `labels`, a tensor of shape [{len(private)}]"
         )
     check_labels(everything, node.classes, "private")
     return torch.bincount(everything, minlength=node.classes).tolist()

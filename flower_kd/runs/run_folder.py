@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,10 +128,10 @@ class RunFolder:
         assert self._resumed is not None
         return self._resumed.strategy
 
-    def greeting(self, stage: str) -> Greeting:
-        """Return the greeting that tells nodes about the folder when a stage begins or is resumed."""
+    def greeting(self, stage: str, greeting: Greeting) -> Greeting:
+        """Return a strategy's greeting that also tells nodes about the folder when a stage begins or is resumed."""
         done = self.rounds_done(stage)
-        return Greeting(fresh=done == 0, token=self._token, stage=stage, server_round=done)
+        return replace(greeting, fresh=done == 0, token=self._token, stage=stage, server_round=done)
 
     def begin(self, graph: nx.Graph, stage: str, network: Network) -> None:
         """Claim the folder for the run after its nodes have joined and before any training.

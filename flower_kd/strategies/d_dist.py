@@ -64,6 +64,9 @@ class DDist(DistillationStrategy):
         How arrays in this format become bytes; see `flower_kd.wire.get`.
     kd_reduction : {"mean", "sum"}
         Of the distillation term over the rows of a step.
+    logit_adjustment : float
+        How far the logits that a node sends are corrected for the classes that it was trained on; 1 as if it had seen
+        all equally often (Menon et al., ICLR 2021).
     seed : int
         The run's seed.
     local_steps : int
@@ -88,6 +91,7 @@ class DDist(DistillationStrategy):
         wire: str = "float32",
         wire_coding: Coding = "plain",
         kd_reduction: Reduction = "mean",
+        logit_adjustment: NonNegative = 0.0,
         seed: Whole = 0,
         **schedule: int,
     ) -> None:
@@ -106,6 +110,7 @@ class DDist(DistillationStrategy):
             dissimilarity=dissimilarity,
             temperature=temperature,
             kd_reduction=kd_reduction,
+            logit_adjustment=logit_adjustment,
             kd_weight=rho,
         )
         super().__init__(graph, order, **schedule)

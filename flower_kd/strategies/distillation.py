@@ -66,6 +66,7 @@ class DistillationStrategy(GraphStrategy):
     def __init__(self, graph: nx.Graph, order: Order, **schedule: int) -> None:
         super().__init__(graph, replace(order, reply="logits"), **schedule)
         require_number("temperature", order.temperature, above=0)
+        require_number("logit_adjustment", order.logit_adjustment, 0)
         require_whole("exchange_rows", order.exchange_rows, 0)
         require_whole("reference_batch", order.reference_batch, 0)
         if order.kd_reduction not in ("mean", "sum"):
@@ -82,7 +83,12 @@ class DistillationStrategy(GraphStrategy):
         """Return the grid as a Network that asks each node whether it has the dissimilarity and the wire format."""
         network = super().network(grid)
         order = self.order
-        network.greeting = Greeting(dissimilarity=order.dissimilarity, wire=order.wire, wire_coding=order.wire_coding)
+        network.greeting = Greeting(
+            dissimilarity=order.dissimilarity,
+            wire=order.wire,
+            wire_coding=order.wire_coding,
+            logit_adjustment=order.logit_adjustment,
+        )
         return network
 
     def teach(self, rows: np.ndarray, logits: Tensor, present: np.ndarray) -> dict[int, Teacher]:

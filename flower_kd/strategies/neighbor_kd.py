@@ -61,6 +61,9 @@ class NeighborKD(DistillationStrategy):
         How arrays in this format become bytes; see `flower_kd.wire.get`.
     kd_reduction : {"mean", "sum"}
         Of the distillation term over the rows of a step; "sum" as in the public code of Molo et al.
+    logit_adjustment : float
+        How far the logits that a node sends are corrected for the classes that it was trained on; 1 as if it had seen
+        all equally often (Menon et al., ICLR 2021).
     seed : int
         The run's seed.
     local_steps : int
@@ -87,6 +90,7 @@ class NeighborKD(DistillationStrategy):
         wire: str = "float32",
         wire_coding: Coding = "plain",
         kd_reduction: Reduction = "mean",
+        logit_adjustment: NonNegative = 0.0,
         seed: Whole = 0,
         **schedule: int,
     ) -> None:
@@ -101,6 +105,7 @@ class NeighborKD(DistillationStrategy):
             dissimilarity=dissimilarity,
             temperature=temperature,
             kd_reduction=kd_reduction,
+            logit_adjustment=logit_adjustment,
             label_weight=alpha,
             kd_weight=(1 - alpha) * rho,
         )
