@@ -125,6 +125,9 @@ class RunConfig:
     compression : str
         Of the weights that nodes send (`d-sgd` and `fedavg`): they then send differences, and remember what these left
         out.
+    wire_coding : {"plain", "entropy", "delta"}
+        How this format becomes bytes: as it is (`labels` and `simplex` packed to fractions of a bit); entropy coded; or
+        also without the rows that are as in the node's last message. It does not change any figure but bytes.
     device : str
         `auto` (CUDA where there is one), `cpu`, or `cuda:0`.
     output_dir : str
@@ -182,6 +185,7 @@ class RunConfig:
 
     wire: str = "float32"
     compression: str = "none"
+    wire_coding: Literal["plain", "entropy", "delta"] = "plain"
     device: str = "auto"
     output_dir: str = ""
     overwrite: bool = False

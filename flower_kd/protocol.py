@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
@@ -49,9 +49,9 @@ class _Record:
     """A dataclass that travels as a ConfigRecord with kebab-case keys."""
 
     def to_record(self) -> ConfigRecord:
-        """Return the fields as a ConfigRecord, without empty lists."""
-        values = ((key, getattr(self, name)) for name, key in self._keys())
-        return ConfigRecord({key: value for key, value in values if value != []})
+        """Return the fields as a ConfigRecord, without those that have their default: it is part of every message."""
+        values = ((key, getattr(self, each.name), _default(each)) for each, key in self._keys())
+        return ConfigRecord({key: value for key, value, default in values if value != default})
 
     @classmethod
     def from_record(cls, record: ConfigRecord) -> Self:
@@ -62,15 +62,19 @@ class _Record:
         InputError
             If a field without a default is missing.
         """
-        found: dict[str, Any] = {name: record[key] for name, key in cls._keys() if key in record}
+        found: dict[str, Any] = {field.name: record[key] for field, key in cls._keys() if key in record}
         try:
             return cls(**found)
         except TypeError as error:
             raise InputError(f"the message comes from another version or sender: {error}") from None
 
     @classmethod
-    def _keys(cls) -> list[tuple[str, str]]:
-        return [(each.name, each.name.replace("_", "-")) for each in fields(cls)]
+    def _keys(cls) -> list[tuple[Field[Any], str]]:
+        return [(each, each.name.replace("_", "-")) for each in fields(cls)]
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ class Greeting(_Record):
         Whether the node must say how many private samples of each class it has.
     compression : str
         The compression of weights that the node will need; empty for none.
+    wire_coding : {"plain", "entropy", "delta"}
+        How arrays in this format become bytes.
     """
 
     fresh: bool = True
@@ -109,6 +115,7 @@ class Greeting(_Record):
     total_steps: int = 0
     class_counts: bool = False
     compression: str = ""
+    wire_coding: str = "plain"
 
 
 @dataclass(frozen=True)
@@ -190,6 +197,12 @@ class Order(_Record):
         Reference rows in one SGD step; 0 for all rows of the teacher.
     wire : str
         The wire format of the teacher in this message and of the logits in the reply.
+    wire_coding : {"plain", "entropy", "delta"}
+        How arrays in this format become bytes.
+    base : int
+        A digest of what the receiver of the reply already has, if the reply may leave that out; 0 if it has nothing. Of
+        the reply's rows with "delta" (`wire.LastRows.digest`), of weights with a compression. A node for which it is
+        another one sends all.
     dissimilarity : str
         The dissimilarity in the distillation term.
     temperature : float
@@ -207,9 +220,6 @@ class Order(_Record):
     compression : str
         The compression of the weights in the reply: it then has an update of the node's base, the weights that the node
         had when it received this message.
-    base : int
-        CRC-32 of the node's base as the receiver of the update has it; -1 if it has none. A node with another base
-        replies with all of its weights instead.
     moving_base : bool
         Whether updates also move the base, as in CHOCO-SGD; what compression leaves out then stays in the node's
         weights. If not, it is added to the next update (error feedback).
@@ -226,6 +236,8 @@ class Order(_Record):
     exchange_rows: int = 0
     reference_batch: int = 0
     wire: str = "float32"
+    wire_coding: str = "plain"
+    base: int = 0
     dissimilarity: str = "kl"
     temperature: float = 1.0
     kd_reduction: str = "mean"
@@ -234,7 +246,6 @@ class Order(_Record):
     keep: bool = False
     total_steps: int = 0
     compression: str = "none"
-    base: int = -1
     moving_base: bool = False
 
     @property

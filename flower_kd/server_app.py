@@ -99,6 +99,7 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
                 wire=parts.wire,
                 class_counts=parts.class_counts,
                 compression=parts.compression,
+                wire_coding=parts.wire_coding,
             )
             network.try_parts = networks[config.strategy].try_parts
             _record_rounds(stage, each, network, graph, folder, started)

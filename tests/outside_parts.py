@@ -68,6 +68,19 @@ class Tenth:
         return (arrays["rows"] / self.steps).astype(np.float32)
 
 
+class Halves:
+    """Values in half precision, times a share."""
+
+    def __init__(self, *, share: float = 1.0):
+        self.share = share
+
+    def compress(self, update):
+        return {name: (self.share * change).astype(np.float16) for name, change in update.items()}
+
+    def decompress(self, arrays, shapes):
+        return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
 def evenly(num_partitions, seed, *, shift: int = 0):
     """Split evenly."""
     return IidPartitioner(num_partitions)
@@ -111,6 +124,7 @@ TEXTS = {
     "pooling": ("first(node=1)", "first(vertex=1)", "unknown argument of pooling .* 'vertex'.*allowed: node"),
     "consensus": ("lazy(speed=0.2)", "lazy(speed=nan)", "speed = nan must be finite"),
     "wire": ("Tenth(steps=100)", "Tenth(steps=few)", "steps = 'few' must be a whole number"),
+    "compression": ("Halves(share=0.5)", "Halves(share=nan)", "share = nan must be finite"),
     "partition": ("evenly(shift=1)", "evenly(seed=1)", "seed is supplied by flower-kd"),
     "model": ("linear(bias=false)", "linear(bias=0)", "bias = 0 must be true or false"),
     "schedule": ("waved(waves=3)", "waved(waves=0)", "waves = 0 must be at least 1"),

@@ -56,6 +56,8 @@ def test_every_run_of_the_experiments_is_valid() -> None:
         ("pooling", "mode", r"unknown pooling 'mode'.*allowed: mean, mean-logits, pairwise, median"),
         ("clip", -0.1, "clip = -0.1 must be at least 0"),
         ("wire", "int8", "unknown wire format 'int8'"),
+        ("compression", "int8", "unknown compression 'int8', did you mean 'uint8'"),
+        ("compression", "top-k(share=0)", "compression 'top-k': share = 0 must be above 0 and at most 1"),
         ("initial-weights", "equal", r"unknown initial-weights 'equal' \(allowed: auto, common, separate\)"),
         ("consensus", "gossip", "allowed: gradient, tracking"),
         (
@@ -138,7 +140,7 @@ def test_keys_are_checked_without_importing_the_parts(module: str) -> None:
 def test_an_unknown_key_shows_the_nearest_only() -> None:
     with pytest.raises(InputError) as refusal:
         RunConfig.parse({"wire-format": "uint8"})
-    assert str(refusal.value) == "unknown key 'wire-format', did you mean 'wire'?"
+    assert str(refusal.value) == "unknown key 'wire-format', did you mean 'wire' or 'wire-coding'?"
     with pytest.raises(
         InputError, match=r"unknown key 'xyzzy' \(the page Settings of the documentation lists all keys\)"
     ):

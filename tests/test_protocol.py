@@ -15,8 +15,10 @@ def test_records_travel() -> None:
     order = Order(server_round=3, num_steps=5, seed=7, reply="logits", temperature=2.5, kd_weight=0.25)
     assert Order.from_record(order.to_record()) == order
     assert "kd-weight" in order.to_record()
-    hello = Hello(vertex=2, name="b", classes=10, fingerprint="ab")
-    assert Hello.from_record(hello.to_record()) == hello
+    for counts in ([], [3, 0, 7]):
+        hello = Hello(vertex=2, name="b", classes=10, fingerprint="ab", class_counts=counts)
+        assert Hello.from_record(hello.to_record()) == hello
+        assert ("class-counts" in hello.to_record()) == bool(counts)
 
 
 def test_a_record_of_another_sender_is_refused() -> None:

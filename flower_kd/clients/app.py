@@ -7,6 +7,7 @@ from dataclasses import replace
 from logging import WARNING
 from math import inf
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from flower_kd import wire
 from flower_kd.clients import state, updates
-from flower_kd.clients.checks import check, check_compression, check_dissimilarity, check_parts
+from flower_kd.clients.checks import check, check_compression, check_dissimilarity, check_parts, check_wire
 from flower_kd.clients.class_counts import class_counts
 from flower_kd.clients.node import Node
 from flower_kd.clients.node_files import NodeFiles
@@ -67,7 +68,7 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         files = find_files(context, greeting)
         if files is not None:
             try:
-                files.save(node, server_round)
+                files.save(node, server_round, state.last_rows(context))
             except OSError as error:
                 log(WARNING, "round %d cannot be resumed: a node's state cannot be written: %s", server_round, error)
 
@@ -102,11 +103,13 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                 if files is not None:
                     restored = files.load(node, greeting.server_round)
                     state.save(context, node)
+                    state.keep_last_rows(context, files.load_last_rows(restored))
                     if best := files.load_best(greeting.server_round):
                         state.keep_best(context, *best)
                 check(node, greeting.total_steps)
                 check_dissimilarity(greeting.dissimilarity, node)
                 check_compression(greeting.compression, node)
+                check_wire(greeting, node)
                 state.remember_greeting(context, replace(greeting, server_round=restored))
                 hello = replace(
                     _hello(node, context),
@@ -151,10 +154,10 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                 name, record = updates.reply(node, order, base)
                 content[name] = record
             elif order.reply == "logits":
+                asked = exchanged_rows(order.seed, order.exchange, len(reference), order.exchange_rows)
                 if predictions is None:
-                    asked = exchanged_rows(order.seed, order.exchange, len(reference), order.exchange_rows)
                     predictions = predict(node.model, reference[asked])
-                content[LOGITS] = wire.encode(predictions, order.wire)
+                content[LOGITS] = _encoded(context, node, order, predictions, asked)
         state.save(context, node)
         if order.keep:
             keep(context, node, order.server_round)
@@ -243,13 +246,29 @@ def _load_weights(node: Node, message: Message) -> bool:
     return True
 
 
+def _encoded(context: Context, node: Node, order: Order, logits: Tensor, rows: np.ndarray) -> ArrayRecord:
+    """Return logits [rows, classes] as the order wants them: if it can be, as what changed since the last message."""
+    wire_format = wire.get(order.wire, order.wire_coding)
+    if wire_format.coding != "delta":
+        return wire_format.encode(logits)
+    assert isinstance(node.reference, Tensor)
+    last = wire.LastRows(wire_format, len(node.reference), node.classes)
+    if kept := state.last_rows(context):
+        last.restore(kept[state.WORDS].numpy(), kept[state.KNOWN].numpy())
+    record = last.encode(logits, rows, order.base)
+    state.keep_last_rows(
+        context, {state.WORDS: torch.from_numpy(last.words), state.KNOWN: torch.from_numpy(last.known)}
+    )
+    return record
+
+
 def _teacher(message: Message, order: Order, rows: int, classes: int) -> Teacher | None:
     record = message.content.get(TEACHER)
     if not isinstance(record, ArrayRecord):
         return None
     weights = _teacher_weights(message)
     shape = (rows, classes) if weights is None else (len(weights), rows, classes)
-    soft_labels = wire.get(order.wire).decode_teacher(record, shape).clamp_(0.0, 1.0)
+    soft_labels = wire.get(order.wire, order.wire_coding).decode_teacher(record, shape).clamp_(0.0, 1.0)
     if measure_of(order.dissimilarity).of_distributions:  # others allow any teacher, such as D-Dist's z
         soft_labels /= soft_labels.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     return Teacher(soft_labels, weights)

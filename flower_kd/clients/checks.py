@@ -68,7 +68,7 @@ def check_parts(greeting: Greeting) -> None:
     if greeting.dissimilarity:
         dissimilarity.get(greeting.dissimilarity)
     if greeting.wire:
-        wire.get(greeting.wire)
+        wire.get(greeting.wire, greeting.wire_coding)
     if greeting.compression:
         compression.get(greeting.compression)
 
@@ -79,6 +79,12 @@ def check_compression(name: str, node: Node) -> None:
         compression.get(name).compress(
             {name: parameter.detach().cpu().float().numpy() for name, parameter in node.model.named_parameters()}, {}
         )
+
+
+def check_wire(greeting: Greeting, node: Node) -> None:
+    """Raise InputError unless a node's logits can be sent in the wire format that it will need."""
+    if greeting.wire:
+        wire.get(greeting.wire, greeting.wire_coding).check(node.classes)
 
 
 def check_dissimilarity(name: str, node: Node) -> None:

@@ -44,7 +44,9 @@ def class_counts(node: Node) -> list[int]:
 
 def _takes_every_sample(loader: DataLoader) -> bool:
     """Return whether a loader yields the samples of its data set, rather than some of them or some more often."""
-    return type(loader.batch_sampler) is BatchSampler and type(loader.sampler) in (SequentialSampler, RandomSampler)
+    batches, samples = loader.batch_sampler, loader.sampler
+    own = type(batches) is BatchSampler and batches.sampler is samples
+    return own and type(samples) in (SequentialSampler, RandomSampler)
 
 
 def _counted_in_a_pass(loader: DataLoader, classes: int) -> list[int]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from logging import WARNING
 from pathlib import Path
+from types import MappingProxyType
 
 from flwr.common.logger import log
 from safetensors import SafetensorError, safe_open
@@ -22,6 +24,7 @@ from flower_kd.models.card import ModelCard, Score
 KEPT_ROUNDS = 2
 STATE, BEST = "round", "best"  # what files contain, and how their names begin
 SUFFIX = ".safetensors"
+SENT_PREFIX = "sent."  # of the names of the last rows that the node sent
 CARD, SCORE = "card", "score"  # keys of the metadata
 
 
@@ -42,10 +45,11 @@ class NodeFiles:
         """Return the files of a node in a run's folder: its label is its name, or else its partition-id."""
         return cls(run / folders.CHECKPOINT / folders.file_name_of(stage) / folders.file_name_of(f"node-{label}"))
 
-    def save(self, node: Node, server_round: int) -> None:
-        """Save a node's state after a round; raises OSError if this fails."""
+    def save(self, node: Node, server_round: int, last_rows: Mapping[str, Tensor] = MappingProxyType({})) -> None:
+        """Save a node's state after a round, and what it last sent; raises OSError if this fails."""
         metadata = {CARD: node.card.to_json()} if node.card is not None else None
-        self._write(STATE, server_round, save(state.to_tensors(node), metadata))
+        sent = {f"{SENT_PREFIX}{name}": value for name, value in last_rows.items()}
+        self._write(STATE, server_round, save(state.to_tensors(node) | state.copies(sent), metadata))
 
     def save_best(self, node: Node, score: Score) -> None:
         """Save a node's model as the best so far; raises OSError if this fails."""
@@ -76,11 +80,19 @@ class NodeFiles:
             return 0
         path = self._path(kept[-1])
         try:
-            state.from_tensors(node, load_file(path))
+            tensors = load_file(path)
+            own = {name: value for name, value in tensors.items() if not name.startswith(SENT_PREFIX)}
+            state.from_tensors(node, own)
         except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
             raise InputError(f"its state {str(path)!r} cannot be read: {_line(error)}") from None
         self._forget_after(server_round, STATE)
         return kept[-1]
+
+    def load_last_rows(self, server_round: int) -> dict[str, Tensor]:
+        """Return what the node had last sent for each reference row after a round that `load` restored."""
+        if server_round == 0:
+            return {}
+        return self._tensors(self._path(server_round), SENT_PREFIX)
 
     def load_best(self, server_round: int) -> tuple[Score, dict[str, Tensor]] | None:
         """Return the score and the weights of the best model up to a round, and forget later ones.
@@ -122,8 +134,7 @@ class NodeFiles:
         try:
             with safe_open(path, framework="pt") as file:
                 card = (file.metadata() or {}).get(CARD)
-                names = [name for name in file.keys() if name.startswith(state.MODEL_PREFIX)]  # noqa: SIM118
-                weights = {name.removeprefix(state.MODEL_PREFIX): file.get_tensor(name) for name in names}
+            weights = self._tensors(path, state.MODEL_PREFIX)
             return (ModelCard.from_json(card), weights) if card is not None else None
         except (OSError, SafetensorError, ValueError) as error:
             log(WARNING, "%r cannot be read: %s", str(path), _line(error))
@@ -156,6 +167,12 @@ class NodeFiles:
         with safe_open(self._path(rounds[-1], BEST), framework="pt") as file:
             score = Score(**json.loads((file.metadata() or {})[SCORE]))
             return score, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    def _tensors(self, path: Path, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors in a file whose names begin with a prefix, by the rest of their names."""
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+            return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
 
     def _rounds(self, kind: str = STATE) -> list[int]:
         """Return the rounds with files of a kind, in order."""

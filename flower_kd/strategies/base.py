@@ -102,6 +102,14 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             What each node said in the handshake, by vertex.
         """
 
+    def complete(self, order: Order) -> Order:
+        """Return the order of the current exchange, which is given as it is for any exchange."""
+        return order
+
+    def own_fields(self, vertex: int) -> dict[str, int]:
+        """Return the fields, by key, in which a vertex's order differs from that of the others."""
+        return {}
+
     def payload(self, vertex: int) -> dict[str, ArrayRecord]:
         """Return the records for a vertex in the next train message, beside the order.
 
@@ -118,10 +126,6 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         dict
             An ArrayRecord by name; empty to send the order only.
         """
-        return {}
-
-    def order_of(self, vertex: int) -> dict[str, int]:
-        """Return the fields in which a vertex's order differs from those of others, by kebab-case key."""
         return {}
 
     def absorb(self, replies: Iterable[tuple[int, RecordDict]]) -> dict[int, str]:
@@ -244,13 +248,13 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         step = self._exchange * self.exchange_every
         keep = self._is_last_exchange(self._exchange)
         order = replace(self.order, server_round=server_round, step=step, exchange=self._exchange, keep=keep)
-        record = order.to_record()
+        record = self.complete(order).to_record()
         record.update(config)
         for vertex, node in enumerate(network.get_node_ids()):
-            differs = self.order_of(vertex)
+            fields = self.own_fields(vertex)
             if network.hellos[vertex].vertex != vertex:
-                differs |= {"vertex": vertex}
-            own = ConfigRecord({**record, **differs}) if differs else record
+                fields["vertex"] = vertex
+            own = ConfigRecord({**record, **fields}) if fields else record
             content = RecordDict({CONFIG: own, **self._records_for(vertex)})
             yield Message(content, dst_node_id=node, message_type=MessageType.TRAIN)
 
@@ -279,6 +283,11 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         last = self._is_last_exchange(self._exchange)
         self._exchange += 1
         return None, over_nodes(network, server_round, answered, evaluation=False) if last else None
+
+    @property
+    def ends_run(self) -> bool:
+        """Whether the current exchange is the last one of the run: what nodes reply is not sent to any other node."""
+        return self._exchange + 1 == self._num_rounds * (self.local_steps // self.exchange_every)
 
     def _is_last_exchange(self, exchange: int) -> bool:
         """Return whether an exchange is the last one of its round."""

@@ -15,7 +15,7 @@ from flower_kd.wire import Compressor, compression
 from flower_kd.wire.compression import digest
 
 BASE = "base"  # how its names in a state begin
-NO_BASE = -1
+NO_BASE = 0
 
 
 def compressor(name: str) -> Compressor | None:
@@ -42,7 +42,7 @@ class Bases:
             self._weights[vertex], self._digests[vertex] = weights, found
 
     def digest(self, vertex: int) -> int:
-        """Return the digest of a vertex's base; -1 if it has none."""
+        """Return the digest of a vertex's base; 0 if it has none."""
         return self._digests.get(vertex, NO_BASE)
 
     def state_dict(self) -> State:
@@ -59,8 +59,8 @@ class Bases:
         for key, array in state.items():
             kind, _, rest = key.partition("/")
             if kind == BASE:
-                vertex, _, name = rest.partition("/")
-                found.setdefault(int(vertex), {})[name] = array
+                number, _, name = rest.partition("/")
+                found.setdefault(int(number), {})[name] = array
         for vertex, weights in found.items():
             self.set([vertex], weights)
 

@@ -22,6 +22,7 @@ from flower_kd.strategies.consensus import CONSENSUS, ConsensusUpdate, tracking
 from flower_kd.strategies.distillation import DistillationStrategy, Reduction
 from flower_kd.strategies.registry import STRATEGIES
 from flower_kd.strategies.resumable import State
+from flower_kd.wire import Coding
 
 
 @STRATEGIES.register("d-dist")
@@ -59,6 +60,8 @@ class DDist(DistillationStrategy):
         Reference rows per SGD step; 0 for all rows of the teacher.
     wire : str
         Any of `flower_kd.wire.names()`, or `module:attribute`, with settings in parentheses if it has any.
+    wire_coding : {"plain", "entropy", "delta"}
+        How arrays in this format become bytes; see `flower_kd.wire.get`.
     kd_reduction : {"mean", "sum"}
         Of the distillation term over the rows of a step.
     seed : int
@@ -83,6 +86,7 @@ class DDist(DistillationStrategy):
         exchange_rows: Whole = 0,
         reference_batch: Whole = 100,
         wire: str = "float32",
+        wire_coding: Coding = "plain",
         kd_reduction: Reduction = "mean",
         seed: Whole = 0,
         **schedule: int,
@@ -98,6 +102,7 @@ class DDist(DistillationStrategy):
             exchange_rows=exchange_rows,
             reference_batch=reference_batch,
             wire=wire,
+            wire_coding=wire_coding,
             dissimilarity=dissimilarity,
             temperature=temperature,
             kd_reduction=kd_reduction,

@@ -91,7 +91,7 @@ class DSGD(GraphStrategy):
         network.greeting = Greeting(compression=self.order.compression if self.compressor else "")
         return network
 
-    def order_of(self, vertex: int) -> dict[str, int]:
+    def own_fields(self, vertex: int) -> dict[str, int]:
         """Return the digest of a vertex's estimate."""
         return {"base": self._bases.digest(vertex)} if self.compressor is not None else {}
 

@@ -20,6 +20,7 @@ from flower_kd.protocol import LOGITS, TEACHER, TEACHER_WEIGHTS, Greeting, Hello
 from flower_kd.ranges import require_number, require_whole
 from flower_kd.strategies.base import GraphStrategy
 from flower_kd.strategies.network import Network
+from flower_kd.strategies.node_records import most_frequent
 from flower_kd.strategies.resumable import State
 from flower_kd.teacher import problem
 
@@ -70,21 +71,24 @@ class DistillationStrategy(GraphStrategy):
         if order.kd_reduction not in ("mean", "sum"):
             raise InputError(f"unknown kd-reduction {order.kd_reduction!r} (allowed: mean, sum)")
         dissimilarity.get(order.dissimilarity)
-        self.wire = wire.get(order.wire)
+        self.wire = wire.get(order.wire, order.wire_coding)
+        self._last_rows: list[wire.LastRows] = []
         self._teachers: dict[int, Teacher] = {}
         self._reference_rows = 0
         self._classes = 0
+        self._any_usable = False  # whether logits of any node arrived in this run
 
     def network(self, grid: Grid) -> Network:
         """Return the grid as a Network that asks each node whether it has the dissimilarity and the wire format."""
         network = super().network(grid)
-        network.greeting = Greeting(dissimilarity=self.order.dissimilarity, wire=self.order.wire)
+        order = self.order
+        network.greeting = Greeting(dissimilarity=order.dissimilarity, wire=order.wire, wire_coding=order.wire_coding)
         return network
 
     def teach(self, rows: np.ndarray, logits: Tensor, present: np.ndarray) -> dict[int, Teacher]:
         """Return the teachers that are sent with the next exchange; to be overridden.
 
-        Called once per exchange, after all replies.
+        Called once per exchange, after all replies; not after the run's last one, for which nodes send no logits.
 
         Parameters
         ----------
@@ -106,12 +110,20 @@ class DistillationStrategy(GraphStrategy):
         """Store the shape of the logits."""
         self._reference_rows, self._classes = hellos[0].reference_rows, hellos[0].classes
         self._teachers = {}
+        self._any_usable = False
         if self._reference_rows == 0:
             raise InputError("the nodes have no reference set: distillation needs reference-size above 0")
+        self.wire.check(self._classes)
+        if self.wire.coding == "delta":
+            shape = (self._reference_rows, self._classes)
+            self._last_rows = [wire.LastRows(self.wire, *shape) for _ in range(self.num_nodes)]
 
     def state_dict(self) -> State:
-        """Return the teachers that have not been sent yet."""
+        """Return the teachers that have not been sent yet, and the base of each node's next delta."""
         found: State = {}
+        if self._last_rows:
+            found["last-rows"] = np.stack([last.words for last in self._last_rows])
+            found["last-rows-known"] = np.stack([last.known for last in self._last_rows])
         for vertex, teacher in self._teachers.items():
             found[f"teacher.{vertex}"] = teacher.soft_labels.numpy()
             if teacher.weights is not None:
@@ -119,14 +131,25 @@ class DistillationStrategy(GraphStrategy):
         return found
 
     def load_state_dict(self, state: State) -> None:
-        """Restore the teachers that have not been sent yet."""
+        """Restore the teachers that have not been sent yet, and the base of each node's next delta."""
+        for vertex, last in enumerate(self._last_rows):
+            last.restore(state["last-rows"][vertex], state["last-rows-known"][vertex])
         for name, soft_labels in state.items():
-            kind, _, vertex = name.partition(".")
+            kind, _, number = name.partition(".")
             if kind == "teacher":
-                weights = state.get(f"teacher-weights.{vertex}")
-                self._teachers[int(vertex)] = Teacher(
+                weights = state.get(f"teacher-weights.{number}")
+                self._teachers[int(number)] = Teacher(
                     torch.from_numpy(soft_labels), None if weights is None else torch.from_numpy(weights)
                 )
+
+    def complete(self, order: Order) -> Order:
+        """Request no logits in the run's last exchange, as no node would learn from them."""
+        return replace(order, reply="nothing") if self.ends_run else order
+
+    def own_fields(self, vertex: int) -> dict[str, int]:
+        """Return what a vertex needs to know to reply with a delta."""
+        digest = 0 if self.ends_run or not self._last_rows else self._last_rows[vertex].digest(self._rows())
+        return {"base": digest} if digest else {}
 
     def payload(self, vertex: int) -> dict[str, ArrayRecord]:
         """Return a vertex's teacher in the wire format, if it has one; it is sent once."""
@@ -141,7 +164,10 @@ class DistillationStrategy(GraphStrategy):
 
     def absorb(self, replies: Iterable[tuple[int, RecordDict]]) -> dict[int, str]:
         """Decode and check the received logits, call `teach` with them, and return whose could not be used, and why."""
-        rows = exchanged_rows(self.order.seed, self._exchange, self._reference_rows, self.order.exchange_rows)
+        if self.ends_run:
+            self._check_exchanged()
+            return {}
+        rows = self._rows()
         logits = torch.zeros(self.num_nodes, len(rows), self._classes)
         present = np.zeros(self.num_nodes, dtype=bool)
         refused = {}
@@ -150,14 +176,30 @@ class DistillationStrategy(GraphStrategy):
                 record = content.get(LOGITS)  # not `array_records`, which copies
                 if not isinstance(record, ArrayRecord):
                     raise InputError("its reply has no logits")
-                logits[vertex] = self.wire.decode(record, (len(rows), self._classes))
+                logits[vertex] = self._decoded(vertex, record, rows)
                 present[vertex] = True
             except InputError as error:
                 refused[vertex] = str(error)
+        self._any_usable |= bool(present.any())
         with self._named("teach"):
             self._teachers = self.teach(rows, logits, present)
         self._check_teachers(len(rows))
         return refused
+
+    def _check_exchanged(self) -> None:
+        """Raise InputError if no logits could be used in the whole run, which then shows nothing of the strategy."""
+        if self._exchange > 0 and self.last_round == 0 and not self._any_usable:
+            why = most_frequent(part.reasons for part in self._joined(None).participation.values())
+            raise InputError(f"nothing was exchanged: no node's logits could be used ({why})")
+
+    def _rows(self) -> np.ndarray:
+        """Return the reference rows of the current exchange."""
+        return exchanged_rows(self.order.seed, self._exchange, self._reference_rows, self.order.exchange_rows)
+
+    def _decoded(self, vertex: int, record: ArrayRecord, rows: np.ndarray) -> Tensor:
+        if self._last_rows:
+            return self._last_rows[vertex].decode(record, rows)
+        return self.wire.decode(record, (len(rows), self._classes))
 
     def _check_teachers(self, rows: int) -> None:
         if not isinstance(self._teachers, dict):

@@ -21,6 +21,7 @@ from flower_kd.strategies.class_counts import bounded_class_counts
 from flower_kd.strategies.distillation import DistillationStrategy, Reduction
 from flower_kd.strategies.network import Network
 from flower_kd.strategies.registry import STRATEGIES
+from flower_kd.wire import Coding
 
 
 @STRATEGIES.register("neighbor-kd")
@@ -56,6 +57,8 @@ class NeighborKD(DistillationStrategy):
         Reference rows per SGD step; 0 for all rows of the teacher.
     wire : str
         Any of `flower_kd.wire.names()`, or `module:attribute`, with settings in parentheses if it has any.
+    wire_coding : {"plain", "entropy", "delta"}
+        How arrays in this format become bytes; see `flower_kd.wire.get`.
     kd_reduction : {"mean", "sum"}
         Of the distillation term over the rows of a step; "sum" as in the public code of Molo et al.
     seed : int
@@ -82,6 +85,7 @@ class NeighborKD(DistillationStrategy):
         exchange_rows: Whole = 0,
         reference_batch: Whole = 100,
         wire: str = "float32",
+        wire_coding: Coding = "plain",
         kd_reduction: Reduction = "mean",
         seed: Whole = 0,
         **schedule: int,
@@ -93,6 +97,7 @@ class NeighborKD(DistillationStrategy):
             exchange_rows=exchange_rows,
             reference_batch=reference_batch,
             wire=wire,
+            wire_coding=wire_coding,
             dissimilarity=dissimilarity,
             temperature=temperature,
             kd_reduction=kd_reduction,
@@ -107,6 +112,7 @@ class NeighborKD(DistillationStrategy):
             raise InputError(f"pooling = {pooling!r} gives each node one vote, so pooling_weights must be 'uniform'")
         self.weights = teacher_weights(graph, pooling_weights, with_self=pooling_self or robust)
         self._takes_class_counts = poolings.takes_class_counts(self.pool)
+        self._hellos: dict[int, Hello] = {}
         self._class_counts: Tensor | None = None
 
     def network(self, grid: Grid) -> Network:

@@ -5,6 +5,7 @@ They take what a run config takes, such as "my_parts:Renyi(order=0.5)", or the p
 
 from flower_kd.testing.augmentations import check_augmentation
 from flower_kd.testing.codecs import check_codec
+from flower_kd.testing.compressions import check_compression
 from flower_kd.testing.consensus import check_consensus
 from flower_kd.testing.dissimilarities import check_dissimilarity
 from flower_kd.testing.models import check_model
@@ -17,6 +18,7 @@ from flower_kd.testing.topologies import check_topology
 __all__ = [
     "check_augmentation",
     "check_codec",
+    "check_compression",
     "check_consensus",
     "check_dissimilarity",
     "check_model",

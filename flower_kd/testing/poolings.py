@@ -10,10 +10,10 @@ from torch import Tensor
 from flower_kd import pooling, topology
 from flower_kd.pooling import Pooling, Teacher
 from flower_kd.testing.attempts import attempt
+from flower_kd.wire.symbolic import EXCLUDED
 
 _ROWS, _CLASSES = 7, 4
 _TEMPERATURE = 2.0
-_EXCLUDED = -1e30  # a logit whose probability is 0
 
 
 def check_pooling(part: str | Pooling) -> None:
@@ -78,7 +78,7 @@ def _check_distribution(name: str, teacher: Teacher) -> None:
 
 def _check_labels(name: str, pool: Pooling, logits: Tensor, weights: csr_array, counts: Tensor | None) -> None:
     """Let nodes send their predicted labels only."""
-    labels = torch.full_like(logits, _EXCLUDED).scatter_(-1, logits.argmax(-1, keepdim=True), 0.0)
+    labels = torch.full_like(logits, EXCLUDED).scatter_(-1, logits.argmax(-1, keepdim=True), 0.0)
     for teacher in _teachers(f"{name}, hard labels", pool, labels, weights, counts):
         assert teacher is not None, f"{name}: a node whose neighbors all sent hard labels has no teacher"
         _check_distribution(f"{name}, hard labels", teacher)

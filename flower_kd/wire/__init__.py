@@ -1,8 +1,10 @@
 """What travels as arrays: wire formats of logits and soft labels, weights, and the size of messages."""
 
 from flower_kd.wire import codecs, compression, compressions, symbolic  # these register codecs and compressions
+from flower_kd.wire.codings import CODINGS, Coding
 from flower_kd.wire.compression import COMPRESSIONS, Compression, Compressor, Shapes
 from flower_kd.wire.formats import CODECS, LARGEST, Codec, WireFormat, decode, encode, get, names
+from flower_kd.wire.last_rows import LastRows
 from flower_kd.wire.records import (
     CODED,
     NUMBERS,
@@ -22,14 +24,17 @@ from flower_kd.wire.weights import decode_weights, encode_weights, layout_of
 __all__ = [
     "CODECS",
     "CODED",
+    "CODINGS",
     "COMPRESSIONS",
     "LARGEST",
     "METADATA_BYTES",
     "NUMBERS",
     "Arrays",
     "Codec",
+    "Coding",
     "Compression",
     "Compressor",
+    "LastRows",
     "Layout",
     "Shapes",
     "WireFormat",

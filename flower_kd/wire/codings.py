@@ -20,6 +20,7 @@ Coding = Literal["plain", "entropy", "delta"]
 CODINGS: tuple[str, ...] = get_args(Coding)
 
 _FULL, _DELTA = range(2)
+_FEW = 256  # rows, of which a delta may take more bytes than all of them
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def write(rows: np.ndarray, of: Rows, coding: str, base: np.ndarray | None = Non
     if changed is not None:
         delta = bytes([_DELTA]) + check_bytes + _write_places(changed, of.count)
         delta += of.write(rows[changed], entropy=True)
-    if changed is None or 4 * len(changed) > of.count:  # otherwise a delta is always shorter
+    if changed is None or 4 * len(changed) > of.count or of.count < _FEW:  # otherwise a delta is always shorter
         full = bytes([_FULL]) + check_bytes + of.write(rows, entropy=coding != "plain")
     return min((found for found in (full, delta) if found), key=len)
 

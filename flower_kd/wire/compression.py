@@ -43,10 +43,10 @@ class Compression(Protocol):
     """
 
     def compress(self, update: Arrays) -> Arrays:
-        """Return arrays of numbers by name for float32 arrays by name, which are read-only."""
+        """Return arrays of numbers by name for float32 arrays by name, in the order of names and read-only."""
 
     def decompress(self, arrays: Arrays, shapes: Shapes) -> Arrays:
-        """Return float32 arrays of the given names and shapes from the result of `compress` on any machine."""
+        """Return float32 arrays of these names and shapes, in the order of names, from the result of `compress`."""
 
 
 COMPRESSIONS: Registry[type[Compression]] = Registry("compression", group="flower_kd.compressions")
@@ -73,7 +73,7 @@ def digest(weights: Mapping[str, np.ndarray]) -> int:
     """Return the CRC-32 of weights, in the order of their names: a check for accidents, not against attacks."""
     found = 0
     for name in sorted(weights):
-        found = crc32(np.ascontiguousarray(weights[name]), found)
+        found = crc32(weights[name].tobytes(), found)
     return found
 
 
@@ -111,7 +111,7 @@ class Compressor:
             raise InputError(
                 f"consensus_step = {self.consensus_step} of compression {name!r} must be above 0, at most 1"
             )
-        self._dtypes: dict[Shapes, dict[str, str]] = {}
+        self._dtypes: dict[tuple[tuple[str, tuple[int, ...]], ...], dict[str, str]] = {}
 
     def compress(self, update: Arrays, buffers: Arrays) -> tuple[ArrayRecord, Arrays]:
         """Return an update of parameters, and buffers, as a Flower record; and what the receiver gets as the update.
@@ -168,7 +168,7 @@ class Compressor:
                 )
             if not np.isfinite(array).all():
                 raise InputError(f"weights {name!r} with NaN or Inf")
-        shapes = {name: array.shape for name, array in base.items() if name not in buffers}
+        shapes = _shapes({name: array for name, array in base.items() if name not in buffers})
         whole = next((name for name in shapes if not is_compressed(base[name])), None)
         if whole is not None:
             raise InputError(f"compressed weights lack {whole!r}, which must travel as it is")
@@ -183,12 +183,15 @@ class Compressor:
         return weights
 
     def _compressed(self, update: Arrays) -> Arrays:
-        views = {name: change.view() for name, change in update.items()}
+        views = {name: update[name].view() for name in sorted(update)}
         for view in views.values():
             view.flags.writeable = False
         try:
             with np.errstate(all="ignore"):
-                arrays = dict(self._part.compress(views))
+                arrays = {
+                    name: np.asarray(array) if isinstance(array, np.generic) else array  # of arrays without dimensions
+                    for name, array in self._part.compress(views).items()
+                }
                 for name, array in arrays.items():
                     if not isinstance(name, str) or name.startswith(BUFFER):
                         raise TypeError(f"compress() must return arrays by names that do not begin with {BUFFER!r}")
@@ -205,6 +208,9 @@ class Compressor:
                 update = self._part.decompress(dict(arrays), dict(shapes))
                 if not isinstance(update, Mapping) or update.keys() != shapes.keys():
                     raise TypeError("decompress() must return one array for each name in shapes")
+                update = {
+                    n: np.asarray(change) if isinstance(change, np.generic) else change for n, change in update.items()
+                }
                 for name, change in update.items():
                     if not isinstance(change, np.ndarray) or change.dtype.kind != "f" or change.shape != shapes[name]:
                         wanted = f"an array of floats of shape {shapes[name]}"
@@ -244,7 +250,8 @@ def is_compressed(parameter: np.ndarray) -> bool:
 
 
 def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape for name, array in arrays.items()}
+    """Return shapes in the order of names: it is the same on both sides, while records may have any."""
+    return {name: arrays[name].shape for name in sorted(arrays)}
 
 
 def _kind(value: object) -> str:

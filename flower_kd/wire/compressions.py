@@ -82,7 +82,7 @@ class TopK:
         kept = self._kept(len(values))
         places = np.sort(np.argpartition(np.abs(values), len(values) - kept)[len(values) - kept :])
         codes, step = _rounded(values[places])
-        return {"packed": np.concatenate([step[None].view(np.uint8), codes, _pack_gaps(places)])}
+        return {"packed": np.concatenate([np.array([step]).view(np.uint8), codes, _pack_gaps(places)])}
 
     def decompress(self, arrays: Arrays, shapes: Shapes) -> Arrays:
         """Return the values at their places, and 0 elsewhere."""

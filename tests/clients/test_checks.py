@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import networkx as nx
@@ -36,7 +37,7 @@ def good_node() -> Node:
 def private(node: Node, inputs: object = None, labels: object = None) -> None:
     own_inputs, own_labels = blobs(0, 20)
     data = TensorDataset(own_inputs if inputs is None else inputs, own_labels if labels is None else labels)
-    node.private = Node(**(vars(node) | {"private": DataLoader(data, batch_size=4)})).private
+    node.private = replace(node, private=DataLoader(data, batch_size=4)).private
 
 
 def with_model(node: Node, model: torch.nn.Module) -> None:
@@ -164,7 +165,7 @@ def test_labels_in_memory_are_checked_behind_a_subset_and_in_batches() -> None:
     whole = TensorDataset(inputs, labels)
     for rows, fits in (([1, 2, 17], False), (range(4), True)):
         loader = DataLoader(Subset(whole, rows), batch_size=1)
-        node.private = Node(**(vars(node) | {"private": loader})).private
+        node.private = replace(node, private=loader).private
         if fits:
             check(node)
             continue
@@ -235,7 +236,7 @@ class Stream(torch.utils.data.IterableDataset):
 )
 def test_loaders_that_cannot_be_used(field: str, loader: DataLoader, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        Node(**(vars(good_node()) | {field: loader}))
+        replace(good_node(), **{field: loader})
 
 
 # -- the dissimilarity -------------------------------------------------------------------------------------------------

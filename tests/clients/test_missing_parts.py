@@ -13,7 +13,7 @@ from flower_kd import dissimilarity, sim, wire
 from flower_kd.clients import training
 from flower_kd.errors import InputError
 from flower_kd.protocol import ALONE, JOIN, Greeting
-from flower_kd.strategies import DDist, NeighborKD
+from flower_kd.strategies import DSGD, DDist, FedAvg, NeighborKD
 
 
 class WithoutModule(FaultyGrid):
@@ -29,6 +29,7 @@ class WithoutModule(FaultyGrid):
             if vertex == 2:
                 patch.setitem(sys.modules, self.lacking, None)
                 wire.get.cache_clear()
+                wire.compression.get.cache_clear()
             return super()._call(message)
 
 
@@ -75,3 +76,17 @@ def test_nodes_do_not_train_alone_first(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_dissimilarity_is_bound_once_for_all_messages() -> None:
     assert training.measure_of("js") is training.measure_of("js")
     assert isinstance(training.measure_of("js"), dissimilarity.JS)
+
+
+@pytest.mark.parametrize("strategy", [DSGD, FedAvg])
+def test_the_handshake_names_a_compression_that_a_node_lacks(
+    same_model_grid: FaultyGrid, strategy: type, tmp_path: Path
+) -> None:
+    with module(tmp_path, "outside_of_node") as name:
+        lacking = WithoutModule(same_model_grid.client_app, 4, {})
+        lacking.lacking = name
+        words = "node 2 cannot take part: compression 'outside_of_node:Halves' cannot be imported: ModuleNotFound"
+        made = strategy(nx.cycle_graph(4), local_steps=2, compression=f"{name}:Halves")
+        with pytest.raises(InputError, match=words):
+            made.start(made.network(lacking), num_rounds=1)
+        assert not lacking.trained

@@ -33,7 +33,7 @@ from flower_kd.schedule import SCHEDULES
 from flower_kd.strategies import CONSENSUS, STRATEGIES, DistillationStrategy
 from flower_kd.teacher import Teacher
 from flower_kd.topology import TOPOLOGIES
-from flower_kd.wire import CODECS, Arrays
+from flower_kd.wire import CODECS, COMPRESSIONS, Arrays, Shapes
 """
 
 
@@ -51,6 +51,7 @@ def test_the_shortest_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     testing.check_codec("tenths")
     testing.check_schedule("exponential")
     testing.check_augmentation("mirror")
+    testing.check_compression("float16")
     testing.check_strategy("lonely")
     RunConfig.parse({"partition": "linear", "consensus": "average"})
     assert models.build("linear", 10, (1, 8, 8))[1].out_features == 10

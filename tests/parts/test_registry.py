@@ -21,6 +21,7 @@ from flower_kd.data.partition import partitioner_of
 from flower_kd.errors import InputError
 from flower_kd.parts.registry import Registry
 from flower_kd.seeding import torch_seeded
+from flower_kd.wire import compression
 
 
 @pytest.fixture
@@ -182,6 +183,9 @@ def use(kind: str, text: str) -> Any:
             rows = torch.tensor([[0.123, 0.877]])
             codec = wire.get(text)
             return codec.decode(codec.encode(rows), (1, 2)).tolist()
+        case "compression":
+            update = {"w": np.array([0.5, -1.0], np.float32)}
+            return compression.get(text).compress(update, {})[1]["w"].tolist()
         case "partition":
             return type(partitioner_of(DataSpec(partition=text, num_partitions=3), 0)).__name__
         case "model":
@@ -201,6 +205,7 @@ EXPECTED = {
     "pooling": [[pytest.approx(0.8808, rel=1e-3), pytest.approx(0.1192, rel=1e-3)]],
     "consensus": pytest.approx(0.8),
     "wire": [[pytest.approx(0.12), pytest.approx(0.88)]],
+    "compression": [0.25, -0.5],
     "partition": "IidPartitioner",
     "model": 12,
     "schedule": [1.0, 0.868, 0.55, 0.232, 0.1, 0.232, 0.55, 0.868, 1.0, 0.868, 0.55, 0.232],

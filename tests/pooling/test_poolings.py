@@ -13,10 +13,10 @@ from flower_kd import pooling, topology
 from flower_kd.errors import InputError
 from flower_kd.strategies.neighbor_kd import normalized, teacher_weights
 from flower_kd.teacher import Teacher
+from flower_kd.wire.symbolic import EXCLUDED
 
 SHARPENED = ["vote", "era", "power"]
 MEANS_OF_LABELS = ["mean", "confidence", "entropy"]
-EXCLUDED = -1e30  # as a logit, of labels that are not predicted
 
 # By node: of classes that it, its neighbors, or nobody has.
 COUNTS = torch.tensor([[5.0, 0, 0, 2], [0, 7, 0, 1], [3, 3, 0, 0], [0, 0, 0, 9], [1, 0, 0, 0]])
@@ -27,10 +27,10 @@ def pooled(name: str, logits: torch.Tensor, weights: csr_array, temperature: flo
     return pooling.pool(name, pool, logits, weights, temperature, COUNTS if pooling.takes_class_counts(pool) else None)
 
 
-def hard(labels: list[int] | torch.Tensor, classes: int = 4) -> torch.Tensor:
-    """Return the logits [nodes, rows=1, classes] of nodes that say their labels only."""
+def hard(labels: list[int], excluded: float = EXCLUDED) -> torch.Tensor:
+    """Return the logits [nodes, rows=1, classes=4] of nodes that send their labels only."""
     predicted = torch.as_tensor(labels)[:, None, None]
-    return torch.full((len(predicted), 1, classes), EXCLUDED).scatter_(-1, predicted, 0.0)
+    return torch.full((len(predicted), 1, 4), excluded).scatter_(-1, predicted, 0.0)
 
 
 def weights_of(seed: int, kind: str, present: list[bool]) -> csr_array:
@@ -68,12 +68,13 @@ def test_teachers_are_distributions_whatever_the_nodes_predict_and_whoever_is_ab
     labels=st.lists(st.integers(0, 3), min_size=5, max_size=5),
     temperature=st.sampled_from([0.05, 1.0, 2.0, 100.0]),
     kind=st.sampled_from(["uniform", "mixing"]),
+    excluded=st.sampled_from([EXCLUDED, -1e30]),
 )
 def test_a_label_that_no_teacher_predicts_gets_nothing(
-    name: str, labels: list[int], temperature: float, kind: str
+    name: str, labels: list[int], temperature: float, kind: str, excluded: float
 ) -> None:
     weights = weights_of(0, kind, [True] * 5)
-    for node, teacher in enumerate(pooled(name, hard(labels), weights, temperature)):
+    for node, teacher in enumerate(pooled(name, hard(labels, excluded), weights, temperature)):
         assert teacher is not None
         predicted = {labels[of] for of in weights.indices[weights.indptr[node] : weights.indptr[node + 1]]}
         others = [label for label in range(4) if label not in predicted]

@@ -27,7 +27,7 @@ def test_the_majority_wins_and_ties_are_shared() -> None:
 
 def test_neighbors_vote_with_their_weights() -> None:
     assert voted([1, 2, 2], [3, 1, 1]).tolist() == [0, 1, 0, 0]
-    assert voted([1, 2, 2], [0.3, 0.1, 0.2]).tolist() == [0, 0.5, 0.5, 0]  # a tie but for rounding
+    assert voted([1, 2, 2, 2], [7, 2, 4, 1]).tolist() == [0, 0.5, 0.5, 0]  # a tie but for rounding
 
 
 def test_how_sure_a_neighbor_is_does_not_matter() -> None:

@@ -145,7 +145,7 @@ def test_nodes_do_not_train_alone_first(faulty: str, tmp_path: Path) -> None:
 def test_the_trial_leaves_no_trace(grid: FaultyGrid, faulty: str) -> None:
     """Neither in a part with a memory nor in torch's global generator."""
     strategy = NeighborKD(nx.cycle_graph(4), local_steps=2, pooling="bad:Remembers")
-    strategy.start(grid, num_rounds=1)
+    strategy.start(grid, num_rounds=2)
     assert strategy.pool.before.shape == (4, 24, 3)
     drawn = DDist(nx.cycle_graph(4), local_steps=2, consensus="bad:drawn")
     before = torch.random.get_rng_state()

@@ -69,7 +69,7 @@ def decode_mutated(count: int) -> Counter[str]:
 
 def read_mutated_hellos(count: int) -> Counter[str]:
     """Read mutated answers to the handshake, and count the outcomes."""
-    honest = Hello(2, "bob", 4, 10, "mlp", 5000, 20_000, 400, "ab" * 32)
+    honest = Hello(2, "bob", 4, 10, "mlp", 5000, 20_000, 400, "ab" * 32, class_counts=[7] * 10)
     FaultyGrid(make_client_app(build_same_model_node), 1, {})  # sets up the sender for Flower
     found: Counter[str] = Counter()
     for seed in range(count):
@@ -190,7 +190,7 @@ def test_logits_that_the_codec_cannot_decode_exclude_their_sender_only(sent, cod
     strategy.wire = wire.WireFormat("mine", codec)
     network = strategy.network(grid)
     strategy.start(network, ArrayRecord(), num_rounds=2)
-    assert [network.participation[vertex].taken for vertex in range(4)] == [4, 4, 0, 4]
+    assert [network.participation[vertex].taken for vertex in range(4)] == [4, 4, 1, 4]  # the last has no logits
     (refused,) = network.participation[2].reasons
     assert refused.startswith(why)
 

@@ -22,6 +22,7 @@ from flower_kd.strategies import NeighborKD
 from flower_kd.testing import (
     check_augmentation,
     check_codec,
+    check_compression,
     check_consensus,
     check_dissimilarity,
     check_model,
@@ -40,12 +41,14 @@ OWN = [
     *((check_topology, name) for name in topology.names()),
     *((check_pooling, name) for name in pooling.names()),
     *((check_codec, name) for name in wire.names()),
+    *((check_compression, name) for name in wire.COMPRESSIONS.names()),
     *((check_partition, name) for name in partition_names()),
     *((check_model, name) for name in MODELS.names()),
     *((check_consensus, name) for name in strategies.CONSENSUS.names()),
     *((check_strategy, name) for name in strategies.names()),
     *((check_schedule, SETTINGS.get(name, name)) for name in schedule.names()),
     *((check_augmentation, name) for name in augmentation.names()),
+    (check_strategy, "neighbor-kd(pooling=class-share)"),
 ]
 
 
@@ -140,10 +143,32 @@ BROKEN_POOLINGS = {
     "renumbering": pooled(
         lambda teachers, logits, *_: [t and Teacher(torch.softmax(logits[0] / 2.0, -1)) for t in teachers]
     ),
+    "are ignored": pooled(lambda teachers, *_: [t and Teacher(0 * t.soft_labels + 0.25) for t in teachers]),
+    "a ring, hard labels: .* not finite": pooled(
+        lambda teachers, *_: [t and Teacher((t.soft_labels * t.soft_labels.log()).softmax(-1)) for t in teachers]
+    ),
     "a node without weights whose rows are NaN: .* not finite": pooled(
         lambda teachers, logits, *_: [t and Teacher(t.soft_labels + 0 * logits.sum()) for t in teachers]
     ),
     "without weights has a teacher": pooled(lambda teachers, *_: [t or teachers[0] for t in teachers]),
+}
+
+
+def divides(logits: torch.Tensor, weights: Any, temperature: float, *, class_counts: torch.Tensor) -> Any:
+    """Pool as class-share does, without a thought for classes that nobody has."""
+    numbers, labels = class_counts[:, None], torch.softmax(logits / temperature, -1)
+    pooled = pooling.mix(weights, numbers * labels) / pooling.mix(weights, class_counts)[:, None]
+    return [Teacher(row / row.sum(-1, keepdim=True)) for row in pooled]
+
+
+def numbered(logits: torch.Tensor, weights: Any, temperature: float, class_counts: torch.Tensor) -> Any:
+    """Give all nodes the class counts of the first one."""
+    return pooling.get("class-share")(logits, weights, temperature, class_counts=class_counts * class_counts[0])
+
+
+BROKEN_POOLINGS |= {
+    "random logits: pooling 'divides': .* not finite": divides,
+    "a ring: renumbering nodes changes": numbered,
 }
 
 
@@ -190,6 +215,46 @@ BROKEN_CODECS = {
 def test_broken_codecs(words: str) -> None:
     with pytest.raises(AssertionError, match=words):
         check_codec(BROKEN_CODECS[words]())
+
+
+class Grows:
+    """Sends twice the values, so that what is left out grows."""
+
+    def compress(self, update: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: np.float32(2.5) * change for name, change in update.items()}
+
+    def decompress(self, arrays: dict[str, np.ndarray], shapes: dict) -> dict[str, np.ndarray]:
+        return arrays
+
+
+class SendsTheFirst(Grows):
+    """Sends only one array, ever."""
+
+    def compress(self, update: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: change * (name == "bias") for name, change in update.items()}
+
+
+class Draws(Grows):
+    """Sends other bytes each time."""
+
+    calls = 0
+
+    def compress(self, update: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.calls += 1
+        return {name: change / np.float32(1 + self.calls) for name, change in update.items()}
+
+
+BROKEN_COMPRESSIONS = {
+    "the error, .* is above their norm": Grows,
+    r"after 200 messages, \d+% of a difference are not sent": SendsTheFirst,
+    "other bytes for the same values": Draws,
+}
+
+
+@pytest.mark.parametrize("words", BROKEN_COMPRESSIONS)
+def test_broken_compressions(words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_compression(BROKEN_COMPRESSIONS[words]())
 
 
 class Forgets(NeighborKD):

@@ -1,0 +1,80 @@
+"""What one side last sent and the other received, by reference row: deltas are made from it and applied to it."""
+
+from __future__ import annotations
+
+import numpy as np
+from flwr.app import ArrayRecord
+from torch import Tensor
+
+from flower_kd.wire.formats import WireFormat
+
+
+class LastRows:
+    """The encoded rows of one node's last messages.
+
+    Parameters
+    ----------
+    wire_format : WireFormat
+        Its format, with the coding "delta".
+    reference_rows, classes : int
+        Number of reference rows, and of classes.
+
+    Attributes
+    ----------
+    words : ndarray
+        uint8, [reference rows, bytes].
+    known : ndarray
+        bool, [reference rows], which of them were ever sent.
+    """
+
+    def __init__(self, wire_format: WireFormat, reference_rows: int, classes: int) -> None:
+        self._format = wire_format
+        self._classes = classes
+        self.words = np.zeros((reference_rows, wire_format.row_bytes(classes)), np.uint8)
+        self.known = np.zeros(reference_rows, bool)
+
+    def restore(self, words: np.ndarray, known: np.ndarray) -> None:
+        """Take over saved rows; those of another format or reference set are forgotten."""
+        if words.shape == self.words.shape and known.shape == self.known.shape:
+            self.words, self.known = words.astype(np.uint8), known.astype(bool)
+
+    def digest(self, rows: np.ndarray) -> int:
+        """Return a 32-bit number that tells the last content of some rows, [rows], from any other.
+
+        It is 0 if one of the rows is unknown.
+        """
+        base = self._base(rows)
+        return 0 if base is None else self._format.checksum(base, self._classes)
+
+    def encode(self, logits: Tensor, rows: np.ndarray, digest: int) -> ArrayRecord:
+        """Return the logits, [rows, classes], of some rows as a record.
+
+        Parameters
+        ----------
+        logits : Tensor
+            [rows, classes].
+        rows : ndarray
+            Which reference rows they are about, [rows].
+        digest : int
+            The recipient's `digest` of these rows. Only what changed is encoded if it is also that of this side.
+        """
+        words = self._format.words(logits)
+        base = self._base(rows) if digest and digest == self.digest(rows) else None
+        record = self._format.pack(words, tuple(logits.shape), base)
+        self._keep(rows, words)
+        return record
+
+    def decode(self, record: ArrayRecord, rows: np.ndarray) -> Tensor:
+        """Return logits [rows, classes]; raises InputError, and keeps nothing, if the record cannot be read."""
+        shape = (len(rows), self._classes)
+        words = self._format.unpack(record, shape, self._base(rows))
+        logits = self._format.values(words, shape)
+        self._keep(rows, words)
+        return logits
+
+    def _base(self, rows: np.ndarray) -> np.ndarray | None:
+        return self.words[rows] if self.known[rows].all() else None
+
+    def _keep(self, rows: np.ndarray, words: np.ndarray) -> None:
+        self.words[rows] = words
+        self.known[rows] = True
