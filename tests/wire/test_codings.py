@@ -89,7 +89,7 @@ def test_another_base_is_found(name: str) -> None:
     record = delta.pack(delta.words(now), now.shape, base)
     other = base.copy()
     other[20] = delta.words(-before)[20]
-    with pytest.raises(InputError, match="^rows that are not in wire format .*, or a delta for another base"):
+    with pytest.raises(InputError, match=r"^rows that are not in wire format .*, or a delta for another base"):
         delta.unpack(record, now.shape, other)
     with pytest.raises(InputError, match="they are a delta, without a base"):
         delta.decode(record, now.shape)
