@@ -155,6 +155,7 @@ def run(folder: Path, **options: Any) -> sim.Summary:
 def test_a_killed_run_can_be_resumed(step: int, strategy: str, disk: Disk, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     keys = {"strategy": strategy, "validation_share": 0.2, "learning_rate": 1.0}  # a node's best model is not its last
+    keys |= {"wire": "labels", "wire_coding": "delta"} if strategy == "d-dist" else {}
     expected = run(tmp_path / "reference", **keys)
     assert "[best.1]\nround = 1\n" in (tmp_path / "reference" / "models" / "model.toml").read_text()
 

@@ -22,6 +22,10 @@ KD_STRATEGIES = {
     "d-dist tracking": lambda graph: DDist(graph, consensus="tracking", dissimilarity="kl", wire="float16", **SCHEDULE),
     "median": lambda graph: NeighborKD(graph, pooling="median", exchange_rows=8, **SCHEDULE),
     "d-dist clipped": lambda graph: DDist(graph, clip=0.1, **SCHEDULE),
+    "labels": lambda graph: NeighborKD(graph, wire="labels", wire_coding="delta", temperature=1.0, **SCHEDULE),
+    "simplex joint": lambda graph: DDist(
+        graph, wire="simplex", wire_coding="delta", exchange_rows=8, local_steps=6, exchange_every=1, evaluate_every=2
+    ),
     "silo": lambda graph: Silo(graph, local_steps=6, evaluate_every=2),
 }
 WEIGHT_STRATEGIES = {
