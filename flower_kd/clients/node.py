@@ -59,6 +59,8 @@ class Node:
     validation : iterable of (inputs, labels), or DataLoader, optional
         Batches of the node's own that it does not train on: whenever it is evaluated, it keeps the model if its loss on
         them is the lowest so far.
+    memory : dict of ndarray
+        What flower-kd keeps between messages beside the weights; replaced, never changed in place. To be left out.
     """
 
     model: nn.Module
@@ -71,8 +73,7 @@ class Node:
     fingerprint: str = ""
     card: ModelCard | None = None
     validation: Iterable[Batch] | None = None
-    memory: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
-    """Arrays by name that it keeps between messages, beside its weights; replaced, never changed in place."""
+    memory: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.name = self.name or type(self.model).__name__
