@@ -74,8 +74,8 @@ class TopK:
 
     def __init__(self, *, share: Annotated[float, Interval(gt=0, le=1)] = 0.01) -> None:
         self.share = share
-        # At a tenth, the best of 0.3, 0.6 and 1 on digits, exchanging every 25 steps. Larger steps at smaller shares may
-        # diverge: 0.3 at a hundredth, exchanging every step, did on MNIST.
+        # At a tenth, the best of 0.3, 0.6 and 1 on digits, exchanging every 25 steps. Larger steps at smaller shares
+        # may diverge: 0.3 at a hundredth, exchanging every step, did on MNIST.
         self.consensus_step = min(1.0, 6 * share)
 
     def compress(self, update: Arrays) -> Arrays:
