@@ -71,6 +71,8 @@ class Node:
     reference_augment : str or callable
         The same for reference inputs in distillation; their teacher stays that of the unchanged row, and predictions
         that leave the node are those of unchanged rows.
+    memory : dict of ndarray
+        What flower-kd keeps between messages beside the weights; replaced, never changed in place. To be left out.
     """
 
     model: nn.Module
@@ -86,8 +88,7 @@ class Node:
     schedule: str | Schedule = CONSTANT
     augment: str | augmentation.Part = augmentation.NONE
     reference_augment: str | augmentation.Part = augmentation.NONE
-    memory: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
-    """Arrays by name that it keeps between messages, beside its weights; replaced, never changed in place."""
+    memory: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.name = self.name or type(self.model).__name__

@@ -86,10 +86,11 @@ def difference(weights: Arrays, base: Arrays, names: Set[str]) -> Arrays:
 
 def moved(base: Arrays, update: Arrays) -> Arrays:
     """Return a base with an update added to the arrays it is about: equal bits on all machines."""
-    return base | {
-        name: np.asarray(base[name].astype(np.float32, copy=False) + change, base[name].dtype)
-        for name, change in update.items()
-    }
+    with np.errstate(over="ignore"):  # a receiver checks the result
+        return base | {
+            name: np.asarray(base[name].astype(np.float32, copy=False) + change, base[name].dtype)
+            for name, change in update.items()
+        }
 
 
 class Compressor:

@@ -64,7 +64,7 @@ class TopK:
     Of d values the k = `share` d largest are kept, so that the squared error is at most 1 - k/d of the squared norm
     (Stich, Cordonnier and Jaggi, NeurIPS 2018), plus that of rounding. Values are rounded as by `uint8` (as in Basu et
     al., Qsparse-local-SGD, NeurIPS 2019). Gaps between places are Golomb-Rice coded (Rice and Plaunt 1971): 8.1 bits
-    each if one place in a hundred is kept.
+    each if one place in a hundred is kept. The consensus step of `d-sgd` is min(1, 6 `share`) unless it is set.
 
     Parameters
     ----------
@@ -74,7 +74,9 @@ class TopK:
 
     def __init__(self, *, share: Annotated[float, Interval(gt=0, le=1)] = 0.01) -> None:
         self.share = share
-        self.consensus_step = 1.0
+        # At a tenth, the best of 0.3, 0.6 and 1 on digits, exchanging every 25 steps. Larger steps at smaller shares
+        # may diverge: 0.3 at a hundredth, exchanging every step, did on MNIST.
+        self.consensus_step = min(1.0, 6 * share)
 
     def compress(self, update: Arrays) -> Arrays:
         """Return step, codes and places as bytes of one array: each array in a message has a header of 128 bytes."""

@@ -19,6 +19,7 @@ from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, UPDATE, Greeting
 from flower_kd.sim import InProcessGrid
 from flower_kd.strategies import DSGD, FedAvg
+from flower_kd.wire import as_array
 from flower_kd.wire.compression import digest
 
 START = {"weight": torch.zeros(3, 6), "bias": torch.zeros(3)}
@@ -378,6 +379,32 @@ def test_nodes_that_do_not_tell_how_they_start(kind: str, silent: int, ring: nx.
     strategy.start(strategy.network(grid), num_rounds=2)
     kinds = [name for _, name, _ in seen]
     assert kinds == ([UPDATE] * len(kinds) if silent == 1 else [ARRAYS] * 4 + [UPDATE] * (len(kinds) - 4))
+
+
+@pytest.mark.parametrize("kind", COMPRESSED)
+@pytest.mark.parametrize(
+    "told",
+    [{"weight": np.full((3, 6), np.nan, np.float32), "bias": np.zeros(3, np.float32)}, {"other": np.zeros(9)}, {}],
+    ids=["nan", "another model", "nothing"],
+)
+def test_a_node_that_tells_a_wrong_start_costs_others_one_message_in_full(
+    kind: str, told: dict, ring: nx.Graph
+) -> None:
+    grid = grid_of()
+
+    def lie(vertex: int, reply: Message) -> Message:
+        if reply.metadata.message_type == "query.weights":
+            reply.content[ARRAYS] = ArrayRecord({name: as_array(array) for name, array in told.items()})
+        return reply
+
+    grid.interfere = lie
+    seen = watched(grid)
+    strategy = COMPRESSED[kind](ring, "uint8")
+    network = strategy.network(grid)
+    strategy.start(network, num_rounds=2)
+    kinds = [name for _, name, _ in seen]
+    assert kinds == [ARRAYS] * 4 + [UPDATE] * (len(kinds) - 4)
+    assert all(network.participation[vertex].taken == network.participation[vertex].due for vertex in range(4))
 
 
 # -- what others send --------------------------------------------------------------------------------------------------

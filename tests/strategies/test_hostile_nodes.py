@@ -32,6 +32,8 @@ STRATEGIES = [
     lambda graph: DDist(graph, consensus="tracking", wire="uint8", local_steps=2),
     lambda graph: DSGD(graph, **SCHEDULE),
     lambda graph: FedAvg(graph, local_steps=2),
+    lambda graph: DSGD(graph, compression="top-k", **SCHEDULE),
+    lambda graph: FedAvg(graph, compression="uint8", local_steps=2),
     lambda graph: Silo(graph, local_steps=2),
 ]
 RECORDS = [

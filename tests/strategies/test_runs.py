@@ -32,6 +32,8 @@ WEIGHT_STRATEGIES = {
     "d-sgd": lambda graph: DSGD(graph, **SCHEDULE),
     "d-sgd clipped": lambda graph: DSGD(graph, clip=0.1, **SCHEDULE),
     "fedavg": lambda graph: FedAvg(graph, local_steps=6, evaluate_every=2),
+    "d-sgd compressed": lambda graph: DSGD(graph, compression="top-k(share=0.1)", **SCHEDULE),
+    "fedavg compressed": lambda graph: FedAvg(graph, compression="uint8", local_steps=6, evaluate_every=2),
 }
 ALL = [(name, make, build_blob_node) for name, make in KD_STRATEGIES.items()]
 ALL += [(name, make, build_same_model_node) for name, make in WEIGHT_STRATEGIES.items()]
