@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from flower_kd import models
 from flower_kd.errors import InputError
 from flower_kd.parts.text import LONGEST
-from flower_kd.protocol import Hello, Order, PartName, exchanged_rows
+from flower_kd.protocol import Greeting, Hello, Order, PartName, exchanged_rows
 
 
 def test_records_travel() -> None:
@@ -19,6 +19,18 @@ def test_records_travel() -> None:
         hello = Hello(vertex=2, name="b", classes=10, fingerprint="ab", class_counts=counts)
         assert Hello.from_record(hello.to_record()) == hello
         assert ("class-counts" in hello.to_record()) == bool(counts)
+
+
+def test_defaults_are_not_sent() -> None:
+    assert dict(Order(server_round=1, num_steps=5).to_record()) == {"server-round": 1, "num-steps": 5}
+    assert dict(Order(1, 5, reply="logits", keep=True, exchange=0).to_record()) == {
+        "server-round": 1,
+        "num-steps": 5,
+        "reply": "logits",
+        "keep": True,
+    }
+    assert dict(Greeting().to_record()) == {}
+    assert Greeting.from_record(Greeting(wire_coding="delta").to_record()) == Greeting(wire_coding="delta")
 
 
 def test_a_record_of_another_sender_is_refused() -> None:

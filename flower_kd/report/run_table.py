@@ -61,8 +61,9 @@ def _traffic(summary: Summary) -> Iterator[str]:
         return
     to_server = _sends_to_server(summary.strategy)
     where = "to the server" if to_server else "over one edge in one direction"
-    message = _size(sent["per_message"])
-    yield f"sent {where}: {sent['messages_per_edge']:,.4g} messages of {message}, {_size(sent['per_edge'])} in total"
+    count = sent["messages_per_edge"]
+    messages = f"{count:,.4g} message{'' if count == 1 else 's'} of {_size(sent['per_message'])}"
+    yield f"sent {where}: {messages}, {_size(sent['per_edge'])} in total"
     same, every = (summary.d_sgd_ratio(name) for name in ("d_sgd_same_frequency_per_edge", "d_sgd_per_edge"))
     yield f"{d_sgd}: {same:,.1f} times as much at the same frequency, {every:,.1f} times {every_step}"
     if to_server:

@@ -25,9 +25,11 @@ def check_codec(part: str | Codec) -> None:
     ------
     AssertionError
         If shapes change, values are not finite, the same rows give other bytes, a clear prediction is lost, one message
-        changes another, or arrays of random bits end in another error than InputError.
+        changes another, arrays of random bits end in another error than InputError, or other rows arrive when the
+        arrays are entropy coded.
     """
-    codec = wire.get(part) if isinstance(part, str) else WireFormat(type(part).__name__, part)
+    codec = _format(part, "plain")
+    coded = None if getattr(codec.codec, "variable_size", False) else _format(part, "entropy")
     rng = np.random.default_rng(0)
     for shape in _SHAPES:
         logits = rng.normal(size=shape).astype(np.float32)
@@ -51,9 +53,16 @@ def check_codec(part: str | Codec) -> None:
             decoded = _decoded(codec, what, record, shape)
             assert torch.equal(decoded, _decoded(codec, what, record, shape)), f"{what}: decoding twice differs"
             assert _bytes(record) == _bytes(_encoded(codec, what, values)), f"{what}: other bytes for the same rows"
+            if coded is not None:
+                again = _decoded(coded, what, _encoded(coded, what, values), shape)
+                assert torch.equal(again, decoded), f"{what}: with wire-coding = 'entropy' other rows arrive"
             if name == "clear predictions":
                 assert (decoded.numpy().argmax(-1) == winners).all(), f"{what}: the predicted class is lost"
         _check_random_bits(codec, _encoded(codec, "random logits", logits), shape, rng)
+
+
+def _format(part: str | Codec, coding: str) -> WireFormat:
+    return wire.get(part, coding) if isinstance(part, str) else WireFormat(type(part).__name__, part, coding)
 
 
 def _encoded(codec: WireFormat, what: str, values: np.ndarray) -> ArrayRecord:

@@ -123,7 +123,7 @@ class WireFormat:
         codings.check(coding)
         self.name = name
         self.coding = coding
-        self._codec = codec
+        self.codec = codec
         self._alphabet: Callable[[int], int] | None = getattr(codec, "alphabet", None)
         self._coded = self._alphabet is not None or coding != "plain"
         self._fixed_size = not getattr(codec, "variable_size", False)
@@ -301,7 +301,7 @@ class WireFormat:
         values.flags.writeable = False  # these may be the model's own
         try:
             with np.errstate(all="ignore"):
-                arrays = {name: array for name, array in self._codec.encode(values).items()}  # noqa: C416
+                arrays = {name: array for name, array in self.codec.encode(values).items()}  # noqa: C416
                 _layout_of(arrays)
                 return arrays
         except InputError:
@@ -313,7 +313,7 @@ class WireFormat:
         """Return the rows that the codec decodes, after checking them."""
         try:
             with np.errstate(all="ignore"):  # the result is checked below
-                values = self._codec.decode(arrays, shape)
+                values = self.codec.decode(arrays, shape)
                 if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
                     raise TypeError("decode() must return an array of floats")
                 values = np.asarray(values)  # subclasses compute in their own ways

@@ -34,8 +34,8 @@ def as_array(values: np.ndarray) -> Array:
 
 
 def as_coded(data: bytes) -> Array:
-    """Return bytes that a coding made, as they are."""
-    return Array("uint8", (len(data),), CODED, data)
+    """Return bytes that a coding made, as they are: both sides know what they are about."""
+    return Array("", (), CODED, data)
 
 
 def read_coded(name: str, array: Array) -> bytes:
@@ -79,10 +79,10 @@ def short_repr(value: object) -> str:
 
 
 def _check_coded(name: str, array: Array) -> None:
-    if array.dtype != "uint8" or tuple(array.shape) != (len(array.data),):
+    if array.dtype or array.shape:
         raise InputError(
-            f"array {short_repr(name)} cannot be read: {len(array.data)} coded bytes that claim to be "
-            f"{short_repr(array.dtype)} of shape {short_repr(array.shape)}"
+            f"array {short_repr(name)} cannot be read: coded bytes that claim to be {short_repr(array.dtype)} of shape "
+            f"{short_repr(array.shape)}"
         )
 
 

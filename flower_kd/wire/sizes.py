@@ -13,6 +13,7 @@ METADATA_BYTES = 2 * (64 + 3) + 5 * (10 + 1) + 2 * (8 + 1) + len("evaluate") + 2
 
 # Messages with the same layout have the same size, so that thousands of messages are serialized only once.
 _sizes: dict[Hashable, int] = {}
+_MOST_SIZES = 4096  # coded arrays have many different lengths
 
 
 def message_bytes(message: Message) -> int:
@@ -34,6 +35,8 @@ def content_bytes(content: RecordDict) -> int:
     layout = tuple((name, _layout(record)) for name, record in content.items())
     size = _sizes.get(layout)
     if size is None:
+        if len(_sizes) >= _MOST_SIZES:
+            _sizes.clear()
         size = _sizes[layout] = int(recorddict_to_proto(content).ByteSize())
     return METADATA_BYTES + size
 

@@ -15,7 +15,7 @@ from flower_kd.errors import InputError
 from flower_kd.wire.packing import pack, packed_bytes, unpack
 
 _PLAIN, _DEFLATED, _PALETTE = range(3)
-_CLASSES_OF_A_BYTE = 256
+_ONE_BYTE, _TWO_BYTES = 2**8, 2**16  # alphabets
 
 
 class Reader:
@@ -80,10 +80,11 @@ def write_symbols(symbols: np.ndarray, alphabet: int, *, entropy: bool) -> bytes
     plain = bytes([_PLAIN]) + pack(symbols, alphabet)
     if not entropy or len(symbols) == 0:
         return plain
-    if alphabet <= _CLASSES_OF_A_BYTE:
-        return min(plain, bytes([_DEFLATED]) + _deflated(symbols.astype(np.uint8).tobytes()), key=len)
-    palette, places = np.unique(symbols, return_inverse=True)
-    if 2 * len(palette) >= len(symbols):
+    if alphabet <= _TWO_BYTES:
+        words = symbols.astype(f"<u{_symbol_bytes(alphabet)}")[:, None].view(np.uint8)
+        plain = min(plain, bytes([_DEFLATED]) + _deflated(words.T.tobytes()), key=len)
+    palette, places = np.unique(symbols, return_inverse=True) if alphabet > _ONE_BYTE else (symbols, symbols)
+    if 2 * len(palette) >= len(symbols) or len(palette) == alphabet:
         return plain
     parts = [number(len(palette)), pack(palette, alphabet), write_symbols(places, len(palette), entropy=True)]
     return min(plain, bytes([_PALETTE]) + b"".join(parts), key=len)
@@ -94,8 +95,10 @@ def read_symbols(reader: Reader, count: int, alphabet: int, *, nested: bool = Fa
     match reader.byte():
         case 0:  # _PLAIN
             return unpack(reader.take(packed_bytes(count, alphabet)), count, alphabet)
-        case 1 if alphabet <= _CLASSES_OF_A_BYTE:  # _DEFLATED
-            symbols = np.frombuffer(_inflated(reader, count), np.uint8).astype(np.int64)
+        case 1 if alphabet <= _TWO_BYTES:  # _DEFLATED
+            width = _symbol_bytes(alphabet)
+            planes = np.frombuffer(_inflated(reader, count * width), np.uint8).reshape(width, count)
+            symbols = (planes.T.astype(np.int64) << (8 * np.arange(width))).sum(axis=1)
             if symbols.max(initial=0) >= alphabet:
                 raise InputError(f"a symbol that is not below {alphabet}")
             return symbols
@@ -106,6 +109,10 @@ def read_symbols(reader: Reader, count: int, alphabet: int, *, nested: bool = Fa
                 raise InputError("a palette without entries")
             return palette[read_symbols(reader, count, distinct, nested=True)]
     raise InputError("the coded bytes are not those of symbols")
+
+
+def _symbol_bytes(alphabet: int) -> int:
+    return 1 if alphabet <= _ONE_BYTE else 2
 
 
 def write_rows(rows: np.ndarray, widths: Sequence[tuple[int, int]], *, entropy: bool) -> bytes:

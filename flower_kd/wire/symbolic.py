@@ -84,9 +84,13 @@ class Simplex:
         dtype = np.min_scalar_type(self.alphabet(classes) - 1)
         shares = _softmax(values.reshape(-1, classes) / self.temperature) * np.float32(self.units)
         counts = np.floor(shares).astype(np.int64)
-        left = self.units - counts.sum(axis=-1, keepdims=True)
-        order = np.argsort(counts - shares, axis=-1, kind="stable")
-        np.put_along_axis(counts, order, np.take_along_axis(counts, order, -1) + (np.arange(classes) < left), axis=-1)
+        left = self.units - counts.sum(axis=-1)
+        remainders, rows = shares - counts, np.arange(len(counts))
+        for _ in range(int(left.max(initial=0))):  # few times: faster than to sort
+            largest = remainders.argmax(axis=-1)
+            counts[rows, largest] += left > 0
+            remainders[rows, largest] = -1
+            left -= 1
         # A point is a sorted list of classes, one a unit, numbered by the combinatorial number system.
         units = np.repeat(np.tile(np.arange(classes), len(counts)), counts.reshape(-1)).reshape(-1, self.units)
         numbers = _ranks(classes, self.units)[units, np.arange(self.units)].sum(axis=-1)

@@ -108,7 +108,7 @@ def test_the_page_of_a_run_separates_payload_and_frequency_and_lists_missed_exch
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     text = Page(folders["run"] / "report.html").text
-    assert re.search(r"bytes per edge [\d.]+ MB 2 messages of [\d.]+ kB", text)
+    assert re.search(r"bytes per edge [\d.]+ [kM]B 1 message of [\d.]+ kB", text)
     assert re.search(
         r"D-SGD sends per edge [\d.]+ times as much at the same frequency; [\d.]+ times when sent in every step", text
     )

@@ -123,7 +123,8 @@ def _headline(row: Mapping[str, float], summary: Summary) -> Iterator[Figure]:
         gain = points(row["accuracy"] - row["alone"])
         yield Figure("the same nodes alone", percent(row["alone"], " %"), f"{gain} points by learning from neighbors")
     if row["bytes-per-edge"]:
-        messages = f"{short(row['messages-per-edge'])} messages of {short(row['bytes-per-message'] / 1e3)} kB"
+        count = row["messages-per-edge"]
+        messages = f"{short(count)} message{'' if count == 1 else 's'} of {short(row['bytes-per-message'] / 1e3)} kB"
         yield Figure("bytes per edge", f"{megabytes(row['bytes-per-edge'])} MB", f"{messages}, in one direction")
         yield Figure("bytes per node", f"{megabytes(row['bytes-per-node'])} MB", PER_NODE)
         as_often, every_step = (times(row[name]) for name in D_SGD)
