@@ -97,13 +97,9 @@ def test_the_bytes_of_class_counts_are_counted(watched: Watched) -> None:
 
 def test_teachers_follow_the_counts_that_nodes_reported(watched: Watched) -> None:
     strategy = NeighborKD(RING, pooling="class-share", **SCHEDULE)
-    seen = []
-    whole = strategy.pool
-    strategy.pool = lambda *given, class_counts: (seen.append(class_counts), whole(*given, class_counts=class_counts))[
-        1
-    ]
-    strategy.start(watched, num_rounds=1)
-    assert len(seen) == 2
+    seen = recorded(strategy)
+    strategy.start(watched, num_rounds=2)
+    assert len(seen) == 3  # of four exchanges: the run's last has no logits
     assert all(torch.equal(counts, torch.tensor([counts_of(v) for v in range(4)]).float()) for counts in seen)
 
 
@@ -125,8 +121,8 @@ def plain(logits, weights, temperature, **others):
 """
     with module(tmp_path, "counting_parts", content):
         strategy = NeighborKD(RING, pooling="counting_parts:Counting(power=2)", **SCHEDULE)
-        strategy.start(watched, num_rounds=1)
-        assert [list(counts.shape) for counts in strategy.pool.seen] == [[4, 3]] * 2
+        strategy.start(watched, num_rounds=2)
+        assert [list(counts.shape) for counts in strategy.pool.seen] == [[4, 3]] * 3
         watched.hellos.clear()
         NeighborKD(RING, pooling="counting_parts:plain", **SCHEDULE).start(watched, num_rounds=1)
         assert not any("class-counts" in hello for hello in watched.hellos)
@@ -206,11 +202,7 @@ def test_a_liar_has_3_times_the_median_of_samples_at_most() -> None:
 def test_a_node_that_returns_with_other_data_has_other_counts(grid: FaultyGrid) -> None:
     old, original = list(grid.contexts)[2], grid._call
     strategy = NeighborKD(RING, pooling="class-share", **SCHEDULE)
-    seen: list[torch.Tensor] = []
-    whole = strategy.pool
-    strategy.pool = lambda *given, class_counts: (seen.append(class_counts), whole(*given, class_counts=class_counts))[
-        1
-    ]
+    seen = recorded(strategy)
 
     def call(message: Message) -> Message:
         if message.metadata.dst_node_id not in grid.contexts:
