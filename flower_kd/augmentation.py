@@ -32,6 +32,7 @@ from flower_kd.parts.signatures import parameters_of
 from flower_kd.ranges import Count, NonNegative, Positive, Share
 
 NONE = "none"
+_ELASTIC = 6  # displacements along each side of an image
 
 # From inputs to inputs, or from inputs and targets to both; with `of_pixels = True`, images in [0, 1].
 Part = Callable[..., Any]
@@ -182,8 +183,9 @@ def affine(
     translate: Share = 0.07,
     scale: Share = 0.15,
     shear: Share = 0.15,
+    elastic: Share = 0.0,
 ) -> Tensor:
-    """Turn, shift, scale and shear each image (as RandomAffine of torchvision, which draws once a call).
+    """Turn, shift, scale, shear and bend each image (as RandomAffine of torchvision, which draws once a call).
 
     Parameters
     ----------
@@ -195,6 +197,9 @@ def affine(
         The largest shift in each direction, as a share of the height or width.
     scale, shear : float
         The largest change of height and of width, each by itself, and of the slope of vertical lines, as shares.
+    elastic : float
+        Standard deviation of displacements, as a share of the height or width: normal on a coarse grid, linear in
+        between (after the elastic distortions of Simard, Steinkraus and Platt, ICDAR 2003).
     """
     _check_images(inputs)
     height, width = inputs.shape[-2:]
@@ -206,6 +211,10 @@ def affine(
     first = torch.stack([cos * wide, (cos * slope - sin) * tall / aspect, 2 * translate * right], dim=1)
     second = torch.stack([sin * wide * aspect, (sin * slope + cos) * tall, 2 * translate * down], dim=1)
     grid = F.affine_grid(torch.stack([first, second], dim=1), list(inputs.shape), align_corners=False)
+    if elastic:
+        bent = torch.randn(len(inputs), 2, _ELASTIC, _ELASTIC, device=inputs.device) * (2 * elastic)
+        bent = F.interpolate(bent, size=(height, width), mode="bilinear", align_corners=True)
+        grid = grid + bent.permute(0, 2, 3, 1)
     return F.grid_sample(inputs, grid, padding_mode="border", align_corners=False)
 
 

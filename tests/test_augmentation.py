@@ -84,7 +84,8 @@ def test_affine_changes_each_image_by_its_own_numbers_within_its_limits() -> Non
     still, _ = augmented("affine(degrees=0, translate=0, scale=0, shear=0)", images)
     assert torch.allclose(still, images, atol=1e-5)
     for one in ("degrees=10, translate=0, scale=0, shear=0", "degrees=0, translate=0.2, scale=0, shear=0",
-                "degrees=0, translate=0, scale=0.1, shear=0", "degrees=0, translate=0, scale=0, shear=0.1"):  # fmt: skip
+                "degrees=0, translate=0, scale=0.1, shear=0", "degrees=0, translate=0, scale=0, shear=0.1",
+                "degrees=0, translate=0, scale=0, shear=0, elastic=0.1"):  # fmt: skip
         changed, _ = augmented(f"affine({one})", images)
         assert len({tuple(image.flatten().tolist()) for image in changed}) == 50
         assert changed.min() >= images.min()  # edges are repeated: no value is new
