@@ -37,7 +37,8 @@ SHORT: dict[str, object] = {
 }
 
 
-# Parts of an installed package, tests/plugins: one of each kind in some run here, except consensus (every_strategy).
+# Parts of an installed package, tests/plugins: one of each kind in some run here; two of them in
+# every_strategy, consensus and compression.
 PLUGGED: dict[str, object] = {
     "dissimilarity": "renyi(order=0.7)",
     "topology": "chords(step=2)",

@@ -16,8 +16,18 @@ from flower_kd.runs.run_folder import RunFolder
 RUNS = {
     "silo": {"strategy": "silo"},
     "fedavg": {"strategy": "fedavg"},
+    "fedavg, the largest differences": {"strategy": "fedavg", "compression": "top-k(share=0.1)"},
     "d-sgd": {"strategy": "d-sgd", "exchange_every": 2},
+    "d-sgd, a compression of a plugin": {"strategy": "d-sgd", "compression": "signs", "exchange_every": 2},
     "neighbor-kd": {"strategy": "neighbor-kd", "exchange_rows": 20, "reference_batch": 10, "wire": "uint8"},
+    "neighbor-kd, labels as deltas": {
+        "strategy": "neighbor-kd",
+        "pooling": "class-share",
+        "wire": "labels",
+        "wire_coding": "delta",
+        "exchange_every": 2,
+        "logit_adjustment": 1.0,
+    },
     "neighbor-kd, pairwise": {"strategy": "neighbor-kd", "pooling": "pairwise", "dissimilarity": "js"},
     "d-dist": {"strategy": "d-dist", "exchange_every": 1, "exchange_rows": 20, "reference_batch": 0},
     "d-dist, a consensus of a plugin": {"strategy": "d-dist", "consensus": "recent(share=0.3)", "exchange_every": 2},
