@@ -28,6 +28,8 @@ STRATEGIES = [
     lambda graph: NeighborKD(graph, temperature=0.5, **SCHEDULE),
     lambda graph: NeighborKD(graph, pooling="mean-logits", wire="float16", exchange_rows=8, **SCHEDULE),
     lambda graph: NeighborKD(graph, pooling="pairwise", dissimilarity="msed", wire="uint8", **SCHEDULE),
+    lambda graph: NeighborKD(graph, pooling="class-share", wire="labels", wire_coding="delta", **SCHEDULE),
+    lambda graph: NeighborKD(graph, wire="simplex(bits=2)", wire_coding="entropy", logit_adjustment=1.0, **SCHEDULE),
     lambda graph: DDist(graph, temperature=0.5, **SCHEDULE),
     lambda graph: DDist(graph, consensus="tracking", wire="uint8", local_steps=2),
     lambda graph: DSGD(graph, **SCHEDULE),
