@@ -110,6 +110,8 @@ def factors(schedule: str | Schedule, total_steps: int) -> np.ndarray:
     title = _title(schedule)
     if total_steps < 1:
         raise InputError(f"{title} needs the number of steps of the run, which the server did not send")
+    if schedule == CONSTANT:
+        return np.broadcast_to(1.0, total_steps)
     optimizer = SGD([torch.zeros(1)], lr=1.0)
     found = np.fromiter(islice(_rates(schedule, optimizer, total_steps), total_steps), np.float64, total_steps)
     odd = np.flatnonzero(~(np.isfinite(found) & (found >= 0)))
@@ -129,12 +131,12 @@ def _rates(schedule: str | Schedule, optimizer: Optimizer, total_steps: int) -> 
     """Yield the rate of an optimizer in each step under a schedule."""
     scheduler = _scheduler(schedule, optimizer, total_steps)
     (group,) = optimizer.param_groups
+    optimizer.step()  # without gradients; schedulers warn if there was none before their first step
     for done in range(1, total_steps + 1):
         yield float(group["lr"])
         if done == total_steps:
             return
         try:
-            optimizer.step()  # without gradients; schedulers count it
             scheduler.step()
         except Exception as error:
             title = _title(schedule)

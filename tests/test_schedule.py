@@ -20,6 +20,12 @@ def optimizer(rate: float = 0.4) -> torch.optim.Optimizer:
     return torch.optim.SGD([torch.zeros(1)], lr=rate)
 
 
+def test_a_constant_rate_costs_nothing_in_a_run_of_any_length() -> None:
+    found = schedule.factors("constant", 10**12)
+    assert found.shape == (10**12,)
+    assert found[0] == found[-1] == 1
+
+
 @pytest.mark.parametrize(
     ("text", "by_torch"),
     [
