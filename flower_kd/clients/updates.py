@@ -18,7 +18,6 @@ from flower_kd.clients.memory import remember, remembered
 from flower_kd.clients.node import Node
 from flower_kd.protocol import ARRAYS, UPDATE, Order
 from flower_kd.wire import compression
-from flower_kd.wire.compression import digest
 
 BASE, RESIDUAL = "base", "residual"  # what a node remembers
 
@@ -39,7 +38,7 @@ def base_of(node: Node, order: Order) -> wire.Arrays | None:
     if order.compression == compression.NONE:
         return None
     base = (order.moving_base and remembered(node, BASE)) or _copy(_weights(node))
-    return base if digest(base) == order.base else None
+    return base if wire.digest(base) == order.base else None
 
 
 def reply(node: Node, order: Order, base: wire.Arrays | None) -> tuple[str, ArrayRecord]:

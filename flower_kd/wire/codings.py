@@ -6,7 +6,6 @@ and these rows, or all.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -14,6 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from flower_kd.errors import InputError, unknown
+from flower_kd.wire.records import digest
 from flower_kd.wire.streams import Reader, number, read_rows, read_symbols, write_rows, write_symbols
 
 Coding = Literal["plain", "entropy", "delta"]
@@ -59,10 +59,6 @@ class Rows:
             return symbols.astype(f"<u{self.width}")[:, None].view(np.uint8)
         return read_rows(reader, count, self.widths)
 
-    def checksum(self, rows: np.ndarray) -> int:
-        """Return a 32-bit number, never 0, that tells all the rows from others, and from those of other formats."""
-        return zlib.crc32(rows.tobytes(), self.alphabet & 0xFFFFFFFF) or 1
-
 
 def check(name: str) -> None:
     """Raise InputError for an unknown coding."""
@@ -84,14 +80,14 @@ def write(rows: np.ndarray, of: Rows, coding: str, base: np.ndarray | None = Non
     base : ndarray, optional
         The rows that the other side has, of the same shape.
     """
-    check_bytes = of.checksum(rows).to_bytes(4, "little")
+    checksum = _checksum(rows).to_bytes(4, "little")
     full, delta = b"", b""
     changed = np.flatnonzero((rows != base).any(axis=1)) if coding == "delta" and base is not None else None
     if changed is not None:
-        delta = bytes([_DELTA]) + check_bytes + _write_places(changed, of.count)
+        delta = bytes([_DELTA]) + checksum + _write_places(changed, of.count)
         delta += of.write(rows[changed], entropy=True)
     if changed is None or 4 * len(changed) > of.count or of.count < _FEW:  # otherwise a delta is always shorter
-        full = bytes([_FULL]) + check_bytes + of.write(rows, entropy=coding != "plain")
+        full = bytes([_FULL]) + checksum + of.write(rows, entropy=coding != "plain")
     return min((found for found in (full, delta) if found), key=len)
 
 
@@ -116,9 +112,13 @@ def read(data: bytes, of: Rows, base: np.ndarray | None = None) -> np.ndarray:
         rows = base.copy()
         rows[changed] = of.read(reader, len(changed))
     reader.end()
-    if of.checksum(rows) != expected:
+    if _checksum(rows) != expected:
         raise InputError("their checksum is wrong: corrupt" + (", or a delta for another base" if form else ""))
     return rows
+
+
+def _checksum(rows: np.ndarray) -> int:
+    return digest({"rows": rows})
 
 
 def _write_places(places: np.ndarray, count: int) -> bytes:

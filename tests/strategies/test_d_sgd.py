@@ -19,8 +19,7 @@ from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, UPDATE, Greeting
 from flower_kd.sim import InProcessGrid
 from flower_kd.strategies import DSGD, FedAvg
-from flower_kd.wire import as_array
-from flower_kd.wire.compression import digest
+from flower_kd.wire import as_array, digest
 
 START = {"weight": torch.zeros(3, 6), "bias": torch.zeros(3)}
 COMPRESSED = {

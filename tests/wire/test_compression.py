@@ -13,8 +13,8 @@ from hypothesis.extra.numpy import arrays as drawn_arrays
 
 from flower_kd import wire
 from flower_kd.errors import InputError
-from flower_kd.wire import compression
-from flower_kd.wire.compression import Compressor, digest, moved
+from flower_kd.wire import compression, digest
+from flower_kd.wire.compression import Compressor, moved
 
 NAMES = ["none", "uint8", "top-k(share=0.1)", "top-k(share=0.01)", "top-k(share=1)"]
 SHAPES = {"b": (7, 5), "a": (3,), "c": ()}
