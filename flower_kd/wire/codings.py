@@ -1,7 +1,7 @@
 """How encoded rows become bytes (`wire-coding`): plain, entropy coded, or as what changed since the last message.
 
-A message consists of its form (full or delta), the CRC-32 of all rows, the places of those that changed (in a delta),
-and these rows, or all.
+A message consists of its form, the CRC-32 of all rows, and one of: all rows; the places of those that changed, and
+these rows; the changes of symbols.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from typing import Literal, get_args
 import numpy as np
 
 from flower_kd.errors import InputError, unknown
+from flower_kd.wire.changes import MOST_CHANGES, MOST_ROWS, read_changes, write_changes
 from flower_kd.wire.records import digest
 from flower_kd.wire.streams import Reader, number, read_rows, read_symbols, write_rows, write_symbols
 
 Coding = Literal["plain", "entropy", "delta"]
 CODINGS: tuple[str, ...] = get_args(Coding)
 
-_FULL, _DELTA = range(2)
+_FULL, _DELTA, _CHANGES = range(3)
 _FEW = 256  # rows, of which a delta may take more bytes than all of them
 
 
@@ -49,15 +50,22 @@ class Rows:
     def write(self, rows: np.ndarray, *, entropy: bool) -> bytes:
         """Return some of the rows, uint8 [n, bytes], in the shortest way."""
         if self.alphabet:
-            return write_symbols(rows.view(f"<u{self.width}")[:, 0].astype(np.int64), self.alphabet, entropy=entropy)
+            return write_symbols(self.symbols(rows), self.alphabet, entropy=entropy)
         return write_rows(rows, self.widths, entropy=entropy)
 
     def read(self, reader: Reader, count: int) -> np.ndarray:
         """Return rows that `write` wrote."""
         if self.alphabet:
-            symbols = read_symbols(reader, count, self.alphabet)
-            return symbols.astype(f"<u{self.width}")[:, None].view(np.uint8)
+            return self.from_symbols(read_symbols(reader, count, self.alphabet))
         return read_rows(reader, count, self.widths)
+
+    def symbols(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows that are symbols as numbers, int64 [n]."""
+        return rows.view(f"<u{self.width}")[:, 0].astype(np.int64)
+
+    def from_symbols(self, symbols: np.ndarray) -> np.ndarray:
+        """Return the rows, uint8 [n, bytes], that these symbols are."""
+        return symbols.astype(f"<u{self.width}")[:, None].view(np.uint8)
 
 
 def check(name: str) -> None:
@@ -81,14 +89,16 @@ def write(rows: np.ndarray, of: Rows, coding: str, base: np.ndarray | None = Non
         The rows that the other side has, of the same shape.
     """
     checksum = _checksum(rows).to_bytes(4, "little")
-    full, delta = b"", b""
-    changed = np.flatnonzero((rows != base).any(axis=1)) if coding == "delta" and base is not None else None
-    if changed is not None:
-        delta = bytes([_DELTA]) + checksum + _write_places(changed, of.count)
-        delta += of.write(rows[changed], entropy=True)
-    if changed is None or 4 * len(changed) > of.count or of.count < _FEW:  # otherwise a delta is always shorter
-        full = bytes([_FULL]) + checksum + of.write(rows, entropy=coding != "plain")
-    return min((found for found in (full, delta) if found), key=len)
+    if coding != "delta" or base is None:
+        return bytes([_FULL]) + checksum + of.write(rows, entropy=coding != "plain")
+    changed = np.flatnonzero((rows != base).any(axis=1))
+    if of.alphabet and of.count <= MOST_ROWS and len(changed) <= MOST_CHANGES:
+        delta = bytes([_CHANGES]) + checksum + write_changes(of.symbols(rows), of.symbols(base), of.alphabet)
+    else:
+        delta = bytes([_DELTA]) + checksum + _write_places(changed, of.count) + of.write(rows[changed], entropy=True)
+    if 4 * len(changed) <= of.count >= _FEW:  # a delta is always shorter
+        return delta
+    return min(delta, write(rows, of, "entropy"), key=len)
 
 
 def read(data: bytes, of: Rows, base: np.ndarray | None = None) -> np.ndarray:
@@ -103,10 +113,12 @@ def read(data: bytes, of: Rows, base: np.ndarray | None = None) -> np.ndarray:
     form, expected = reader.byte(), int.from_bytes(reader.take(4), "little")
     if form == _FULL:
         rows = of.read(reader, of.count)
-    elif form != _DELTA:
+    elif form != _DELTA and not (form == _CHANGES and of.alphabet):
         raise InputError(f"they have the unknown form {form}")
     elif base is None:
         raise InputError("they are a delta, without a base to apply it to")
+    elif form == _CHANGES:
+        rows = of.from_symbols(read_changes(reader.rest(), of.symbols(base), of.alphabet))
     else:
         changed = _read_places(reader, of.count)
         rows = base.copy()

@@ -125,8 +125,8 @@ def plain(logits, weights, temperature, **others):
 """
     with module(tmp_path, "counting_parts", content):
         strategy = NeighborKD(RING, pooling="counting_parts:Counting(power=2)", **SCHEDULE)
-        strategy.start(watched, num_rounds=1)
-        assert [list(counts.shape) for counts in strategy.pool.seen] == [[4, 3]] * 2
+        strategy.start(watched, num_rounds=2)
+        assert [list(counts.shape) for counts in strategy.pool.seen] == [[4, 3]] * 3
         watched.hellos.clear()
         NeighborKD(RING, pooling="counting_parts:plain", **SCHEDULE).start(watched, num_rounds=1)
         assert not any("class-counts" in hello for hello in watched.hellos)

@@ -153,7 +153,7 @@ def test_a_node_that_lost_its_state_sends_a_full_message(grid: FaultyGrid) -> No
     grid.interfere = forget
     _, network = run("labels", "delta", grid, rounds=10)
     assert forms[0] == forms[3] == 0
-    assert 1 in forms
+    assert any(forms)  # deltas
     assert all(part.taken == 10 for part in network.participation.values())
 
 
