@@ -14,6 +14,7 @@ import numpy as np
 
 from flower_kd.errors import InputError, unknown
 from flower_kd.wire.changes import MOST_CHANGES, MOST_ROWS, read_changes, write_changes
+from flower_kd.wire.places import pack_places, unpack_places
 from flower_kd.wire.records import digest
 from flower_kd.wire.streams import Reader, number, read_rows, read_symbols, write_rows, write_symbols
 
@@ -95,7 +96,8 @@ def write(rows: np.ndarray, of: Rows, coding: str, base: np.ndarray | None = Non
     if of.alphabet and of.count <= MOST_ROWS and len(changed) <= MOST_CHANGES:
         delta = bytes([_CHANGES]) + checksum + write_changes(of.symbols(rows), of.symbols(base), of.alphabet)
     else:
-        delta = bytes([_DELTA]) + checksum + _write_places(changed, of.count) + of.write(rows[changed], entropy=True)
+        delta = bytes([_DELTA]) + checksum + number(len(changed)) + pack_places(changed)
+        delta += of.write(rows[changed], entropy=True)
     if 4 * len(changed) <= of.count >= _FEW:  # a delta is always shorter
         return delta
     return min(delta, write(rows, of, "entropy"), key=len)
@@ -118,9 +120,11 @@ def read(data: bytes, of: Rows, base: np.ndarray | None = None) -> np.ndarray:
     elif base is None:
         raise InputError("they are a delta, without a base to apply it to")
     elif form == _CHANGES:
-        rows = of.from_symbols(read_changes(reader.rest(), of.symbols(base), of.alphabet))
+        rows = of.from_symbols(read_changes(reader.take(len(reader.rest)), of.symbols(base), of.alphabet))
     else:
-        changed = _read_places(reader, of.count)
+        count = reader.number(of.count)
+        changed, size = unpack_places(reader.rest, count, of.count)
+        reader.take(size)
         rows = base.copy()
         rows[changed] = of.read(reader, len(changed))
     reader.end()
@@ -131,41 +135,3 @@ def read(data: bytes, of: Rows, base: np.ndarray | None = None) -> np.ndarray:
 
 def _checksum(rows: np.ndarray) -> int:
     return digest({"rows": rows})
-
-
-def _write_places(places: np.ndarray, count: int) -> bytes:
-    """Return increasing places below `count`, as Golomb-Rice codes of the gaps between them."""
-    written = number(len(places))
-    if len(places) == 0:
-        return written
-    gaps = np.diff(places, prepend=-1) - 1
-    low_bits = max(int(np.log2(max(np.log(2) * (count / len(places)), 1.0)) + 0.5), 0)
-    high, low = gaps >> low_bits, gaps & ((1 << low_bits) - 1)
-    ends = np.cumsum(high + 1) - 1
-    unary = np.zeros(ends[-1] + 1, np.uint8)
-    unary[ends] = 1
-    binary = (low[:, None] >> np.arange(low_bits)) & 1
-    packed = [np.packbits(bits.astype(np.uint8)).tobytes() for bits in (unary, binary.reshape(-1))]
-    return written + bytes([low_bits]) + number(len(packed[0])) + b"".join(packed)
-
-
-def _read_places(reader: Reader, count: int) -> np.ndarray:
-    """Return the places that `_write_places` wrote."""
-    number_of_places = reader.number(count)
-    if number_of_places == 0:
-        return np.zeros(0, np.int64)
-    low_bits = reader.byte()
-    if low_bits > count.bit_length():
-        raise InputError("places of rows that cannot be read")
-    unary = reader.take(reader.number((count + number_of_places) // 8 + 1))
-    ends = np.flatnonzero(np.unpackbits(np.frombuffer(unary, np.uint8)))
-    if len(ends) != number_of_places:
-        raise InputError("places of rows that cannot be read")
-    packed = np.frombuffer(reader.take((number_of_places * low_bits + 7) // 8), np.uint8)
-    binary = np.unpackbits(packed, count=number_of_places * low_bits).reshape(number_of_places, low_bits)
-    low = (binary.astype(np.int64) << np.arange(low_bits)).sum(axis=1)
-    gaps = (np.diff(ends, prepend=-1) - 1 << low_bits) + low
-    places = np.cumsum(gaps + 1) - 1
-    if places[-1] >= count:
-        raise InputError("places of rows that are not there")
-    return places

@@ -50,9 +50,10 @@ class Reader:
                 return value
             shift += 7
 
+    @property
     def rest(self) -> bytes:
-        """Return all bytes that were not read."""
-        return self.take(len(self._data) - self._offset)
+        """All bytes that were not read yet."""
+        return self._data[self._offset :]
 
     def end(self) -> None:
         """Raise InputError unless all bytes were read."""

@@ -99,19 +99,6 @@ def test_messages_are_small(name: str, most: float) -> None:
     assert wire.content_bytes(hostility.RecordDict({"update": record})) < most + wire.METADATA_BYTES
 
 
-@given(data=st.data())
-@settings(max_examples=60, deadline=None)
-def test_places_are_packed_without_loss(data) -> None:
-    from flower_kd.wire.compressions import _pack_gaps, _unpack_gaps
-
-    total = data.draw(st.integers(1, 10**9))
-    places = np.array(sorted(data.draw(st.sets(st.integers(0, total - 1), max_size=60))), np.int64)
-    if len(places) and places[-1] > 4e6:  # a gap's high part is in unary
-        places = places % 4_000_000
-        places = np.unique(places)
-    assert np.array_equal(_unpack_gaps(_pack_gaps(places), len(places)), places)
-
-
 def test_buffers_travel_as_they_are() -> None:
     update, buffers = sample(), {"mean": np.array([0.1, 1e30], np.float32), "count": np.array(2**40)}
     base = zeros(update) | {"mean": np.zeros(2, np.float32), "count": np.array(1)}
