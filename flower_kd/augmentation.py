@@ -32,6 +32,7 @@ from flower_kd.parts.signatures import parameters_of
 from flower_kd.ranges import Count, NonNegative, Positive, Share
 
 NONE = "none"
+_ELASTIC = 6  # displacements along each side of an image
 
 # From inputs to inputs, or from inputs and targets to both; with `of_pixels = True`, images in [0, 1].
 Part = Callable[..., Any]
@@ -156,17 +157,11 @@ def crop_flip(inputs: Tensor, *, pixels: Count = 4) -> Tensor:
 
 def _offsets(images: Tensor, pixels: int) -> Tensor:
     """Return whole numbers from -pixels to pixels, [2, batch, 1]; raises InputError if the images are too small."""
-    _size(images, pixels)
-    return torch.randint(-pixels, pixels + 1, (2, len(images), 1), device=images.device)
-
-
-def _size(images: Tensor, pixels: float) -> tuple[int, int]:
-    """Return height and width of images; raises InputError if they are not larger than a shift by `pixels`."""
     _check_images(images)
     height, width = images.shape[-2:]
     if pixels >= min(height, width):
         raise InputError(f"pixels = {pixels} is too large for images of {height} x {width}")
-    return height, width
+    return torch.randint(-pixels, pixels + 1, (2, len(images), 1), device=images.device)
 
 
 def _moved(images: Tensor, down: Tensor, right: Tensor, mirrored: Tensor | None = None) -> Tensor:
@@ -182,28 +177,44 @@ def _moved(images: Tensor, down: Tensor, right: Tensor, mirrored: Tensor | None 
 
 @AUGMENTATIONS.register("affine")
 def affine(
-    inputs: Tensor, *, degrees: NonNegative = 15.0, pixels: NonNegative = 2.0, scale: Share = 0.15, shear: Share = 0.15
+    inputs: Tensor,
+    *,
+    degrees: NonNegative = 15.0,
+    translate: Share = 0.07,
+    scale: Share = 0.15,
+    shear: Share = 0.15,
+    elastic: Share = 0.0,
 ) -> Tensor:
-    """Turn, shift, scale and shear each image (as RandomAffine of torchvision, which draws once a call).
+    """Turn, shift, scale, shear and bend each image (as RandomAffine of torchvision, which draws once a call).
 
     Parameters
     ----------
     inputs : Tensor
         [batch, channels, height, width]; edges are repeated.
-    degrees, pixels : float
-        The largest angle, and the largest shift in each direction, which need not be a whole number.
+    degrees : float
+        The largest angle.
+    translate : float
+        The largest shift in each direction, as a share of the height or width.
     scale, shear : float
         The largest change of height and of width, each by itself, and of the slope of vertical lines, as shares.
+    elastic : float
+        Standard deviation of displacements, as a share of the height or width: normal on a coarse grid, linear in
+        between (after the elastic distortions of Simard, Steinkraus and Platt, ICDAR 2003).
     """
-    height, width = _size(inputs, pixels)
+    _check_images(inputs)
+    height, width = inputs.shape[-2:]
     turn, tall, wide, slope, down, right = torch.rand(6, len(inputs), device=inputs.device) * 2 - 1
     turn = turn * math.radians(degrees)
     tall, wide, slope = 1 + scale * tall, 1 + scale * wide, shear * slope
     cos, sin = turn.cos(), turn.sin()
     aspect = width / height  # torch counts rows and columns from -1 to 1
-    first = torch.stack([cos * wide, (cos * slope - sin) * tall / aspect, right * pixels * 2 / width], dim=1)
-    second = torch.stack([sin * wide * aspect, (sin * slope + cos) * tall, down * pixels * 2 / height], dim=1)
+    first = torch.stack([cos * wide, (cos * slope - sin) * tall / aspect, 2 * translate * right], dim=1)
+    second = torch.stack([sin * wide * aspect, (sin * slope + cos) * tall, 2 * translate * down], dim=1)
     grid = F.affine_grid(torch.stack([first, second], dim=1), list(inputs.shape), align_corners=False)
+    if elastic:
+        bent = torch.randn(len(inputs), 2, _ELASTIC, _ELASTIC, device=inputs.device) * (2 * elastic)
+        bent = F.interpolate(bent, size=(height, width), mode="bilinear", align_corners=True)
+        grid = grid + bent.permute(0, 2, 3, 1)
     return F.grid_sample(inputs, grid, padding_mode="border", align_corners=False)
 
 

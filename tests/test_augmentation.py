@@ -69,7 +69,7 @@ def test_turned_images_are_those_of_torchvision(shape: tuple[int, int]) -> None:
     height, width = shape
     pattern = torch.linspace(0, 1, height)[:, None] + torch.sin(torch.linspace(0, 6, width))
     images = pattern.expand(4, 1, height, width).contiguous()
-    turned, _ = augmented("affine(degrees=30, pixels=0, scale=0, shear=0)", images, seed=3)
+    turned, _ = augmented("affine(degrees=30, translate=0, scale=0, shear=0)", images, seed=3)
     with torch_seeded(3):
         angles = (torch.rand(6, 4)[0] * 2 - 1) * 30
     assert angles.abs().min() > 1
@@ -81,10 +81,11 @@ def test_turned_images_are_those_of_torchvision(shape: tuple[int, int]) -> None:
 
 def test_affine_changes_each_image_by_its_own_numbers_within_its_limits() -> None:
     images = torch.rand(1, 1, 8, 10, generator=torch.Generator().manual_seed(0)).expand(50, -1, -1, -1)
-    still, _ = augmented("affine(degrees=0, pixels=0, scale=0, shear=0)", images)
+    still, _ = augmented("affine(degrees=0, translate=0, scale=0, shear=0)", images)
     assert torch.allclose(still, images, atol=1e-5)
-    for one in ("degrees=10, pixels=0, scale=0, shear=0", "degrees=0, pixels=1.5, scale=0, shear=0",
-                "degrees=0, pixels=0, scale=0.1, shear=0", "degrees=0, pixels=0, scale=0, shear=0.1"):  # fmt: skip
+    for one in ("degrees=10, translate=0, scale=0, shear=0", "degrees=0, translate=0.2, scale=0, shear=0",
+                "degrees=0, translate=0, scale=0.1, shear=0", "degrees=0, translate=0, scale=0, shear=0.1",
+                "degrees=0, translate=0, scale=0, shear=0, elastic=0.1"):  # fmt: skip
         changed, _ = augmented(f"affine({one})", images)
         assert len({tuple(image.flatten().tolist()) for image in changed}) == 50
         assert changed.min() >= images.min()  # edges are repeated: no value is new
@@ -157,7 +158,7 @@ ROWS, IMAGES = torch.rand(4, 6), torch.rand(4, 1, 8, 8)
         (f"{V2}:RandomRotation(degrees=9)", ROWS, "it needs images"),
         ("shift(pixels=8)", IMAGES, "'shift.pixels=8.': pixels = 8 is too large for images of 8 x 8"),
         ("affine", ROWS, "'affine': it needs images"),
-        ("affine(pixels=8)", IMAGES, "pixels = 8.* is too large for images of 8 x 8"),
+        ("affine(translate=8)", IMAGES, "translate = 8"),
         ("shift(pixels=0)", IMAGES, "pixels = 0 must be at least 1"),
         ("noise(std=-0.1)", IMAGES, "std = -0.1 must be at least 0"),
         ("mixup(alpha=0.0)", IMAGES, "alpha = 0.0 must be above 0"),

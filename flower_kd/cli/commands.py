@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MISTAKE, FAILED, INTERRUPTED = 2, 1, 130
 DEFAULT_NODES = 8
-DEFAULT_STRATEGIES = "silo,fedavg,d-sgd,d-dist,neighbor-kd"
+DEFAULT_EXPERIMENT = "preset:digits"
 
 
 class _Commands(TyperGroup):
@@ -166,9 +166,13 @@ def run(
 def compare(
     experiment: Annotated[
         str | None,
-        typer.Argument(help="A TOML file with [common] and [runs.NAME] tables, or preset:NAME.", show_default=False),
+        typer.Argument(
+            help="A TOML file with [common] and [runs.NAME] tables, or preset:NAME "
+            f"(default, without --strategies: {DEFAULT_EXPERIMENT}).",
+            show_default=False,
+        ),
     ] = None,
-    strategies: Annotated[str, typer.Option(help=f"Comma-separated strategies (default: {DEFAULT_STRATEGIES}).")] = "",
+    strategies: Annotated[str, typer.Option(help="Comma-separated strategies, instead of an experiment.")] = "",
     only: Annotated[str, typer.Option(help="Comma-separated runs of the experiment.")] = "",
     seeds: Seeds = "1",
     config: Config = None,
@@ -188,20 +192,20 @@ def compare(
     _not_both(overwrite, resume)
     settings = _settings(config)
     nodes = _num_nodes(num_nodes, settings)
-    if experiment is None and only:
-        raise InputError(f"--only {only!r} selects runs of an experiment file, but no file is given")
-    if experiment is not None and strategies:
+    if strategies and experiment is not None:
         raise InputError(f"--strategies {strategies!r} and the experiment {experiment!r} cannot be used together")
-    runs = (
-        None if experiment is None else experiments.read(presets.path_of(experiment, experiment=True), settings, only)
-    )
+    if strategies and only:
+        raise InputError(f"--only {only!r} selects runs of an experiment, and cannot be used with --strategies")
+    runs = None
+    if not strategies:
+        runs = experiments.read(presets.path_of(experiment or DEFAULT_EXPERIMENT, experiment=True), settings, only)
     _prepare(max(jobs, workers))
     from flower_kd.study.compare import Comparison, screen
 
     if tensorboard:
         _check_tensorboard()
     if runs is None:
-        runs = experiments.of_strategies(strategies or DEFAULT_STRATEGIES, settings)
+        runs = experiments.of_strategies(strategies, settings)
     comparison = Comparison(runs, seeds, nodes, folders.expanded(output_dir).absolute())
     _warn(comparison.warning)
     console = _console()

@@ -30,10 +30,7 @@ def of_strategies(text: str, config: Mapping[str, Any]) -> Runs:
     InputError
         If a name is unknown or repeated, or the config has the key `strategy`.
     """
-    if "strategy" in config:
-        raise InputError(
-            f"strategy = {config['strategy']!r} cannot be set for all runs of a comparison: use --strategies"
-        )
+    _check_common(config)
     from flower_kd.strategies import STRATEGIES  # with torch, for which reading a file need not wait
 
     try:
@@ -65,8 +62,10 @@ def read(path: Path, config: Mapping[str, Any], only: str = "") -> Runs:
     Raises
     ------
     InputError
-        If the file cannot be read or has another structure, or a label is unknown or repeated.
+        If the file cannot be read or has another structure, a label is unknown or repeated, or the config has the key
+        `strategy`.
     """
+    _check_common(config)
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -88,6 +87,14 @@ def read(path: Path, config: Mapping[str, Any], only: str = "") -> Runs:
         return {label: {**flatten_dict(common), **flatten_dict(runs[label]), **config} for label in labels}
     except ValueError as error:
         raise InputError(f"experiment {str(path)!r}: {' '.join(str(error).split())}") from None
+
+
+def _check_common(config: Mapping[str, Any]) -> None:
+    """Raise InputError if the keys of all runs of a comparison would make them one."""
+    if "strategy" in config:
+        raise InputError(
+            f"strategy = {config['strategy']!r} cannot be set for all runs of a comparison: use --strategies"
+        )
 
 
 def _names(text: str, allowed: list[str], kind: str, option: str) -> list[str]:

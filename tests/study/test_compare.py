@@ -215,7 +215,9 @@ def test_mistakes_in_an_experiment_file(text: str, words: str, tmp_path: Path) -
         (["--strategies", "silo,silo"], "lists 'silo' twice"),
         (["--seeds", "0"], "--seeds 0 must be at least 1"),
         (["--seeds", "a"], "--seeds 'a' must be a number of seeds"),
-        (["--only", "silo"], "selects runs of an experiment file"),
+        (["--strategies", "silo", "--only", "silo"], "--only 'silo' selects runs of an experiment"),
+        (["--only", "nothing"], "unknown run 'nothing'"),
+        (["preset:digits", "-c", "strategy='silo'"], "use --strategies"),
         (["nowhere.toml"], "'nowhere.toml' cannot be read"),
         (["-c", "strategy='silo'"], "use --strategies"),
         (["-c", "temperature=0.0"], "temperature = 0.0 must be above 0"),
@@ -229,6 +231,14 @@ def test_mistakes_on_the_command_line(words: list[str], sentence: str, tmp_path:
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
     assert sentence in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_the_default_is_the_experiment_on_digits(tmp_path: Path) -> None:
+    result = compare(tmp_path / "out", "--only", "silo,neighbor-kd")
+    assert result.exit_code == 0, result.output
+    assert list(table(tmp_path / "out")) == ["silo", "neighbor-kd"]
+    run = results.read(tmp_path / "out" / "runs" / "neighbor-kd-seed0")
+    assert (run.config.wire, run.config.schedule, run.config.dataset) == ("labels", "cosine", "digits")
 
 
 def test_seeds() -> None:
