@@ -12,6 +12,8 @@ from itertools import takewhile
 
 from flower_kd.errors import InputError
 
+_MOST_SEEN = 200  # in a context: the time to find a number grows with it
+
 
 class _Frequencies:
     """How often numbers were seen in each context; both sides count the same."""
@@ -25,9 +27,13 @@ class _Frequencies:
         return seen, sum(seen.values()), len(seen)
 
     def count(self, value: int, contexts: tuple[Hashable, ...]) -> None:
+        """Note that a number was seen in contexts."""
         for context in contexts:
             seen = self._seen[context]
-            seen[value] = seen[value] + 2 if value in seen else 1
+            if value in seen:
+                seen[value] += 2
+            elif len(seen) < _MOST_SEEN:
+                seen[value] = 1
 
 
 class Numbers:

@@ -46,6 +46,8 @@ def read_changes(data: bytes, base: np.ndarray, alphabet: int) -> np.ndarray:
         size = numbers.read(stop - start + 1)
         number = numbers.read(comb(stop - start, size))
         places += [start + place for place in subset(number, size, stop - start)]
+        if len(places) > MOST_CHANGES:
+            raise InputError("more changes than there can be")
     symbols = base.astype(np.int64)
     for row in order[places].tolist():
         symbols[row] = numbers.read(alphabet, int(base[row]), _ANY)

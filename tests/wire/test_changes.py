@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flower_kd.errors import InputError
+from flower_kd.wire import adaptive
 from flower_kd.wire.adaptive import Numbers, NumbersRead
 from flower_kd.wire.changes import MOST_ROWS, read_changes, subset, subset_number, write_changes
 
@@ -77,3 +78,12 @@ def test_changes_beyond_all_claims_are_refused() -> None:
         read_changes(b"", np.zeros(MOST_ROWS + 1, np.int64), 10)
     with pytest.raises(InputError, match="more coded numbers than expected"):
         read_changes(b"\xff" * 140, base, 10)
+
+
+def test_a_context_with_many_numbers_takes_no_new_ones() -> None:
+    numbers, values = Numbers(), [*range(3000), *range(3000)]
+    for value in values:
+        numbers.write(value, 3000, "all")
+    found = NumbersRead(numbers.bytes())
+    assert [found.read(3000, "all") for _ in values] == values
+    assert len(numbers._frequencies.of("all")[0]) == adaptive._MOST_SEEN
