@@ -34,6 +34,8 @@ VALIDATION_LOSS = "validation-loss"
 # The stage of a run in which nodes train alone, for comparison; the other stage has the strategy's name.
 ALONE = "alone"
 
+NO_BASE = 0  # an `Order.base` of nothing; no digest is 0
+
 Reply = Literal["nothing", "logits", "weights"]
 
 # Plausible ranges for what a node reports; the server checks them (strategies/inbox.py), the node does not.
@@ -203,9 +205,10 @@ class Order(_Record):
     wire_coding : {"plain", "entropy", "delta"}
         How arrays in this format become bytes.
     base : int
-        A digest of what the receiver of the reply already has, if the reply may leave that out; 0 if it has nothing. Of
-        the reply's rows with "delta" (`wire.LastRows.digest`), of weights with a compression. A node for which it is
-        another one sends all.
+        The digest (`flower_kd.wire.digest`) of what the receiver of the reply already has, so that the reply may leave
+        it out; 0 (`NO_BASE`) if it has nothing. With the coding "delta", these are the rows that the node sent before;
+        with a compression, the weights from which an update is the difference. A node that has something else, because
+        a reply was lost or it has lost its own state, sends everything.
     dissimilarity : str
         The dissimilarity in the distillation term.
     temperature : float

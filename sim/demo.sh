@@ -17,6 +17,9 @@ until python -c "import sys, urllib.request as u; u.urlopen('http://127.0.0.1:$F
     if [ "$tries" -gt 60 ]; then echo "the SuperLink did not start, see $FLWR_HOME/superlink.log" >&2; exit 1; fi
     sleep 0.5
 done
-flwr run . --stream --federation-config "num-supernodes=8" \
-    --run-config "model='mlp,lenet5' output-dir='$folder/results/demo' overwrite=true"
+# Flower takes either a file or keys, not both.
+config="$FLWR_HOME/demo.toml"
+cp strategies/neighbor-kd.toml "$config"
+printf "model = 'mlp,lenet5'\noutput-dir = '%s'\noverwrite = true\n" "$folder/results/demo" >>"$config"
+flwr run . --stream --federation-config "num-supernodes=8" --run-config "$config"
 test -s results/demo/summary.json

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flower_kd.clients.class_counts import class_counts
+from flower_kd.clients.class_counts import remembered_class_counts
 from flower_kd.clients.node import Node
 from flower_kd.protocol import Order
 from flower_kd.teacher import Teacher
@@ -32,7 +32,7 @@ def class_shares(node: Node, order: Order, teacher: Teacher | None) -> Tensor:
 
     Its own labels and the teacher's soft labels count by their weights in the loss; each class has one more of both.
     """
-    own = _shares(torch.tensor(class_counts(node), dtype=torch.float32))
+    own = _shares(torch.from_numpy(remembered_class_counts(node)).float())
     if teacher is None or not order.kd_weight:
         return own
     taught = _shares(teacher.soft_labels.cpu().clamp_min(0).flatten(0, -2).sum(dim=0))

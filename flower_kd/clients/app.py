@@ -7,8 +7,6 @@ from dataclasses import replace
 from logging import WARNING
 from math import inf
 
-import numpy as np
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
@@ -16,14 +14,13 @@ from flwr.common.logger import log
 from torch import Tensor
 
 from flower_kd import wire
-from flower_kd.clients import state, updates
-from flower_kd.clients.adjustment import adjusted
+from flower_kd.clients import predictions, state, updates
 from flower_kd.clients.checks import check, check_compression, check_dissimilarity, check_parts, check_wire
-from flower_kd.clients.class_counts import class_counts
+from flower_kd.clients.class_counts import remember_class_counts, remembered_class_counts
 from flower_kd.clients.node import Node
 from flower_kd.clients.node_files import NodeFiles
 from flower_kd.clients.state import NodeFactory
-from flower_kd.clients.training import evaluate, measure_of, predict, train
+from flower_kd.clients.training import evaluate, train
 from flower_kd.data import fingerprint
 from flower_kd.errors import InputError
 from flower_kd.failures import in_one_sentence
@@ -33,10 +30,7 @@ from flower_kd.protocol import (
     ARRAYS,
     CONFIG,
     HELLO,
-    LOGITS,
     METRICS,
-    TEACHER,
-    TEACHER_WEIGHTS,
     VALIDATION_ACCURACY,
     VALIDATION_LOSS,
     Greeting,
@@ -44,7 +38,6 @@ from flower_kd.protocol import (
     Order,
     exchanged_rows,
 )
-from flower_kd.teacher import Teacher
 
 # Where a node's state is kept on disk after each round; None to keep none.
 FindFiles = Callable[[Context, Greeting], NodeFiles | None]
@@ -69,7 +62,7 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         files = find_files(context, greeting)
         if files is not None:
             try:
-                files.save(node, server_round, state.last_rows(context))
+                files.save(node, server_round)
             except OSError as error:
                 log(WARNING, "round %d cannot be resumed: a node's state cannot be written: %s", server_round, error)
 
@@ -104,20 +97,21 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                 if files is not None:
                     restored = files.load(node, greeting.server_round)
                     state.save(context, node)
-                    state.keep_last_rows(context, files.load_last_rows(restored))
                     if best := files.load_best(greeting.server_round):
                         state.keep_best(context, *best)
                 check(node, greeting.total_steps)
                 check_dissimilarity(greeting.dissimilarity, node)
                 check_compression(greeting.compression, node)
                 check_wire(greeting, node)
-                counts = class_counts(node) if greeting.class_counts or greeting.logit_adjustment else []
+                if greeting.class_counts or greeting.logit_adjustment:
+                    remember_class_counts(node)
+                    state.save(context, node)
                 state.remember_greeting(context, replace(greeting, server_round=restored))
                 hello = replace(
                     _hello(node, context),
                     fresh=fresh and restored == 0,
                     restored_round=restored,
-                    class_counts=counts if greeting.class_counts else [],
+                    class_counts=remembered_class_counts(node).tolist() if greeting.class_counts else [],
                 )
         except InputError as error:  # the server ends the run with this error
             hello = Hello(vertex=_vertex(context), name=_name(context), error=str(error))
@@ -146,21 +140,18 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         vertex = order.vertex if order.vertex >= 0 else _vertex(context)
         taught = order.exchange if order.joint else max(order.exchange - 1, 0)
         rows = exchanged_rows(order.seed, taught, len(reference), order.exchange_rows)
-        teacher = _teacher(message, order, rows=len(rows), classes=node.classes)
+        teacher = predictions.teacher(message.content, order, rows=len(rows), classes=node.classes)
         with state.restored_on_error(context, node):
             _load_weights(node, message)
             base = updates.base_of(node, order)
-            metrics, predictions = train(node, order, teacher, rows, vertex)
+            metrics, logits = train(node, order, teacher, rows, vertex)
             content = RecordDict({METRICS: MetricRecord({**metrics})})
             if order.reply == "weights":
                 name, record = updates.reply(node, order, base)
                 content[name] = record
             elif order.reply == "logits":
-                asked = exchanged_rows(order.seed, order.exchange, len(reference), order.exchange_rows)
-                if predictions is None:
-                    predictions = predict(node.model, reference[asked])
-                predictions = adjusted(predictions, node, order, teacher)
-                content[LOGITS] = _encoded(context, node, order, predictions, asked)
+                name, record = predictions.reply(node, order, teacher, logits)
+                content[name] = record
         state.save(context, node)
         if order.keep:
             keep(context, node, order.server_round)
@@ -247,39 +238,3 @@ def _load_weights(node: Node, message: Message) -> bool:
         return False
     updates.load(node, record)
     return True
-
-
-def _encoded(context: Context, node: Node, order: Order, logits: Tensor, rows: np.ndarray) -> ArrayRecord:
-    """Return logits [rows, classes] as the order wants them: if it can be, as what changed since the last message."""
-    wire_format = wire.get(order.wire, order.wire_coding)
-    if wire_format.coding != "delta":
-        return wire_format.encode(logits)
-    assert isinstance(node.reference, Tensor)
-    last = wire.LastRows(wire_format, len(node.reference), node.classes)
-    if kept := state.last_rows(context):
-        last.restore(kept[state.WORDS].numpy(), kept[state.KNOWN].numpy())
-    record = last.encode(logits, rows, order.base)
-    state.keep_last_rows(
-        context, {state.WORDS: torch.from_numpy(last.words), state.KNOWN: torch.from_numpy(last.known)}
-    )
-    return record
-
-
-def _teacher(message: Message, order: Order, rows: int, classes: int) -> Teacher | None:
-    record = message.content.get(TEACHER)
-    if not isinstance(record, ArrayRecord):
-        return None
-    weights = _teacher_weights(message)
-    shape = (rows, classes) if weights is None else (len(weights), rows, classes)
-    soft_labels = wire.get(order.wire, order.wire_coding).decode_teacher(record, shape).clamp_(0.0, 1.0)
-    if measure_of(order.dissimilarity).of_distributions:  # others allow any teacher, such as D-Dist's z
-        soft_labels /= soft_labels.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    return Teacher(soft_labels, weights)
-
-
-def _teacher_weights(message: Message) -> Tensor | None:
-    """Return the weights of separate teachers, [teachers]; None if there is a single teacher."""
-    record = message.content.get(TEACHER_WEIGHTS)
-    if not isinstance(record, ArrayRecord):
-        return None
-    return wire.decode(record)

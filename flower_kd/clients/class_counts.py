@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 
 from flower_kd.clients.checks import batch_of, check_labels, labels_in_memory
+from flower_kd.clients.memory import remember, remembered
 from flower_kd.clients.node import LoaderBatches, Node
 from flower_kd.devices import device_of
 from flower_kd.errors import InputError
 from flower_kd.seeding import torch_seeded
+
+COUNTS = "class-counts"  # what a node remembers, as counting may take a pass over its data
 
 
 def class_counts(node: Node) -> list[int]:
@@ -40,6 +44,18 @@ def class_counts(node: Node) -> list[int]:
         )
     check_labels(everything, node.classes, "private")
     return torch.bincount(everything, minlength=node.classes).tolist()
+
+
+def remember_class_counts(node: Node) -> None:
+    """Count a node's private samples of each class, for `remembered_class_counts`; raises as `class_counts` does."""
+    remember(node, COUNTS, {"private": np.array(class_counts(node))})
+
+
+def remembered_class_counts(node: Node) -> np.ndarray:
+    """Return what `class_counts` returned in the handshake, [classes]; counted now if there was none."""
+    if not remembered(node, COUNTS):
+        remember_class_counts(node)
+    return remembered(node, COUNTS)["private"]
 
 
 def _takes_every_sample(loader: DataLoader) -> bool:

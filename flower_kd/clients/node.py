@@ -72,7 +72,7 @@ class Node:
         The same for reference inputs in distillation; their teacher stays that of the unchanged row, and predictions
         that leave the node are those of unchanged rows.
     memory : dict of ndarray
-        What flower-kd keeps between messages beside the weights; replaced, never changed in place. To be left out.
+        What flower-kd keeps between messages beside the weights (`flower_kd.clients.memory`). To be left out.
     """
 
     model: nn.Module

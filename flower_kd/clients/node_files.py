@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from logging import WARNING
 from pathlib import Path
-from types import MappingProxyType
 
 from flwr.common.logger import log
 from safetensors import SafetensorError, safe_open
@@ -24,7 +22,6 @@ from flower_kd.models.card import ModelCard, Score
 KEPT_ROUNDS = 2
 STATE, BEST = "round", "best"  # what files contain, and how their names begin
 SUFFIX = ".safetensors"
-SENT_PREFIX = "sent."  # of the names of the last rows that the node sent
 CARD, SCORE = "card", "score"  # keys of the metadata
 
 
@@ -45,11 +42,10 @@ class NodeFiles:
         """Return the files of a node in a run's folder: its label is its name, or else its partition-id."""
         return cls(run / folders.CHECKPOINT / folders.file_name_of(stage) / folders.file_name_of(f"node-{label}"))
 
-    def save(self, node: Node, server_round: int, last_rows: Mapping[str, Tensor] = MappingProxyType({})) -> None:
-        """Save a node's state after a round, and what it last sent; raises OSError if this fails."""
+    def save(self, node: Node, server_round: int) -> None:
+        """Save a node's state after a round; raises OSError if this fails."""
         metadata = {CARD: node.card.to_json()} if node.card is not None else None
-        sent = {f"{SENT_PREFIX}{name}": value for name, value in last_rows.items()}
-        self._write(STATE, server_round, save(state.to_tensors(node) | state.copies(sent), metadata))
+        self._write(STATE, server_round, save(state.to_tensors(node), metadata))
 
     def save_best(self, node: Node, score: Score) -> None:
         """Save a node's model as the best so far; raises OSError if this fails."""
@@ -80,19 +76,11 @@ class NodeFiles:
             return 0
         path = self._path(kept[-1])
         try:
-            tensors = load_file(path)
-            own = {name: value for name, value in tensors.items() if not name.startswith(SENT_PREFIX)}
-            state.from_tensors(node, own)
+            state.from_tensors(node, load_file(path))
         except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
             raise InputError(f"its state {str(path)!r} cannot be read: {_line(error)}") from None
         self._forget_after(server_round, STATE)
         return kept[-1]
-
-    def load_last_rows(self, server_round: int) -> dict[str, Tensor]:
-        """Return what the node had last sent for each reference row after a round that `load` restored."""
-        if server_round == 0:
-            return {}
-        return self._tensors(self._path(server_round), SENT_PREFIX)
 
     def load_best(self, server_round: int) -> tuple[Score, dict[str, Tensor]] | None:
         """Return the score and the weights of the best model up to a round, and forget later ones.

@@ -21,12 +21,10 @@ MODEL = "flower-kd.model"
 OPTIMIZER = "flower-kd.optimizer"
 MEMORY = "flower-kd.memory"
 GREETING = "flower-kd.greeting"
-LAST_ROWS = "flower-kd.last-rows"
 BEST = "flower-kd.best"
 BEST_SCORE = "flower-kd.best-score"
 
 MODEL_PREFIX = "model."  # of the names of its tensors in a file
-WORDS, KNOWN = "words", "known"  # what `wire.LastRows` keeps
 
 
 class LiveState(RecordDict):
@@ -37,7 +35,7 @@ class LiveState(RecordDict):
 
 def fresh(context: Context, build_node: NodeFactory) -> Node:
     """Return a node in its initial state, discarding what an earlier run left in the context."""
-    for key in (MODEL, OPTIMIZER, MEMORY, LAST_ROWS, BEST, BEST_SCORE):
+    for key in (MODEL, OPTIMIZER, MEMORY, BEST, BEST_SCORE):
         context.state.pop(key, None)
     if isinstance(context.state, LiveState):
         context.state.node = None
@@ -71,18 +69,6 @@ def keep_best(context: Context, score: Score, weights: Mapping[str, torch.Tensor
     """Store copies of the weights of the best model so far."""
     context.state[BEST] = ArrayRecord(dict(weights))
     context.state[BEST_SCORE] = ConfigRecord(asdict(score))
-
-
-def last_rows(context: Context) -> dict[str, torch.Tensor]:
-    """Return what the node last sent for each reference row; empty if it sends no deltas."""
-    record = context.state.get(LAST_ROWS)
-    return dict(record.to_torch_state_dict()) if isinstance(record, ArrayRecord) else {}
-
-
-def keep_last_rows(context: Context, rows: Mapping[str, torch.Tensor]) -> None:
-    """Store copies of what the node last sent for each reference row."""
-    if rows:
-        context.state[LAST_ROWS] = ArrayRecord(dict(rows))
 
 
 def has_node(context: Context) -> bool:

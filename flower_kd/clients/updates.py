@@ -14,13 +14,12 @@ import torch
 from flwr.app import ArrayRecord
 
 from flower_kd import wire
+from flower_kd.clients.memory import remember, remembered
 from flower_kd.clients.node import Node
 from flower_kd.protocol import ARRAYS, UPDATE, Order
 from flower_kd.wire import compression
-from flower_kd.wire.compression import digest
 
-# How the names in a node's memory begin.
-BASE, RESIDUAL = "base.", "residual."
+BASE, RESIDUAL = "base", "residual"  # what a node remembers
 
 
 def load(node: Node, record: ArrayRecord) -> None:
@@ -29,8 +28,8 @@ def load(node: Node, record: ArrayRecord) -> None:
     The result is the same however often the same weights are received.
     """
     weights = wire.decode_weights(record, wire.layout_of(node.model.state_dict()))
-    if _remembered(node, BASE):
-        weights = compression.moved(weights, _remembered(node, RESIDUAL))
+    if remembered(node, BASE):
+        weights = compression.moved(weights, remembered(node, RESIDUAL))
     node.model.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
 
 
@@ -38,8 +37,8 @@ def base_of(node: Node, order: Order) -> wire.Arrays | None:
     """Return the base of the reply's update, before training; None if all weights must be sent."""
     if order.compression == compression.NONE:
         return None
-    base = (order.moving_base and _remembered(node, BASE)) or _copy(_weights(node))
-    return base if digest(base) == order.base else None
+    base = (order.moving_base and remembered(node, BASE)) or _copy(_weights(node))
+    return base if wire.digest(base) == order.base else None
 
 
 def reply(node: Node, order: Order, base: wire.Arrays | None) -> tuple[str, ArrayRecord]:
@@ -48,16 +47,17 @@ def reply(node: Node, order: Order, base: wire.Arrays | None) -> tuple[str, Arra
         return ARRAYS, wire.encode_weights(node.model.state_dict())
     weights = _weights(node)
     if base is None:
-        node.memory = _memory(_copy(weights), {}) if order.moving_base else {}
+        remember(node, BASE, _copy(weights) if order.moving_base else {})
+        remember(node, RESIDUAL, {})
         return ARRAYS, wire.encode_weights(node.model.state_dict())
     trained = {name for name, _ in node.model.named_parameters() if compression.is_compressed(weights[name])}
     update = compression.difference(weights, base, trained)
     buffers = {name: weight for name, weight in weights.items() if name not in trained}
     if not order.moving_base:
-        update = compression.moved(update, _remembered(node, RESIDUAL))
+        update = compression.moved(update, remembered(node, RESIDUAL))
     record, sent = compression.get(order.compression).compress(update, buffers)
-    residual = compression.difference(update, sent, trained)
-    node.memory = _memory(compression.moved(base, sent) | _copy(buffers) if order.moving_base else {}, residual)
+    remember(node, BASE, compression.moved(base, sent) | _copy(buffers) if order.moving_base else {})
+    remember(node, RESIDUAL, compression.difference(update, sent, trained))
     return UPDATE, record
 
 
@@ -68,12 +68,3 @@ def _weights(node: Node) -> wire.Arrays:
 
 def _copy(weights: wire.Arrays) -> wire.Arrays:
     return {name: weight.copy() for name, weight in weights.items()}
-
-
-def _remembered(node: Node, kind: str) -> wire.Arrays:
-    return {name.removeprefix(kind): array for name, array in node.memory.items() if name.startswith(kind)}
-
-
-def _memory(base: wire.Arrays, residual: wire.Arrays) -> wire.Arrays:
-    found = {f"{BASE}{name}": array for name, array in base.items()}
-    return found | {f"{RESIDUAL}{name}": array for name, array in residual.items()}

@@ -17,7 +17,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from flower_kd import wire
 from flower_kd.errors import InputError
-from flower_kd.protocol import ARRAYS, CONFIG, Hello, Order
+from flower_kd.protocol import ARRAYS, CONFIG, NO_BASE, Hello, Order, Reply
 from flower_kd.ranges import Count, Whole, require_number, require_whole
 from flower_kd.strategies.network import Network
 from flower_kd.strategies.node_records import TEST, VALIDATION, missed_exchanges
@@ -39,7 +39,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         Vertices 0, 1, ...; see `flower_kd.topology.build`.
     order : Order
         What each node should do in one exchange; the strategy fills in `server_round`, `num_steps`, `step`,
-        `exchange`, `keep` and `total_steps`.
+        `exchange`, `keep`, `total_steps` and, for replies that leave out what is known, `base`.
     local_steps : int
         SGD steps per round.
     exchange_every : int
@@ -102,13 +102,13 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             What each node said in the handshake, by vertex.
         """
 
-    def complete(self, order: Order) -> Order:
-        """Return the order of the current exchange, which is given as it is for any exchange."""
-        return order
+    def reply(self) -> Reply:
+        """Return what nodes must reply with in the current exchange: unless overridden, what the order says."""
+        return self.order.reply
 
-    def own_fields(self, vertex: int) -> dict[str, int]:
-        """Return the fields, by key, in which a vertex's order differs from that of the others."""
-        return {}
+    def base(self, vertex: int) -> int:
+        """Return the `base` of a vertex's order in the current exchange: of what its reply may leave out."""
+        return NO_BASE
 
     def payload(self, vertex: int) -> dict[str, ArrayRecord]:
         """Return the records for a vertex in the next train message, beside the order.
@@ -247,13 +247,15 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         network = self._joined(grid)
         step = self._exchange * self.exchange_every
         keep = self._is_last_exchange(self._exchange)
-        order = replace(self.order, server_round=server_round, step=step, exchange=self._exchange, keep=keep)
-        record = self.complete(order).to_record()
+        order = replace(
+            self.order, server_round=server_round, step=step, exchange=self._exchange, keep=keep, reply=self.reply()
+        )
+        record = order.to_record()
         record.update(config)
         for vertex, node in enumerate(network.get_node_ids()):
-            fields = self.own_fields(vertex)
-            if network.hellos[vertex].vertex != vertex:
-                fields["vertex"] = vertex
+            fields = {"vertex": vertex} if network.hellos[vertex].vertex != vertex else {}
+            if base := self.base(vertex):
+                fields["base"] = base
             own = ConfigRecord({**record, **fields}) if fields else record
             content = RecordDict({CONFIG: own, **self._records_for(vertex)})
             yield Message(content, dst_node_id=node, message_type=MessageType.TRAIN)

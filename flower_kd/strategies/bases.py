@@ -8,14 +8,12 @@ from flwr.app import ArrayRecord, RecordDict
 
 from flower_kd import wire
 from flower_kd.errors import InputError
-from flower_kd.protocol import ARRAYS, UPDATE
+from flower_kd.protocol import ARRAYS, NO_BASE, UPDATE
 from flower_kd.strategies.network import Network
 from flower_kd.strategies.resumable import State
 from flower_kd.wire import Compressor, compression
-from flower_kd.wire.compression import digest
 
 BASE = "base"  # how its names in a state begin
-NO_BASE = 0
 
 
 def compressor(name: str) -> Compressor | None:
@@ -27,8 +25,8 @@ def compressor(name: str) -> Compressor | None:
 class Bases:
     """Each vertex's base: the weights from which its next update is the difference.
 
-    A node is told the digest of its base. If it has another one, because a reply was lost or the node has lost its
-    state, it replies with all of its weights, so that both sides have the same again.
+    A node is told its digest (`Order.base`). One that has another base replies with all of its weights, so that both
+    sides have the same again.
     """
 
     def __init__(self) -> None:
@@ -37,12 +35,12 @@ class Bases:
 
     def set(self, vertices: Iterable[int], weights: wire.Arrays) -> None:
         """Store the base of some vertices, which must not be changed in place."""
-        found = digest(weights)
+        found = wire.digest(weights)
         for vertex in vertices:
             self._weights[vertex], self._digests[vertex] = weights, found
 
     def digest(self, vertex: int) -> int:
-        """Return the digest of a vertex's base; 0 if it has none."""
+        """Return the digest of a vertex's base; `NO_BASE` if it has none."""
         return self._digests.get(vertex, NO_BASE)
 
     def state_dict(self) -> State:

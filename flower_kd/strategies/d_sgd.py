@@ -91,9 +91,9 @@ class DSGD(GraphStrategy):
         network.greeting = Greeting(compression=self.order.compression if self.compressor else "")
         return network
 
-    def own_fields(self, vertex: int) -> dict[str, int]:
+    def base(self, vertex: int) -> int:
         """Return the digest of a vertex's estimate."""
-        return {"base": self._bases.digest(vertex)} if self.compressor is not None else {}
+        return self._bases.digest(vertex)
 
     def node_returned(self, vertex: int, hello: Hello) -> None:
         """Resend its last mixed weights to a node that lost them: its initial ones would set the others back."""

@@ -16,7 +16,17 @@ from torch import Tensor
 from flower_kd import dissimilarity, wire
 from flower_kd.errors import InputError
 from flower_kd.pooling import Teacher
-from flower_kd.protocol import LOGITS, TEACHER, TEACHER_WEIGHTS, Greeting, Hello, Order, exchanged_rows
+from flower_kd.protocol import (
+    LOGITS,
+    NO_BASE,
+    TEACHER,
+    TEACHER_WEIGHTS,
+    Greeting,
+    Hello,
+    Order,
+    Reply,
+    exchanged_rows,
+)
 from flower_kd.ranges import require_number, require_whole
 from flower_kd.strategies.base import GraphStrategy
 from flower_kd.strategies.network import Network
@@ -148,14 +158,13 @@ class DistillationStrategy(GraphStrategy):
                     torch.from_numpy(soft_labels), None if weights is None else torch.from_numpy(weights)
                 )
 
-    def complete(self, order: Order) -> Order:
+    def reply(self) -> Reply:
         """Request no logits in the run's last exchange, as no node would learn from them."""
-        return replace(order, reply="nothing") if self.ends_run else order
+        return "nothing" if self.ends_run else super().reply()
 
-    def own_fields(self, vertex: int) -> dict[str, int]:
-        """Return what a vertex needs to know to reply with a delta."""
-        digest = 0 if self.ends_run or not self._last_rows else self._last_rows[vertex].digest(self._rows())
-        return {"base": digest} if digest else {}
+    def base(self, vertex: int) -> int:
+        """Return the digest of the rows from which a vertex can make a delta."""
+        return NO_BASE if self.ends_run or not self._last_rows else self._last_rows[vertex].digest(self._rows())
 
     def payload(self, vertex: int) -> dict[str, ArrayRecord]:
         """Return a vertex's teacher in the wire format, if it has one; it is sent once."""

@@ -123,7 +123,7 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Number the rounds from the beginning of the run; tell nodes the digest of what they are to have."""
+        """Number the rounds from the beginning of the run; tell nodes the digest of the base of their updates."""
         if self.compressor is not None:
             config["base"] = self._bases.digest(0)
         return super().configure_train(self.last_round + server_round, arrays, config, grid)

@@ -1,12 +1,11 @@
 """How encoded rows become bytes (`wire-coding`): plain, entropy coded, or as what changed since the last message.
 
-A message consists of its form (full or delta), the CRC-32 of all rows, the places of those that changed (in a delta),
-and these rows, or all.
+A message consists of its form, the CRC-32 of all rows, and one of: all rows; the places of those that changed, and
+these rows; the changes of symbols.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -14,12 +13,15 @@ from typing import Literal, get_args
 import numpy as np
 
 from flower_kd.errors import InputError, unknown
+from flower_kd.wire.changes import MOST_CHANGES, MOST_ROWS, read_changes, write_changes
+from flower_kd.wire.places import pack_places, unpack_places
+from flower_kd.wire.records import digest
 from flower_kd.wire.streams import Reader, number, read_rows, read_symbols, write_rows, write_symbols
 
 Coding = Literal["plain", "entropy", "delta"]
 CODINGS: tuple[str, ...] = get_args(Coding)
 
-_FULL, _DELTA = range(2)
+_FULL, _DELTA, _CHANGES = range(3)
 _FEW = 256  # rows, of which a delta may take more bytes than all of them
 
 
@@ -49,19 +51,22 @@ class Rows:
     def write(self, rows: np.ndarray, *, entropy: bool) -> bytes:
         """Return some of the rows, uint8 [n, bytes], in the shortest way."""
         if self.alphabet:
-            return write_symbols(rows.view(f"<u{self.width}")[:, 0].astype(np.int64), self.alphabet, entropy=entropy)
+            return write_symbols(self.symbols(rows), self.alphabet, entropy=entropy)
         return write_rows(rows, self.widths, entropy=entropy)
 
     def read(self, reader: Reader, count: int) -> np.ndarray:
         """Return rows that `write` wrote."""
         if self.alphabet:
-            symbols = read_symbols(reader, count, self.alphabet)
-            return symbols.astype(f"<u{self.width}")[:, None].view(np.uint8)
+            return self.from_symbols(read_symbols(reader, count, self.alphabet))
         return read_rows(reader, count, self.widths)
 
-    def checksum(self, rows: np.ndarray) -> int:
-        """Return a 32-bit number, never 0, that tells all the rows from others, and from those of other formats."""
-        return zlib.crc32(rows.tobytes(), self.alphabet & 0xFFFFFFFF) or 1
+    def symbols(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows that are symbols as numbers, int64 [n]."""
+        return rows.view(f"<u{self.width}")[:, 0].astype(np.int64)
+
+    def from_symbols(self, symbols: np.ndarray) -> np.ndarray:
+        """Return the rows, uint8 [n, bytes], that these symbols are."""
+        return symbols.astype(f"<u{self.width}")[:, None].view(np.uint8)
 
 
 def check(name: str) -> None:
@@ -84,15 +89,18 @@ def write(rows: np.ndarray, of: Rows, coding: str, base: np.ndarray | None = Non
     base : ndarray, optional
         The rows that the other side has, of the same shape.
     """
-    check_bytes = of.checksum(rows).to_bytes(4, "little")
-    full, delta = b"", b""
-    changed = np.flatnonzero((rows != base).any(axis=1)) if coding == "delta" and base is not None else None
-    if changed is not None:
-        delta = bytes([_DELTA]) + check_bytes + _write_places(changed, of.count)
+    checksum = _checksum(rows).to_bytes(4, "little")
+    if coding != "delta" or base is None:
+        return bytes([_FULL]) + checksum + of.write(rows, entropy=coding != "plain")
+    changed = np.flatnonzero((rows != base).any(axis=1))
+    if of.alphabet and of.count <= MOST_ROWS and len(changed) <= MOST_CHANGES:
+        delta = bytes([_CHANGES]) + checksum + write_changes(of.symbols(rows), of.symbols(base), of.alphabet)
+    else:
+        delta = bytes([_DELTA]) + checksum + number(len(changed)) + pack_places(changed)
         delta += of.write(rows[changed], entropy=True)
-    if changed is None or 4 * len(changed) > of.count or of.count < _FEW:  # otherwise a delta is always shorter
-        full = bytes([_FULL]) + check_bytes + of.write(rows, entropy=coding != "plain")
-    return min((found for found in (full, delta) if found), key=len)
+    if 4 * len(changed) <= of.count >= _FEW:  # a delta is always shorter
+        return delta
+    return min(delta, write(rows, of, "entropy"), key=len)
 
 
 def read(data: bytes, of: Rows, base: np.ndarray | None = None) -> np.ndarray:
@@ -107,53 +115,23 @@ def read(data: bytes, of: Rows, base: np.ndarray | None = None) -> np.ndarray:
     form, expected = reader.byte(), int.from_bytes(reader.take(4), "little")
     if form == _FULL:
         rows = of.read(reader, of.count)
-    elif form != _DELTA:
+    elif form != _DELTA and not (form == _CHANGES and of.alphabet):
         raise InputError(f"they have the unknown form {form}")
     elif base is None:
         raise InputError("they are a delta, without a base to apply it to")
+    elif form == _CHANGES:
+        rows = of.from_symbols(read_changes(reader.take(len(reader.rest)), of.symbols(base), of.alphabet))
     else:
-        changed = _read_places(reader, of.count)
+        count = reader.number(of.count)
+        changed, size = unpack_places(reader.rest, count, of.count)
+        reader.take(size)
         rows = base.copy()
         rows[changed] = of.read(reader, len(changed))
     reader.end()
-    if of.checksum(rows) != expected:
+    if _checksum(rows) != expected:
         raise InputError("their checksum is wrong: corrupt" + (", or a delta for another base" if form else ""))
     return rows
 
 
-def _write_places(places: np.ndarray, count: int) -> bytes:
-    """Return increasing places below `count`, as Golomb-Rice codes of the gaps between them."""
-    written = number(len(places))
-    if len(places) == 0:
-        return written
-    gaps = np.diff(places, prepend=-1) - 1
-    low_bits = max(int(np.log2(max(np.log(2) * (count / len(places)), 1.0)) + 0.5), 0)
-    high, low = gaps >> low_bits, gaps & ((1 << low_bits) - 1)
-    ends = np.cumsum(high + 1) - 1
-    unary = np.zeros(ends[-1] + 1, np.uint8)
-    unary[ends] = 1
-    binary = (low[:, None] >> np.arange(low_bits)) & 1
-    packed = [np.packbits(bits.astype(np.uint8)).tobytes() for bits in (unary, binary.reshape(-1))]
-    return written + bytes([low_bits]) + number(len(packed[0])) + b"".join(packed)
-
-
-def _read_places(reader: Reader, count: int) -> np.ndarray:
-    """Return the places that `_write_places` wrote."""
-    number_of_places = reader.number(count)
-    if number_of_places == 0:
-        return np.zeros(0, np.int64)
-    low_bits = reader.byte()
-    if low_bits > count.bit_length():
-        raise InputError("places of rows that cannot be read")
-    unary = reader.take(reader.number((count + number_of_places) // 8 + 1))
-    ends = np.flatnonzero(np.unpackbits(np.frombuffer(unary, np.uint8)))
-    if len(ends) != number_of_places:
-        raise InputError("places of rows that cannot be read")
-    packed = np.frombuffer(reader.take((number_of_places * low_bits + 7) // 8), np.uint8)
-    binary = np.unpackbits(packed, count=number_of_places * low_bits).reshape(number_of_places, low_bits)
-    low = (binary.astype(np.int64) << np.arange(low_bits)).sum(axis=1)
-    gaps = (np.diff(ends, prepend=-1) - 1 << low_bits) + low
-    places = np.cumsum(gaps + 1) - 1
-    if places[-1] >= count:
-        raise InputError("places of rows that are not there")
-    return places
+def _checksum(rows: np.ndarray) -> int:
+    return digest({"rows": rows})

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from functools import lru_cache
 from typing import Protocol
-from zlib import crc32
 
 import numpy as np
 from flwr.app import ArrayRecord
@@ -67,14 +66,6 @@ def get(name: str) -> Compressor:
             f"compression {name!r} is a {type(part).__name__}, without the methods compress and decompress"
         )
     return Compressor(name, part)
-
-
-def digest(weights: Mapping[str, np.ndarray]) -> int:
-    """Return the CRC-32 of weights, in the order of their names: a check for accidents, not against attacks."""
-    found = 0
-    for name in sorted(weights):
-        found = crc32(weights[name].tobytes(), found)
-    return found
 
 
 def difference(weights: Arrays, base: Arrays, names: Set[str]) -> Arrays:

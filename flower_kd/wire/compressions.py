@@ -14,6 +14,7 @@ import numpy as np
 from annotated_types import Interval
 
 from flower_kd.wire.compression import COMPRESSIONS, NONE, Shapes
+from flower_kd.wire.places import pack_places, unpack_places
 from flower_kd.wire.records import Arrays
 
 LEVELS = 127  # steps from 0 to the largest absolute value
@@ -84,7 +85,8 @@ class TopK:
         kept = self._kept(len(values))
         places = np.sort(np.argpartition(np.abs(values), len(values) - kept)[len(values) - kept :])
         codes, step = _rounded(values[places])
-        return {"packed": np.concatenate([np.array([step]).view(np.uint8), codes, _pack_gaps(places)])}
+        packed = np.frombuffer(pack_places(places), np.uint8)
+        return {"packed": np.concatenate([np.array([step]).view(np.uint8), codes, packed])}
 
     def decompress(self, arrays: Arrays, shapes: Shapes) -> Arrays:
         """Return the values at their places, and 0 elsewhere."""
@@ -93,9 +95,9 @@ class TopK:
         if packed.ndim != 1 or len(packed) < 4 + kept:
             raise ValueError(f"{packed.shape} bytes for {kept} of {total} values")
         values = np.zeros(total, np.float32)
-        places = _unpack_gaps(packed[4 + kept :], kept)
-        if kept and places[-1] >= total:
-            raise ValueError(f"place {places[-1]} of {total} values")
+        places, size = unpack_places(packed[4 + kept :].tobytes(), kept, total)
+        if len(packed) != 4 + kept + size:
+            raise ValueError(f"{len(packed) - 4 - kept - size} bytes after the places")
         values[places] = _values(packed[4 : 4 + kept], packed[:4].view(np.float32)[0])
         return _split(values, shapes)
 
@@ -113,32 +115,6 @@ def _rounded(values: np.ndarray) -> tuple[np.ndarray, np.float32]:
 
 def _values(codes: np.ndarray, step: np.ndarray | np.float32) -> np.ndarray:
     return codes.view(np.int8).astype(np.float32) * step
-
-
-def _pack_gaps(places: np.ndarray) -> np.ndarray:
-    """Return ascending places as bytes: the number of low bits; the low bits of all gaps; their high parts in unary."""
-    gaps = np.diff(places, prepend=-1) - 1
-    costs = [low * len(gaps) + int((gaps >> low).sum()) for low in range(32)]
-    low = int(np.argmin(costs))
-    low_bits = (gaps[:, None] >> np.arange(low)).astype(np.uint8) & 1
-    ends = np.cumsum((gaps >> low) + 1)  # a gap's high part is that many zeros, then a one
-    unary = np.zeros(ends[-1] if len(ends) else 0, np.uint8)
-    unary[ends - 1] = 1
-    return np.concatenate([np.array([low], np.uint8), np.packbits(low_bits.reshape(-1)), np.packbits(unary)])
-
-
-def _unpack_gaps(packed: np.ndarray, count: int) -> np.ndarray:
-    """Return the places; raises ValueError unless these are the bytes of so many."""
-    low = int(packed[0]) if len(packed) else 32
-    stop = 1 + -(-low * count // 8)
-    if low >= 32 or len(packed) < stop:
-        raise ValueError("the places are cut off")
-    low_bits = np.unpackbits(packed[1:stop], count=low * count).reshape(count, low).astype(np.int64)
-    ends = np.flatnonzero(np.unpackbits(packed[stop:]))
-    if len(ends) != count:
-        raise ValueError(f"{len(ends)} places for {count} values")
-    high = np.diff(ends, prepend=-1) - 1
-    return np.cumsum((high << low) + (low_bits << np.arange(low)).sum(-1) + 1) - 1
 
 
 def _count(shapes: Shapes) -> int:

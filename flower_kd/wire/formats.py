@@ -257,10 +257,6 @@ class WireFormat:
         """Return the bytes of an encoded row."""
         return self._content((1, classes)).width
 
-    def checksum(self, words: np.ndarray, classes: int) -> int:
-        """Return a 32-bit number, never 0, that tells encoded rows from others."""
-        return self._content((1, classes)).checksum(words)
-
     def _read(self, record: ArrayRecord, of: Rows, base: np.ndarray | None) -> np.ndarray:
         try:
             check_layout(record)

@@ -6,7 +6,9 @@ import numpy as np
 from flwr.app import ArrayRecord
 from torch import Tensor
 
+from flower_kd.protocol import NO_BASE
 from flower_kd.wire.formats import WireFormat
+from flower_kd.wire.records import digest
 
 
 class LastRows:
@@ -39,14 +41,11 @@ class LastRows:
             self.words, self.known = words.astype(np.uint8), known.astype(bool)
 
     def digest(self, rows: np.ndarray) -> int:
-        """Return a 32-bit number that tells the last content of some rows, [rows], from any other.
-
-        It is 0 if one of the rows is unknown.
-        """
+        """Return the digest of some encoded rows, [rows], as they are known; `NO_BASE` if one of them is not."""
         base = self._base(rows)
-        return 0 if base is None else self._format.checksum(base, self._classes)
+        return NO_BASE if base is None else digest({"rows": base})
 
-    def encode(self, logits: Tensor, rows: np.ndarray, digest: int) -> ArrayRecord:
+    def encode(self, logits: Tensor, rows: np.ndarray, known: int) -> ArrayRecord:
         """Return the logits, [rows, classes], of some rows as a record.
 
         Parameters
@@ -55,11 +54,11 @@ class LastRows:
             [rows, classes].
         rows : ndarray
             Which reference rows they are about, [rows].
-        digest : int
-            The recipient's `digest` of these rows. Only what changed is encoded if it is also that of this side.
+        known : int
+            The receiver's `digest` of these rows. Only what changed is encoded if it is also that of this side.
         """
         words = self._format.words(logits)
-        base = self._base(rows) if digest and digest == self.digest(rows) else None
+        base = self._base(rows) if known == self.digest(rows) else None
         record = self._format.pack(words, tuple(logits.shape), base)
         self._keep(rows, words)
         return record

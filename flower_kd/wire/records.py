@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from functools import lru_cache
 from io import BytesIO
+from zlib import crc32
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
@@ -67,6 +68,17 @@ def read(name: str, array: Array) -> np.ndarray:
     offset = _check_layout(name, array)
     values = np.frombuffer(bytearray(array.data), np.dtype(array.dtype).newbyteorder("<"), offset=offset)
     return values.astype(array.dtype, copy=False).reshape(array.shape)
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> int:
+    """Return the CRC-32 of arrays in the order of their names, or 1 if it is 0: both sides tell what they have by it.
+
+    It is a check for accidents, not against attacks.
+    """
+    found = 0
+    for name in sorted(arrays):
+        found = crc32(np.ascontiguousarray(arrays[name]).data, found)
+    return found or 1
 
 
 def short_repr(value: object) -> str:

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from enum import IntEnum
 
 import numpy as np
 
 from flower_kd.errors import InputError
 from flower_kd.wire.packing import pack, packed_bytes, unpack
 
-_PLAIN, _DEFLATED, _PALETTE = range(3)
 _ONE_BYTE, _TWO_BYTES = 2**8, 2**16  # alphabets
+
+
+class _Form(IntEnum):
+    PLAIN = 0
+    DEFLATED = 1
+    PALETTE = 2
 
 
 class Reader:
@@ -50,6 +56,11 @@ class Reader:
                 return value
             shift += 7
 
+    @property
+    def rest(self) -> bytes:
+        """All bytes that were not read yet."""
+        return self._data[self._offset :]
+
     def end(self) -> None:
         """Raise InputError unless all bytes were read."""
         if self._offset != len(self._data):
@@ -77,32 +88,32 @@ def write_symbols(symbols: np.ndarray, alphabet: int, *, entropy: bool) -> bytes
     entropy : bool
         Whether frequent symbols may take fewer bits; if not, all take log2(alphabet).
     """
-    plain = bytes([_PLAIN]) + pack(symbols, alphabet)
+    plain = bytes([_Form.PLAIN]) + pack(symbols, alphabet)
     if not entropy or len(symbols) == 0:
         return plain
     if alphabet <= _TWO_BYTES:
         words = symbols.astype(f"<u{_symbol_bytes(alphabet)}")[:, None].view(np.uint8)
-        plain = min(plain, bytes([_DEFLATED]) + _deflated(words.T.tobytes()), key=len)
+        plain = min(plain, bytes([_Form.DEFLATED]) + _deflated(words.T.tobytes()), key=len)
     palette, places = np.unique(symbols, return_inverse=True) if alphabet > _ONE_BYTE else (symbols, symbols)
     if 2 * len(palette) >= len(symbols) or len(palette) == alphabet:
         return plain
     parts = [number(len(palette)), pack(palette, alphabet), write_symbols(places, len(palette), entropy=True)]
-    return min(plain, bytes([_PALETTE]) + b"".join(parts), key=len)
+    return min(plain, bytes([_Form.PALETTE]) + b"".join(parts), key=len)
 
 
 def read_symbols(reader: Reader, count: int, alphabet: int, *, nested: bool = False) -> np.ndarray:
     """Return `count` symbols, [count] of int64, that `write_symbols` wrote."""
     match reader.byte():
-        case 0:  # _PLAIN
+        case _Form.PLAIN:
             return unpack(reader.take(packed_bytes(count, alphabet)), count, alphabet)
-        case 1 if alphabet <= _TWO_BYTES:  # _DEFLATED
+        case _Form.DEFLATED if alphabet <= _TWO_BYTES:
             width = _symbol_bytes(alphabet)
             planes = np.frombuffer(_inflated(reader, count * width), np.uint8).reshape(width, count)
             symbols = (planes.T.astype(np.int64) << (8 * np.arange(width))).sum(axis=1)
             if symbols.max(initial=0) >= alphabet:
                 raise InputError(f"a symbol that is not below {alphabet}")
             return symbols
-        case 2 if not nested:  # _PALETTE
+        case _Form.PALETTE if not nested:
             distinct = reader.number(count)
             palette = unpack(reader.take(packed_bytes(distinct, alphabet)), distinct, alphabet)
             if distinct == 0:
@@ -136,18 +147,18 @@ def write_rows(rows: np.ndarray, widths: Sequence[tuple[int, int]], *, entropy: 
         _write_distinct(palette, widths, entropy=entropy),
         write_symbols(places, len(palette), entropy=entropy),
     ]
-    return min(own, bytes([_PALETTE]) + b"".join(parts), key=len)
+    return min(own, bytes([_Form.PALETTE]) + b"".join(parts), key=len)
 
 
 def read_rows(reader: Reader, count: int, widths: Sequence[tuple[int, int]], *, nested: bool = False) -> np.ndarray:
     """Return `count` rows, uint8 [count, bytes], that `write_rows` wrote."""
     width = sum(items * size for items, size in widths)
     match reader.byte():
-        case 0:  # _PLAIN
+        case _Form.PLAIN:
             return np.frombuffer(reader.take(count * width), np.uint8).reshape(count, width)
-        case 1:  # _DEFLATED
+        case _Form.DEFLATED:
             return _from_planes(_inflated(reader, count * width), count, widths)
-        case 2 if not nested:  # _PALETTE
+        case _Form.PALETTE if not nested:
             distinct = reader.number(count)
             palette = read_rows(reader, distinct, widths, nested=True)
             if distinct == 0:
@@ -157,8 +168,8 @@ def read_rows(reader: Reader, count: int, widths: Sequence[tuple[int, int]], *, 
 
 
 def _write_distinct(rows: np.ndarray, widths: Sequence[tuple[int, int]], *, entropy: bool) -> bytes:
-    plain = bytes([_PLAIN]) + rows.tobytes()
-    return min(plain, bytes([_DEFLATED]) + _deflated(_to_planes(rows, widths)), key=len) if entropy else plain
+    plain = bytes([_Form.PLAIN]) + rows.tobytes()
+    return min(plain, bytes([_Form.DEFLATED]) + _deflated(_to_planes(rows, widths)), key=len) if entropy else plain
 
 
 def _to_planes(rows: np.ndarray, widths: Sequence[tuple[int, int]]) -> bytes:

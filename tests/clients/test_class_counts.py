@@ -19,7 +19,7 @@ from torch.utils.data import (
 )
 
 from flower_kd.clients import Node, ShuffledBatches
-from flower_kd.clients.class_counts import class_counts
+from flower_kd.clients.class_counts import class_counts, remember_class_counts, remembered_class_counts
 from flower_kd.errors import InputError
 
 INPUTS, LABELS = blobs(0, 20)
@@ -124,3 +124,18 @@ def test_labels_that_cannot_be_counted(private: object, words: str) -> None:
     with pytest.raises(InputError, match=words) as refusal:
         class_counts(node_with(private))
     assert "\n" not in str(refusal.value)
+
+
+def test_samples_are_read_once_in_a_run() -> None:
+    data = OnDisk()
+    node = node_with(DataLoader(data, batch_size=5))
+    remember_class_counts(node)  # in the handshake
+    assert remembered_class_counts(node).tolist() == remembered_class_counts(node).tolist() == COUNTS
+    assert data.read == 20
+
+
+def test_a_node_without_a_handshake_counts_when_it_must() -> None:
+    data = OnDisk()
+    node = node_with(DataLoader(data, batch_size=5))
+    assert remembered_class_counts(node).tolist() == remembered_class_counts(node).tolist() == COUNTS
+    assert data.read == 20

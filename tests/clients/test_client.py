@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from flower_kd import wire
 from flower_kd.clients import LoaderBatches, Node, ShuffledBatches, make_client_app, state
-from flower_kd.clients.app import _teacher
 from flower_kd.clients.node_files import NodeFiles
 from flower_kd.clients.training import evaluate, train
 from flower_kd.dissimilarity import get, soften
@@ -240,19 +239,6 @@ def test_a_failed_message_leaves_neither_gradients_nor_batch_statistics() -> Non
     assert all(torch.equal(before[name], value) for name, value in after.items())
     assert all(parameter.grad is None for parameter in node.model.parameters())
     assert not node.optimizer.state_dict()["state"]
-
-
-def test_a_quantized_teacher_is_a_distribution_again() -> None:
-    """Rounding rows of many classes loses mass, which divergences would take for a difference."""
-    soft = torch.softmax(torch.randn(24, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
-    InProcessGrid(make_client_app(build_blob_node), 1, {})
-    message = Message(RecordDict({"teacher": wire.encode(soft, "uint8")}), dst_node_id=5, message_type="train")
-    teacher = _teacher(message, Order(1, 1, wire="uint8"), rows=24, classes=3)
-    assert teacher is not None
-    assert torch.allclose(teacher.soft_labels.sum(-1), torch.ones(24), atol=1e-6)
-    raw = _teacher(message, Order(1, 1, wire="uint8", dissimilarity="squared-error"), rows=24, classes=3)
-    assert raw is not None
-    assert not torch.allclose(raw.soft_labels.sum(-1), torch.ones(24), atol=1e-6)
 
 
 class Evaluated:

@@ -171,24 +171,3 @@ def test_a_best_model_that_cannot_be_read_is_named(tmp_path: Path, caplog) -> No
     path.with_name("best-2.safetensors").write_bytes(save({"0.bias": torch.zeros(1)}))
     with pytest.raises(InputError, match=r"best-2.safetensors' cannot be read: 'score'"):
         files.load_best(2)
-
-
-def test_what_was_last_sent_is_kept_with_the_round(tmp_path: Path) -> None:
-    files, sent = NodeFiles(tmp_path), {"words": torch.arange(6, dtype=torch.uint8).reshape(3, 2)}
-    files.save(node_of(1.0), 1, sent)
-    files.save(node_of(2.0), 2, {"words": sent["words"] + 1})
-    node = node_of(0.0)
-    restored = files.load(node, 1)
-    assert (restored, bias(node)) == (1, 1.0)
-    assert torch.equal(files.load_last_rows(restored)["words"], sent["words"])
-    files.save(node_of(3.0), 3)
-    assert files.load_last_rows(3) == files.load_last_rows(0) == {}
-
-
-def test_a_fresh_node_has_sent_nothing() -> None:
-    context = context_of(RecordDict())
-    state.fresh(context, build_blob_node)
-    state.keep_last_rows(context, {"known": torch.ones(3, dtype=torch.bool)})
-    assert state.last_rows(context)["known"].all()
-    state.fresh(context, build_blob_node)
-    assert state.last_rows(context) == {}

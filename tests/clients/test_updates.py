@@ -12,8 +12,7 @@ from flower_kd import wire
 from flower_kd.clients import Node, state, updates
 from flower_kd.clients.node_files import NodeFiles
 from flower_kd.protocol import ARRAYS, UPDATE, Order
-from flower_kd.wire import compression
-from flower_kd.wire.compression import digest
+from flower_kd.wire import compression, digest
 
 
 def node_of(**values: list[float]) -> Node:

@@ -19,8 +19,7 @@ from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, UPDATE, Greeting
 from flower_kd.sim import InProcessGrid
 from flower_kd.strategies import DSGD, FedAvg
-from flower_kd.wire import as_array
-from flower_kd.wire.compression import digest
+from flower_kd.wire import as_array, digest
 
 START = {"weight": torch.zeros(3, 6), "bias": torch.zeros(3)}
 COMPRESSED = {
@@ -199,7 +198,7 @@ def test_top_k_converges_because_nodes_remember_what_it_left_out(ring: nx.Graph,
         return result.evaluate_metrics_clientapp[30]["loss"]
 
     everything, remembering = loss("none"), loss("top-k(share=0.1)")
-    monkeypatch.setattr("flower_kd.clients.updates._memory", lambda base, residual: {})
+    monkeypatch.setattr("flower_kd.clients.updates.remember", lambda node, kind, arrays: None)
     forgetful = loss("top-k(share=0.1)")
     assert remembering < everything + 0.05
     assert forgetful > remembering + 0.05

@@ -168,7 +168,8 @@ def test_class_counts_that_are_not_plausible_end_the_run_before_training(
     assert not watched.trained
 
 
-def test_a_node_that_cannot_count_says_so() -> None:
+@pytest.mark.parametrize("settings", [{"pooling": "class-share"}, {"logit_adjustment": 1.0}])
+def test_a_node_that_cannot_count_says_so_before_training(settings: dict) -> None:
     class Own:
         def batches(self, first_step: int, num_steps: int):
             yield from [blobs(0, 10)] * num_steps
@@ -182,9 +183,10 @@ def test_a_node_that_cannot_count_says_so() -> None:
             node.private = Own()
         return node
 
-    grid = FaultyGrid(make_client_app(build), 4, {})
+    grid = Watched(make_client_app(build), 4, {})
     with pytest.raises(InputError, match="node 1 cannot take part: the private data are of type Own, which does not"):
-        NeighborKD(RING, pooling="class-share", **SCHEDULE).start(grid, num_rounds=1)
+        NeighborKD(RING, **settings, **SCHEDULE).start(grid, num_rounds=1)
+    assert not grid.trained
     NeighborKD(RING, **SCHEDULE).start(grid, num_rounds=1)
 
 

@@ -48,24 +48,6 @@ def test_what_is_coded_is_decoded_as_if_it_were_plain(
     assert size(record) <= size(delta.encode(now))
 
 
-@given(
-    places=st.integers(1, 3000).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1), max_size=99)))
-)
-def test_places_survive(places: tuple[int, set[int]]) -> None:
-    count, chosen = places
-    reader = codings.Reader(codings._write_places(np.array(sorted(chosen), np.int64), count))
-    assert codings._read_places(reader, count).tolist() == sorted(chosen)
-    reader.end()
-
-
-@pytest.mark.parametrize("share", [0.003, 0.04, 0.3])
-def test_places_of_changes_take_little_more_than_their_entropy(share: float) -> None:
-    places = np.flatnonzero(np.random.default_rng(0).random(5000) < share)
-    p = len(places) / 5000
-    entropy = -5000 * (p * math.log2(p) + (1 - p) * math.log2(1 - p))
-    assert 8 * len(codings._write_places(places, 5000)) < 1.04 * entropy + 8 * 6
-
-
 def test_a_delta_is_a_tenth_of_the_labels() -> None:
     labels = wire.get("labels", "delta")
     before, other = rows_of(0, (5000, 10)), rows_of(1, (5000, 10))

@@ -13,8 +13,8 @@ from hypothesis.extra.numpy import arrays as drawn_arrays
 
 from flower_kd import wire
 from flower_kd.errors import InputError
-from flower_kd.wire import compression
-from flower_kd.wire.compression import Compressor, digest, moved
+from flower_kd.wire import compression, digest
+from flower_kd.wire.compression import Compressor, moved
 
 NAMES = ["none", "uint8", "top-k(share=0.1)", "top-k(share=0.01)", "top-k(share=1)"]
 SHAPES = {"b": (7, 5), "a": (3,), "c": ()}
@@ -97,19 +97,6 @@ def test_messages_are_small(name: str, most: float) -> None:
     update = {"w": rng.normal(size=(200, 250)).astype(np.float32), "v": rng.normal(size=10_000).astype(np.float32)}
     record, _ = compression.get(name).compress(update, {})
     assert wire.content_bytes(hostility.RecordDict({"update": record})) < most + wire.METADATA_BYTES
-
-
-@given(data=st.data())
-@settings(max_examples=60, deadline=None)
-def test_places_are_packed_without_loss(data) -> None:
-    from flower_kd.wire.compressions import _pack_gaps, _unpack_gaps
-
-    total = data.draw(st.integers(1, 10**9))
-    places = np.array(sorted(data.draw(st.sets(st.integers(0, total - 1), max_size=60))), np.int64)
-    if len(places) and places[-1] > 4e6:  # a gap's high part is in unary
-        places = places % 4_000_000
-        places = np.unique(places)
-    assert np.array_equal(_unpack_gaps(_pack_gaps(places), len(places)), places)
 
 
 def test_buffers_travel_as_they_are() -> None:
