@@ -46,8 +46,6 @@ def test_output_layers_that_lie_are_sure_of_the_lie() -> None:
 
 @pytest.mark.parametrize("setting", SCRIPT["SETTINGS"])
 def test_settings_are_valid(setting: str) -> None:
-    run, changes = SCRIPT["SETTINGS"][setting]
     for graph in SCRIPT["GRAPHS"].values():
-        experiment = SCRIPT["EXPERIMENT"]
-        config = RunConfig.parse(experiment["common"] | experiment["runs"][run] | changes | graph)
+        config = RunConfig.parse(SCRIPT["COMMON"] | SCRIPT["SETTINGS"][setting] | graph)
         config.build_strategy(config.graph(8))
