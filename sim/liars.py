@@ -1,6 +1,6 @@
 """The effect of one lying node on the others, by strategy and setting, as a Markdown table.
 
-Eight small networks train on digits and send soft labels, and one of them trains as the others do but lies in what it sends:
+Eight small networks train on digits. One of them trains as the others do, but lies in what it sends:
 
 - wrong class: it is sure, on each row, of the class after the one that it predicts;
 - one class: it is sure of class 0 on each row;
