@@ -18,7 +18,7 @@ from flower_kd import folders
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.report import paper_tables, pictures
-from flower_kd.report.formats import SECONDS
+from flower_kd.report.formats import SECONDS, short
 from flower_kd.report.interval import interval
 from flower_kd.runs import results, shortfalls
 from flower_kd.strategies import STRATEGIES, sends_to
@@ -211,9 +211,9 @@ def _sent(rows: pd.DataFrame) -> Table:
     for _, row in rows.iterrows():
         shown.add_row(
             Text(row["run"]),
-            f"{row['messages-per-edge']:,.4g} x {row['kb-per-message']:,.1f} kB",
-            f"{row['mb-per-edge']:,.2f} MB",
-            f"{row['mb-per-node']:,.2f} MB",
+            f"{row['messages-per-edge']:,.4g} x {short(row['kb-per-message'])} kB",
+            f"{short(row['mb-per-edge'])} MB",
+            f"{short(row['mb-per-node'])} MB",
             f"{row['d-sgd-times-same-frequency']:,.1f} x",
             f"{row['d-sgd-times-every-step']:,.1f} x",
         )
