@@ -34,7 +34,9 @@ class Bases:
         self._digests: dict[int, int] = {}
 
     def set(self, vertices: Iterable[int], weights: wire.Arrays) -> None:
-        """Store the base of some vertices, which must not be changed in place."""
+        """Store the base of some vertices, which must not be changed in place; without weights, nothing changes."""
+        if not weights:
+            return
         found = wire.digest(weights)
         for vertex in vertices:
             self._weights[vertex], self._digests[vertex] = weights, found

@@ -82,8 +82,7 @@ class DSGD(GraphStrategy):
         """Discard the weights of an earlier run; updates begin from those that the nodes have."""
         self._mixed, self._unsent, self._bases = {}, set(), Bases()
         if self.compressor is not None and not self.last_round:
-            weights = start_weights(self._joined(None), self._weights_at_start)
-            self._bases.set(range(self.num_nodes) if weights else (), weights)
+            self._bases.set(range(self.num_nodes), start_weights(self._joined(None), self._weights_at_start))
 
     def network(self, grid: Grid) -> Network:
         """Return the grid as a Network that asks each node whether it has the compression."""

@@ -114,7 +114,7 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
         self._bases = Bases()
         self._restore()
         if self.compressor is not None:
-            self._move_bases(start_weights(network, self._arrays))
+            self._bases.set(range(self.num_nodes), start_weights(network, self._arrays))
         order = self.order.to_record()
         order.update(train_config or {})
         left = num_rounds - self.last_round
@@ -151,12 +151,8 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
         averaged = {name: np.asarray(array.numpy(), dtype=own[name].dtype) for name, array in arrays.items()}
         self._arrays = ArrayRecord({name: wire.as_array(array) for name, array in averaged.items()})
         if self.compressor is not None:
-            self._move_bases(averaged)
+            self._bases.set(range(self.num_nodes), averaged)
         return self._arrays, metrics
-
-    def _move_bases(self, weights: wire.Arrays) -> None:
-        """Have the next updates be differences from these weights, if there are any."""
-        self._bases.set(range(self.num_nodes) if weights else (), weights)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

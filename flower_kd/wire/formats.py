@@ -156,10 +156,9 @@ class WireFormat:
         InputError
             If a value is not finite or too large, or the codec fails.
         """
-        values = _sendable(rows)
         if self._coded:
-            return self.pack(self.words(values), values.shape)
-        return ArrayRecord({name: as_array(array) for name, array in self._encoded(values).items()})
+            return self.pack(self.words(rows), tuple(rows.shape))
+        return ArrayRecord({name: as_array(array) for name, array in self._encoded(_sendable(rows)).items()})
 
     def decode(self, record: ArrayRecord, shape: tuple[int, ...] | None = None) -> Tensor:
         """Return the rows in a record as float32, after checking everything that a node could get wrong.

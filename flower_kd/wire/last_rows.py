@@ -42,8 +42,7 @@ class LastRows:
 
     def digest(self, rows: np.ndarray) -> int:
         """Return the digest of some encoded rows, [rows], as they are known; `NO_BASE` if one of them is not."""
-        base = self._base(rows)
-        return NO_BASE if base is None else digest({"rows": base})
+        return _digest(self._base(rows))
 
     def encode(self, logits: Tensor, rows: np.ndarray, known: int) -> ArrayRecord:
         """Return the logits, [rows, classes], of some rows as a record.
@@ -58,8 +57,8 @@ class LastRows:
             The receiver's `digest` of these rows. Only what changed is encoded if it is also that of this side.
         """
         words = self._format.words(logits)
-        base = self._base(rows) if known == self.digest(rows) else None
-        record = self._format.pack(words, tuple(logits.shape), base)
+        base = self._base(rows)
+        record = self._format.pack(words, tuple(logits.shape), base if known == _digest(base) else None)
         self._keep(rows, words)
         return record
 
@@ -77,3 +76,7 @@ class LastRows:
     def _keep(self, rows: np.ndarray, words: np.ndarray) -> None:
         self.words[rows] = words
         self.known[rows] = True
+
+
+def _digest(base: np.ndarray | None) -> int:
+    return NO_BASE if base is None else digest({"rows": base})
