@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CLASSES, build_blob_node, build_same_model_node, recorded_grid, run_strategy
+from conftest import CLASSES, blobs, build_blob_node, build_same_model_node, recorded_grid, run_strategy
 from flwr.app import Context
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from flower_kd import sim
 from flower_kd.clients import Node, make_client_app, state
 from flower_kd.clients.checks import check
+from flower_kd.clients.node import LoaderBatches
 from flower_kd.clients.training import predict, train
 from flower_kd.errors import InputError
 from flower_kd.pooling import Teacher
@@ -95,6 +97,21 @@ def test_steps_are_the_same_in_one_message_or_in_several(settings: dict) -> None
     whole = after(order(0, 8), soft=teacher(), **settings)
     assert torch.equal(whole, after(*(order(step, 2) for step in (0, 2, 4, 6)), soft=teacher(), **settings))
     assert not torch.equal(whole, after(order(0, 8), soft=teacher()))
+
+
+def test_noise_does_not_depend_on_what_a_loader_draws() -> None:
+    """A DataLoader draws a seed whenever it starts, which is once a message, even if it does not shuffle."""
+    inputs, labels = blobs(0, 40)
+
+    def after_messages_of(steps: int) -> Tensor:
+        loader = DataLoader(TensorDataset(inputs, labels), batch_size=10)
+        node = built(private=LoaderBatches(loader), augment="noise")
+        for first in range(0, 8, steps):
+            train(node, Order(1, steps, step=first), None, ROWS, vertex=0)
+        return weights(node)
+
+    assert torch.equal(after_messages_of(8), after_messages_of(2))
+    assert torch.equal(after_messages_of(8), after_messages_of(1))
 
 
 def test_rates_are_scaled_in_each_step_of_the_optimizer_and_are_back_at_the_end() -> None:
