@@ -1,6 +1,7 @@
 """Training with a schedule and with augmentations: the same on all engines, and what others get of it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import networkx as nx
@@ -196,6 +197,14 @@ def test_predictions_that_leave_a_node_are_of_unchanged_rows(soft: Teacher | Non
     assert torch.allclose(plain, expected, atol=1e-6)
 
 
+@dataclass
+class Unhashable:
+    gamma: float = 0.9
+
+    def __call__(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        return torch.optim.lr_scheduler.ExponentialLR(optimizer, self.gamma)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -203,6 +212,7 @@ def test_predictions_that_leave_a_node_are_of_unchanged_rows(soft: Teacher | Non
         ({"reference_augment": "shift"}, "'shift': it needs images"),
         ({"augment": 3}, "augment = 3 must be a text or a function from inputs to inputs"),
         ({"schedule": ["cosine"]}, "schedule = .'cosine'. must be a text or a function"),
+        ({"schedule": Unhashable()}, "the schedule is of type Unhashable, which is not hashable: give it a __hash__"),
         ({"schedule": "warmup(steps=12)"}, "a warm-up of 12 steps needs a run of more than 12, not 12"),
         ({"augment": "randaugment"}, "the node has no card that says how its inputs are normalized"),
     ],
