@@ -6,7 +6,7 @@ name parts are checked after that. All errors of a step are reported together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from functools import cache
@@ -35,8 +35,8 @@ PART_KEYS = (
 class RunConfig:
     """What `[tool.flwr.app.config]` and `-c` hold, with underscores for hyphens.
 
-    The page of settings in the documentation is made from this; `pyproject.toml` has the same defaults, which a test
-    verifies.
+    `flower-kd settings` and the page of settings in the documentation are made from this; `pyproject.toml` has the same
+    defaults, which a test verifies.
 
     Parameters
     ----------
@@ -324,6 +324,11 @@ class RunConfig:
         return registry.filled(text, asdict(self) | dict(part_text.parse(self.strategy, "strategy").arguments))
 
 
+def check_keys(keys: Iterable[str]) -> None:
+    """Raise InputError if there are no keys of these names, for all of them in one message."""
+    _raise([_unknown_key(key) for key in keys if key not in _annotations()])
+
+
 @cache
 def _annotations() -> dict[str, Any]:
     """Return the annotation of each key, in the order of the keys."""
@@ -337,7 +342,7 @@ def _unknown_key(key: str) -> str:
         near = [known for known in _annotations() if words & set(known.split("-"))][:3]
     if near:
         return f"unknown key {key!r}, did you mean {' or '.join(map(repr, near))}?"
-    return f"unknown key {key!r} (the page Settings of the documentation lists all keys)"
+    return f"unknown key {key!r} (`flower-kd settings` lists all keys)"
 
 
 def _raise(problems: list[str]) -> None:

@@ -141,7 +141,5 @@ def test_an_unknown_key_shows_the_nearest_only() -> None:
     with pytest.raises(InputError) as refusal:
         RunConfig.parse({"wire-format": "uint8"})
     assert str(refusal.value) == "unknown key 'wire-format', did you mean 'wire' or 'wire-coding'?"
-    with pytest.raises(
-        InputError, match=r"unknown key 'xyzzy' \(the page Settings of the documentation lists all keys\)"
-    ):
+    with pytest.raises(InputError, match=r"unknown key 'xyzzy' \(`flower-kd settings` lists all keys\)"):
         RunConfig.parse({"xyzzy": 1})
