@@ -141,7 +141,29 @@ def test_an_unknown_key_shows_the_nearest_only() -> None:
     with pytest.raises(InputError) as refusal:
         RunConfig.parse({"wire-format": "uint8"})
     assert str(refusal.value) == "unknown key 'wire-format', did you mean 'wire' or 'wire-coding'?"
-    with pytest.raises(
-        InputError, match=r"unknown key 'xyzzy' \(the page Settings of the documentation lists all keys\)"
-    ):
+    with pytest.raises(InputError, match=r"unknown key 'xyzzy' \(`flower-kd settings` lists all keys\)"):
         RunConfig.parse({"xyzzy": 1})
+
+
+@pytest.mark.parametrize(
+    ("run_config", "sentence"),
+    [
+        (
+            {"pooling_self": True},
+            "it is a setting of the strategy neighbor-kd: write strategy = 'neighbor-kd(pooling_self=true)'",
+        ),
+        (
+            {"degrees": 5.0, "augment": "affine(scale=0.1)"},
+            "it is a setting of the augment affine: write augment = 'affine(scale=0.1, degrees=5.0)'",
+        ),
+        (
+            {"share": 0.1, "compression": "top-k"},
+            "it is a setting of the compression top-k: write compression = 'top-k(share=0.1)'",
+        ),
+        ({"labels_per_node": 2}, "it is a setting of the partition "),
+    ],
+)
+def test_an_unknown_key_that_is_a_setting_of_a_part_says_of_which(run_config: dict, sentence: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        RunConfig.parse(run_config)
+    assert str(refusal.value).startswith(f"unknown key {next(iter(run_config))!r}: {sentence}")

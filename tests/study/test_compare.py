@@ -119,6 +119,18 @@ def test_labels_are_no_markup_on_the_screen(tmp_path: Path) -> None:
     assert "common initial weights: b; separate initial weights: [/x] a" in output
 
 
+def test_tables_say_in_which_settings_of_training_runs_differ(compared: Path, tmp_path: Path) -> None:
+    assert "Runs differ" not in (compared / "comparison.md").read_text()
+    text = "[runs.a]\nstrategy='silo'\n[runs.b]\nstrategy='neighbor-kd'\nrho=2.0\n[runs.c]\nstrategy='silo'\n"
+    (tmp_path / "e.toml").write_text(f"{text}learning-rate=0.2\nreference-augment='noise'\n")
+    result = compare(tmp_path / "results", tmp_path / "e.toml")
+    assert result.exit_code == 0, result.output
+    assert "runs differ in learning-rate (c: 0.2; others: 0.1)" in " ".join(result.output.split())
+    for suffix in ("md", "tex"):
+        table = (tmp_path / "results" / f"comparison.{suffix}").read_text()
+        assert "Runs differ in learning-rate (c: 0.2; others: 0.1)." in table
+
+
 def test_a_run_that_says_nothing_is_a_failed_row(tmp_path: Path) -> None:
     result = compare(tmp_path, "--strategies", "silo,d-sgd", config=f"{SHORT} learning-rate=1000.0 topology='ring'")
     assert result.exit_code == 1

@@ -72,6 +72,7 @@ def test_runs_that_fail_are_rows_with_their_error(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("temprature=1", "unknown key 'temprature', did you mean 'temperature'?"),
+        ("pooling_self=true,false", "write strategy = 'neighbor-kd(pooling_self=...)'"),
         ("seed=1,2", "seed cannot be swept, use --seeds"),
         ("output-dir=a", "use --output-dir"),
         ("temperature", "must have the form key=value,value"),
