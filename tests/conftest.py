@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from flower_kd.strategies import Network
 
 torch.set_num_threads(1)  # float sums depend on it, and small models are faster with one
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # in the processes that tests start, too
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which background jobs of a shell ignore
 
 CLASSES, FEATURES, REFERENCE_ROWS = 3, 6, 24
 
