@@ -126,15 +126,16 @@ def test_every_number_has_a_range() -> None:
         assert annotation in (str, bool) or get_origin(annotation) in (Annotated, Literal), key
 
 
-@pytest.mark.parametrize("module", ["torch", "flower_kd.strategies", "flower_kd.data", "networkx", "scipy"])
-def test_keys_are_checked_without_importing_the_parts(module: str) -> None:
+def test_keys_are_checked_without_importing_the_parts() -> None:
     script = (
         "import sys; from flower_kd.config import RunConfig; from flower_kd.errors import InputError\n"
         "try: RunConfig.parse({'temprature': 2.0})\n"
-        f"except InputError as error: print({module!r} in sys.modules, error)"
+        "except InputError as error: print(error, *sys.modules, sep='\\n')"
     )
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert told.startswith("False unknown key 'temprature', did you mean 'temperature'")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    told, *modules = done.stdout.splitlines()
+    assert told.startswith("unknown key 'temprature', did you mean 'temperature'")
+    assert not {"torch", "flower_kd.strategies", "flower_kd.data", "networkx", "scipy"} & set(modules)
 
 
 def test_an_unknown_key_shows_the_nearest_only() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
+from conftest import drawn_pictures
 from typer.testing import CliRunner
 
 from flower_kd import folders
@@ -33,7 +34,9 @@ def table(folder: Path) -> dict[str, dict[str, str]]:
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compare")
-    result = compare(folder, "--strategies", "silo,d-sgd,neighbor-kd", "--seeds", 3)
+    compare(folder, "--strategies", "silo,d-sgd,neighbor-kd", "--seeds", 3)
+    with drawn_pictures():  # of the comparison: the runs are there
+        result = compare(folder, "--strategies", "silo,d-sgd,neighbor-kd", "--seeds", 3)
     assert result.exit_code == 0, result.output
     assert "95% confidence" in result.output
     output = " ".join(result.output.split())
