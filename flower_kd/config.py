@@ -118,6 +118,9 @@ class RunConfig:
     logit_adjustment : float
         How far the logits that a node sends are corrected for the classes that it was trained on, its own labels and
         its teacher's: 0 for not at all, 1 as if it had seen all equally often (Menon et al., ICLR 2021).
+    record_gradients : bool
+        Whether nodes report how large the gradients of the label loss and of the distillation term are at their logits
+        (`label-gradient`, `kd-gradient`): a row's own, without alpha and rho, as the mean norm over rows and steps.
     consensus : str
         Update rule of `d-dist`.
     clip : float
@@ -184,6 +187,7 @@ class RunConfig:
     pooling: str = "mean"
     rho: NonNegative = 4.0
     logit_adjustment: NonNegative = 0.0
+    record_gradients: bool = False
     consensus: str = "gradient"
     clip: NonNegative = 0.0
 

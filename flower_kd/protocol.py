@@ -232,6 +232,8 @@ class Order(_Record):
     moving_base : bool
         Whether updates also move the base, as in CHOCO-SGD; what compression leaves out then stays in the node's
         weights. If not, it is added to the next update (error feedback).
+    record_gradients : bool
+        Whether the node also reports how large the gradients of both losses are at its logits.
     """
 
     server_round: int
@@ -257,6 +259,7 @@ class Order(_Record):
     total_steps: int = 0
     compression: str = "none"
     moving_base: bool = False
+    record_gradients: bool = False
 
     @property
     def first_step(self) -> int:

@@ -64,6 +64,8 @@ class NeighborKD(DistillationStrategy):
     logit_adjustment : float
         How far the logits that a node sends are corrected for the classes that it was trained on; 1 as if it had seen
         all equally often (Menon et al., ICLR 2021).
+    record_gradients : bool
+        Whether nodes report how large the gradients of both terms are at their logits.
     seed : int
         The run's seed.
     local_steps : int
@@ -91,6 +93,7 @@ class NeighborKD(DistillationStrategy):
         wire_coding: Coding = "plain",
         kd_reduction: Reduction = "mean",
         logit_adjustment: NonNegative = 0.0,
+        record_gradients: bool = False,
         seed: Whole = 0,
         **schedule: int,
     ) -> None:
@@ -106,6 +109,7 @@ class NeighborKD(DistillationStrategy):
             temperature=temperature,
             kd_reduction=kd_reduction,
             logit_adjustment=logit_adjustment,
+            record_gradients=record_gradients,
             label_weight=alpha,
             kd_weight=(1 - alpha) * rho,
         )

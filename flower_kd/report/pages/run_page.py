@@ -184,9 +184,9 @@ def _round_columns(rounds: pd.DataFrame) -> Iterator[Column]:
     yield Column("spread, points", rounds["spread"], percent, hint="standard deviation over nodes")
     if "alone" in rounds:
         yield accuracy_column("alone, %", rounds["alone"])
-    for name in ("train-loss", "kd-loss", "test-loss"):
+    for name in ("train-loss", "kd-loss", "test-loss", "label-gradient", "kd-gradient"):
         if name in rounds:
-            yield Column(name, rounds[name], "{:.3f}".format)
+            yield Column(name, rounds[name], short if name.endswith("gradient") else "{:.3f}".format)
     if "bytes-shared" in rounds:
         yield Column("sent so far, MB per edge", rounds["bytes-shared"], megabytes)
     if "bytes-all-edges" in rounds:
