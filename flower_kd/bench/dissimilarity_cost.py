@@ -26,8 +26,8 @@ TEMPERATURE = 2.0
 def dissimilarity_costs() -> list[Figure]:
     """Return, for each number of classes and rows, the time of TD over that of the cheapest other of the slides.
 
-    The CPU time is that of a step's softmax, dissimilarity and gradient at the student's logits; the parts of a figure are
-    those of every registered dissimilarity over that of CE, medians of ratios in interleaved repetitions.
+    The CPU time is that of a step's softmax, dissimilarity and gradient at the student's logits. The parts of a figure
+    are those of every registered dissimilarity over that of CE, medians of ratios in interleaved repetitions.
     """
     figures = []
     for classes, rows in product(CLASSES, ROWS):

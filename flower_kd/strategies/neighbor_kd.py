@@ -7,6 +7,7 @@ from typing import Literal
 
 import networkx as nx
 import numpy as np
+import torch
 from flwr.serverapp import Grid
 from scipy.sparse import csr_array, diags_array
 from torch import Tensor
@@ -151,7 +152,8 @@ class NeighborKD(DistillationStrategy):
         """Pool the logits of each vertex's present neighbors."""
         weights = self.weights if present.all() else normalized(self.weights @ diags_array(present.astype(float)))
         temperature = self.order.temperature
-        teachers = poolings.pool(self.pooling, self.pool, logits, weights, temperature, self._class_counts)
+        sent = torch.from_numpy(present)
+        teachers = poolings.pool(self.pooling, self.pool, logits, weights, temperature, self._class_counts, sent)
         return {vertex: teacher for vertex, teacher in enumerate(teachers) if teacher is not None}
 
     def _counts(self, hellos: dict[int, Hello]) -> Tensor | None:
