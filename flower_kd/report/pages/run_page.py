@@ -148,6 +148,8 @@ def _nodes(summary: Summary) -> pd.DataFrame:
         nodes["alone"] = np.array(summary.baseline["per_node"], dtype=float)
     if shortfalls.missed(summary)[0]:
         nodes["exchanges"] = [f"{part['taken']} of {part['due']}" for part in summary.participation]
+    if any(summary.stopped):
+        nodes["stopped"] = np.array(summary.stopped, dtype=float)
     return nodes
 
 
@@ -161,6 +163,8 @@ def _node_columns(nodes: pd.DataFrame) -> Iterator[Column]:
         yield Column("difference, points", nodes["accuracy"] - nodes["alone"], points, best="highest")
     if "exchanges" in nodes:
         yield Column("exchanges", nodes["exchanges"])
+    if "stopped" in nodes:
+        yield Column("stopped after round", nodes["stopped"], short)
 
 
 def _read_history(path: Path) -> pd.DataFrame:
