@@ -153,6 +153,7 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         with state.restored_on_error(context, node):
             _load_weights(node, message)
             base = updates.base_of(node, order)
+            metrics: dict[str, float]
             if order.stopped:
                 state.restore_best(context, node)
                 metrics, logits = {"num-examples": len(node.private)}, None
