@@ -89,6 +89,9 @@ class RunConfig:
     validation_share : float
         Share of its private samples that each node holds out, at least one, to keep the model that is best on them
         (lowest loss) beside the final one; 0 for none.
+    patience : int
+        Evaluations without a lower loss on its validation samples after which a node stops training, with the weights
+        that were best on them; all nodes end the run with those. 0 for no stopping.
     model : str
         One model for all nodes, several in turns (`mlp,lenet5`) or in the order of vertices (`lenet5*4,resnet8*4`).
     weights_file : str
@@ -120,6 +123,9 @@ class RunConfig:
     logit_adjustment : float
         How far the logits that a node sends are corrected for the classes that it was trained on, its own labels and
         its teacher's: 0 for not at all, 1 as if it had seen all equally often (Menon et al., ICLR 2021).
+    record_gradients : bool
+        Whether nodes report how large the gradients of the label loss and of the distillation term are at their logits
+        (`label-gradient`, `kd-gradient`): a row's own, without alpha and rho, as the mean norm over rows and steps.
     consensus : str
         Update rule of `d-dist`.
     clip : float
@@ -167,6 +173,7 @@ class RunConfig:
     dirichlet_alpha: Positive = 0.5
     samples_per_node: Whole = 60
     validation_share: UpToHalf = 0.0
+    patience: Whole = 0
 
     model: str = "mlp"
     weights_file: str = ""
@@ -186,6 +193,7 @@ class RunConfig:
     pooling: str = "mean"
     rho: NonNegative = 4.0
     logit_adjustment: NonNegative = 0.0
+    record_gradients: bool = False
     consensus: str = "gradient"
     clip: NonNegative = 0.0
 
@@ -250,6 +258,7 @@ class RunConfig:
     def _conflicts(self) -> list[str]:
         """Return the conflicts between values that are valid by themselves."""
         from flower_kd import schedule, strategies
+        from flower_kd.strategies.base import no_patience
 
         found = []
         try:
@@ -266,6 +275,10 @@ class RunConfig:
             found.append(f"exchange-rows = {self.exchange_rows} is above reference-size = {self.reference_size}")
         if self.overwrite and self.resume:
             found.append("overwrite = true and resume = true cannot be used together")
+        if self.patience and not self.validation_share:
+            found.append(f"patience = {self.patience} needs samples that nodes hold out: validation-share above 0")
+        if self.patience and getattr(cls, "same_model", False):
+            found.append(no_patience(self.patience, f"strategy {self.strategy!r}"))
         if getattr(cls, "same_model", False) and len(part_text.split(self.model)) > 1:
             found.append(
                 f"strategy {self.strategy!r} averages weights, so all nodes need one model: model = {self.model!r} "

@@ -31,6 +31,9 @@ HELLO = "hello"
 VALIDATION_ACCURACY = "validation-accuracy"
 VALIDATION_LOSS = "validation-loss"
 
+# In the config of an evaluate message: the node is evaluated with its best weights by validation, and keeps them.
+BEST = "best"
+
 # The stage of a run in which nodes train alone, for comparison; the other stage has the strategy's name.
 ALONE = "alone"
 
@@ -108,6 +111,8 @@ class Greeting(_Record):
         How arrays in this format become bytes.
     logit_adjustment : float
         As in the orders that follow: above 0, the node must be able to count its labels.
+    patience : int
+        Above 0, the node must have validation data, by which it will be stopped.
     """
 
     fresh: bool = True
@@ -121,6 +126,7 @@ class Greeting(_Record):
     compression: str = ""
     wire_coding: str = "plain"
     logit_adjustment: float = 0.0
+    patience: int = 0
 
 
 @dataclass(frozen=True)
@@ -232,6 +238,10 @@ class Order(_Record):
     moving_base : bool
         Whether updates also move the base, as in CHOCO-SGD; what compression leaves out then stays in the node's
         weights. If not, it is added to the next update (error feedback).
+    record_gradients : bool
+        Whether the node also reports how large the gradients of both losses are at its logits.
+    stopped : bool
+        Whether the node, instead of training, takes back its best weights by validation, and replies with these.
     """
 
     server_round: int
@@ -257,6 +267,8 @@ class Order(_Record):
     total_steps: int = 0
     compression: str = "none"
     moving_base: bool = False
+    record_gradients: bool = False
+    stopped: bool = False
 
     @property
     def first_step(self) -> int:

@@ -79,7 +79,13 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
     stages = {config.strategy: strategy}
     if results.has_baseline(config):
         log(INFO, "training each node alone first, for comparison (baseline = 'silo')")
-        alone = Silo(graph, seed=config.seed, local_steps=config.local_steps, evaluate_every=config.evaluate_every)
+        alone = Silo(
+            graph,
+            seed=config.seed,
+            local_steps=config.local_steps,
+            evaluate_every=config.evaluate_every,
+            patience=config.patience,
+        )
         # It runs on the same nodes, and so fails where the run itself would.
         stages = {ALONE: alone, **stages}
     records: dict[str, RunRecord] = {}
@@ -109,6 +115,7 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
                     seconds,
                     network.participation,
                     network.saved_rounds,
+                    network.early_stopping.stopped,
                 )
         shortfalls.check(records[config.strategy])
     except BaseException:

@@ -168,3 +168,22 @@ def test_an_unknown_key_that_is_a_setting_of_a_part_says_of_which(run_config: di
     with pytest.raises(InputError) as refusal:
         RunConfig.parse(run_config)
     assert str(refusal.value).startswith(f"unknown key {next(iter(run_config))!r}: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"patience": 3}, "patience = 3 needs samples that nodes hold out: validation-share above 0"),
+        (
+            {"patience": 3, "validation-share": 0.2, "strategy": "d-sgd"},
+            "patience = 3: strategy 'd-sgd' averages weights, so that no node can stop",
+        ),
+        ({"patience": 3, "validation-share": 0.2, "strategy": "fedavg"}, "strategy 'fedavg' averages weights"),
+        ({"validation-share": 0.2, "strategy": "neighbor-kd(patience=3)"}, "cannot set patience"),
+        ({"patience": -1}, "patience = -1 must be at least 0"),
+    ],
+)
+def test_patience_that_cannot_be_had(values: dict, words: str) -> None:
+    with pytest.raises(InputError) as error:
+        RunConfig.parse(values)
+    assert words in str(error.value)

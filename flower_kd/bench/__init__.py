@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from flower_kd.bench.dissimilarity_cost import dissimilarity_costs
 from flower_kd.bench.figure import Figure
 from flower_kd.bench.flower import against_flower
 from flower_kd.bench.growth import neighbors, nodes_and_memory
@@ -32,6 +33,7 @@ MEASUREMENTS: dict[str, Callable[[], Figure | list[Figure]]] = {
     "full-scale": lambda: published_scale(full=True),
     "nodes": nodes_and_memory,
     "neighbors": neighbors,
+    "dissimilarities": dissimilarity_costs,
     "sweep": two_jobs,
 }
 LONG = ("full-scale",)  # half an hour: only on request

@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from flower_kd.cli import model_commands
+from flower_kd.cli import gradient_command, model_commands
 from flower_kd.cli.terminal import console as _console
 from flower_kd.errors import InputError, unknown
 from flower_kd.sim.signals import as_interruption
@@ -384,6 +384,7 @@ def cache(
     typer.echo(f"{folder}\n{megabytes:,.1f} MB of at most {most:.1f} GB ({pixel_cache.FOLDER} moves it, or is 'off')")
 
 
+app.command()(gradient_command.gradients)
 app.command()(model_commands.predict)
 app.command()(model_commands.export)
 

@@ -15,7 +15,14 @@ from torch import Tensor
 
 from flower_kd import wire
 from flower_kd.clients import predictions, state, updates
-from flower_kd.clients.checks import check, check_compression, check_dissimilarity, check_parts, check_wire
+from flower_kd.clients.checks import (
+    check,
+    check_compression,
+    check_dissimilarity,
+    check_parts,
+    check_validation,
+    check_wire,
+)
 from flower_kd.clients.class_counts import remember_class_counts, remembered_class_counts
 from flower_kd.clients.node import Node
 from flower_kd.clients.node_files import NodeFiles
@@ -28,6 +35,7 @@ from flower_kd.models import num_parameters
 from flower_kd.models.card import Score
 from flower_kd.protocol import (
     ARRAYS,
+    BEST,
     CONFIG,
     HELLO,
     METRICS,
@@ -103,6 +111,7 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                 check_dissimilarity(greeting.dissimilarity, node)
                 check_compression(greeting.compression, node)
                 check_wire(greeting, node)
+                check_validation(greeting.patience, node)
                 if greeting.class_counts or greeting.logit_adjustment:
                     remember_class_counts(node)
                     state.save(context, node)
@@ -144,7 +153,12 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         with state.restored_on_error(context, node):
             _load_weights(node, message)
             base = updates.base_of(node, order)
-            metrics, logits = train(node, order, teacher, rows, vertex)
+            metrics: dict[str, float]
+            if order.stopped:
+                state.restore_best(context, node)
+                metrics, logits = {"num-examples": len(node.private)}, None
+            else:
+                metrics, logits = train(node, order, teacher, rows, vertex)
             content = RecordDict({METRICS: MetricRecord({**metrics})})
             if order.reply == "weights":
                 name, record = updates.reply(node, order, base)
@@ -164,8 +178,11 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
 
     def _evaluate(message: Message, context: Context) -> Message:
         node = state.load(context, build_node)
-        server_round = int(_config(message).get("server-round", 0))  # type: ignore[arg-type]
-        if _load_weights(node, message):
+        config = _config(message)
+        server_round = int(config.get("server-round", 0))  # type: ignore[arg-type]
+        if best := bool(config.get(BEST)):
+            state.restore_best(context, node)
+        if _load_weights(node, message) or best:
             state.save(context, node)
             keep(context, node, server_round)
         metrics = evaluate(node.model, node.test) | validate(context, node, server_round)

@@ -87,6 +87,12 @@ def check_wire(greeting: Greeting, node: Node) -> None:
         wire.get(greeting.wire, greeting.wire_coding).check(node.classes)
 
 
+def check_validation(patience: int, node: Node) -> None:
+    """Raise InputError if a node is to be stopped by validation data that it does not have."""
+    if patience and node.validation is None:
+        raise InputError(f"patience = {patience} needs validation data, which this node does not have")
+
+
 def check_dissimilarity(name: str, node: Node) -> None:
     """Raise InputError unless a dissimilarity can train this node; an empty name stands for none.
 

@@ -71,6 +71,13 @@ def keep_best(context: Context, score: Score, weights: Mapping[str, torch.Tensor
     context.state[BEST_SCORE] = ConfigRecord(asdict(score))
 
 
+def restore_best(context: Context, node: Node) -> None:
+    """Give a node the weights of the best model so far; if none was kept, it keeps its own."""
+    record = context.state.get(BEST)
+    if isinstance(record, ArrayRecord):
+        node.model.load_state_dict(record.to_torch_state_dict())
+
+
 def has_node(context: Context) -> bool:
     """Return whether the context contains a node from an earlier message."""
     return MODEL in context.state or (isinstance(context.state, LiveState) and context.state.node is not None)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from flower_kd import dissimilarity, schedule, wire
 from flower_kd.augmentation import Augmentation
+from flower_kd.clients.gradient_norms import GradientNorms
 from flower_kd.clients.node import Batch, Node
 from flower_kd.devices import device_of
 from flower_kd.errors import InputError
@@ -55,7 +56,7 @@ def train(
     Returns
     -------
     dict
-        Mean losses over the steps, number of private samples, seconds.
+        Mean losses over the steps, number of private samples, seconds; the norms of gradients that the order asks for.
     Tensor or None
         Logits [rows, classes] of the weights before the last step if the order is `joint`, from its forward pass where
         that has the unchanged rows: weights and consensus are then updated from the same point, as in the original
@@ -81,6 +82,7 @@ def train(
         kd_batches = repeat((_reference(node, rows), None))
     measure = measure_of(order.dissimilarity)
     label_losses, kd_losses = [], []
+    gradients = GradientNorms(order) if order.record_gradients else None
     predictions: Tensor | None = None
     # Seeded for each step, so that noise depends neither on the steps per message nor on reference rows. The first seed
     # is also that of the private loader, which draws from torch's generator whenever it starts.
@@ -105,17 +107,23 @@ def train(
                 own = node.model(inputs)
                 shared = node.model(kd_batch[0]) if kd_batch is not None else own[:0]
             label_loss = F.cross_entropy(own, labels)
+            if gradients is not None:
+                gradients.of_labels(own, labels)
             loss = label_loss if label_weight == 1 else label_weight * label_loss
             if kd_batch is not None and kd_batch[1] is not None and teacher is not None:
                 kd_loss = _kd_loss(measure, shared, kd_batch[1], teacher.weights, order)
                 loss = loss + order.kd_weight * kd_loss
                 kd_losses.append(kd_loss.detach())
+                if gradients is not None:
+                    gradients.of_distillation(shared)
             loss.backward()
             set_rates(done)
             node.optimizer.step()
             node.optimizer.zero_grad()  # now, so that gradients take no memory between messages
             label_losses.append(label_loss.detach())
     metrics = {"train-loss": _mean(label_losses), "kd-loss": _mean(kd_losses)}
+    if gradients is not None:
+        metrics |= gradients.metrics()
     _check_losses(metrics, label_losses, kd_losses, order.dissimilarity)
     metrics |= {"num-examples": len(node.private), "seconds": time.perf_counter() - started}
     return metrics, predictions if order.joint else None

@@ -1,6 +1,7 @@
 """How the predictions of a node's neighbors are pooled into its teacher."""
 
-from flower_kd.pooling import means, robust, sharpened, votes, weighted  # registers the poolings, in this order
+# Registers the poolings, in this order.
+from flower_kd.pooling import means, robust, sharpened, votes, weighted, weighted_by_nearness
 from flower_kd.pooling.checks import TRIED_ROWS, check, pool
 from flower_kd.pooling.registry import POOLINGS, Pooling, get, names, takes_class_counts
 from flower_kd.pooling.robust import GeometricMedian, Median, RobustPooling, TrimmedMean
@@ -27,4 +28,5 @@ __all__ = [
     "takes_class_counts",
     "votes",
     "weighted",
+    "weighted_by_nearness",
 ]

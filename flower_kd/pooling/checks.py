@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from scipy.sparse import csr_array
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flower_kd import failures, quiet_log
 from flower_kd.errors import InputError, of_type
-from flower_kd.pooling.registry import Pooling, get
+from flower_kd.pooling.registry import Pooling, get, takes_present
 from flower_kd.seeding import torch_seeded
 from flower_kd.teacher import Teacher, problem
 
@@ -24,6 +24,7 @@ def pool(
     weights: csr_array,
     temperature: float,
     class_counts: Tensor | None = None,
+    present: Tensor | None = None,
 ) -> list[Teacher | None]:
     """Return a pooling's teachers, one or None per node; the arguments after `pooling` are its own.
 
@@ -31,17 +32,19 @@ def pool(
     ----------
     class_counts : Tensor, optional
         Number of samples, [nodes, classes], for a pooling that takes them.
+    present : Tensor, optional
+        Whose logits may be read, bool [nodes], for a pooling that takes it; if omitted, those with a weight.
 
     Raises
     ------
     InputError
         If the pooling, known by `name`, fails or returns anything else.
     """
+    more: dict[str, Any] = {} if class_counts is None else {"class_counts": class_counts}
+    if takes_present(pooling):
+        more["present"] = torch.from_numpy(weights.sum(axis=0) > 0) if present is None else present
     with failures.named(f"pooling {name!r}"):
-        if class_counts is None:
-            teachers = pooling(logits, weights, temperature)
-        else:
-            teachers = cast(Any, pooling)(logits, weights, temperature, class_counts=class_counts)
+        teachers = pooling(logits, weights, temperature, **more)
     if not isinstance(teachers, list | tuple):
         raise InputError(f"pooling {name!r} returns {of_type(teachers)}, not a list of teachers, one per node")
     if len(teachers) != len(logits):

@@ -18,6 +18,9 @@ class Pooling(Protocol):
 
     One with a further parameter `class_counts`, a Tensor [nodes, classes], is given each node's number of samples by
     class. All nodes then tell the server theirs in the handshake, which they do for no other pooling.
+
+    One with a further parameter `present`, a Tensor of bool [nodes], is told which nodes sent logits, and may also read
+    those that have no weight, such as a node's own.
     """
 
     def __call__(self, logits: Tensor, weights: csr_array, temperature: float) -> list[Teacher | None]:
@@ -26,7 +29,8 @@ class Pooling(Protocol):
         Parameters
         ----------
         logits : Tensor
-            The logits the nodes sent, [nodes, rows, classes]; those of nodes with zero weight are never read.
+            The logits the nodes sent, [nodes, rows, classes]; those of nodes with zero weight are never read, except
+            where `present` says so.
         weights : csr_array
             [nodes, nodes]: row n holds the weights node n gives to its teachers; a row sums to 1 or is empty.
         temperature : float
@@ -35,9 +39,9 @@ class Pooling(Protocol):
 
 
 # Functions, or classes whose instances are called; with the exception of their settings, as in Pooling. One that has a
-# parameter `class_counts` is also given the nodes' samples by class, by keyword.
+# parameter `class_counts` or `present` is also given that, by keyword.
 POOLINGS: Registry[Callable[..., Any]] = Registry(
-    "pooling", group="flower_kd.poolings", given=("logits", "weights", "temperature", "class_counts")
+    "pooling", group="flower_kd.poolings", given=("logits", "weights", "temperature", "class_counts", "present")
 )
 
 
@@ -64,7 +68,16 @@ def get(name: str) -> Pooling:
 
 def takes_class_counts(pooling: Callable[..., Any]) -> bool:
     """Return whether a pooling has a parameter `class_counts`, for which nodes must say how many samples they have."""
+    return _takes(pooling, "class_counts")
+
+
+def takes_present(pooling: Callable[..., Any]) -> bool:
+    """Return whether a pooling has a parameter `present`, for which it is told which nodes sent logits."""
+    return _takes(pooling, "present")
+
+
+def _takes(pooling: Callable[..., Any], name: str) -> bool:
     try:
-        return "class_counts" in inspect.signature(pooling).parameters
+        return name in inspect.signature(pooling).parameters
     except (TypeError, ValueError):  # not callable, or without a signature: found when it is tried
         return False

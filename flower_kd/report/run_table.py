@@ -36,6 +36,8 @@ def table(summary: Summary) -> RenderableType:
     if shortfalls.missed(summary)[0]:
         parts = summary.participation
         columns.append(("exchanges", lambda vertex: f"{parts[vertex]['taken']} of {parts[vertex]['due']}"))
+    if any(summary.stopped):
+        columns.append(("stopped after", lambda vertex: _round(summary.stopped[vertex])))
     for name, _ in columns:
         rows.add_column(name, justify="left" if name == "model" else "right")
     for vertex in range(min(summary.num_nodes, MAX_ROWS)):
@@ -86,6 +88,10 @@ def text(summary: Summary) -> str:
     with console.capture() as capture:
         console.print(table(summary))
     return capture.get()
+
+
+def _round(number: int | None) -> str:
+    return "-" if number is None else f"round {number}"
 
 
 def _percent(value: float | None) -> str:

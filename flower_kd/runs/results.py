@@ -47,11 +47,19 @@ class RunRecord:
     seconds: float
     participation: dict[int, Participation] = field(default_factory=dict)
     saved_rounds: Sequence[int] | np.ndarray = ()  # by vertex: the last round whose end state the node was to save
+    stopped: Sequence[int] | np.ndarray = ()  # by vertex: the round after which it stopped early, 0 for none
 
     @property
     def num_nodes(self) -> int:
         """Number of nodes."""
         return len(self.hellos)
+
+    @property
+    def last_round(self) -> int:
+        """The run's last round: it ends early when all nodes have stopped."""
+        if self.config.patience and not len(self.stopped):  # read back from its history
+            return max((server_round for server_round, _ in self.metrics), default=self.config.num_server_rounds)
+        return int(max(self.stopped)) if len(self.stopped) and all(self.stopped) else self.config.num_server_rounds
 
     @property
     def diverged(self) -> list[int]:
@@ -69,7 +77,7 @@ class RunRecord:
 
     def final(self, name: str) -> list[float]:
         """Return each node's value in the run's last round, in the order of vertices; NaN if it has none."""
-        last = self.config.num_server_rounds
+        last = self.last_round
         return [values.get(last, float("nan")) for values in self.series(name).values()]
 
     def history(self) -> pd.DataFrame:
@@ -117,7 +125,7 @@ class Summary:
     num_nodes : int
         Number of nodes.
     rounds : int
-        Number of rounds.
+        Number of rounds, fewer than in the config if all nodes stopped early.
     seed : int
         Seed of all randomness.
     accuracy : dict
@@ -148,6 +156,8 @@ class Summary:
         `reasons`, how often it was left out for each reason.
     diverged : list of int
         Vertices whose test loss is no longer meaningful (`MEANINGLESS_LOSS`).
+    stopped : list of (int or None)
+        With patience, by vertex: the round after which it stopped, None for one that trained to the end; else empty.
     identity : str
         The run's identity (`flower_kd.runs.identity`).
     """
@@ -166,6 +176,7 @@ class Summary:
     baseline: dict[str, Any] | None = None
     participation: list[dict[str, Any]] = field(default_factory=list)
     diverged: list[int] = field(default_factory=list)
+    stopped: list[int | None] = field(default_factory=list)
     identity: str = ""
 
     def d_sgd_ratio(self, d_sgd: str) -> float:
@@ -181,14 +192,14 @@ def has_baseline(config: RunConfig) -> bool:
 def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
     """Return a run's figures."""
     config = record.config
-    steps = config.num_server_rounds * config.local_steps
+    steps = record.last_round * config.local_steps
     hellos = [record.hellos[vertex] for vertex in sorted(record.hellos)]
     traffic, weights = record.traffic, float(np.median([hello.weights_bytes for hello in hellos]))
     messages = float(traffic.messages.mean())
     return Summary(
         strategy=config.strategy,
         num_nodes=record.num_nodes,
-        rounds=config.num_server_rounds,
+        rounds=record.last_round,
         seed=config.seed,
         accuracy=_over_nodes(record.final("test-accuracy")),
         bytes={
@@ -202,7 +213,7 @@ def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
             "d_sgd_same_frequency_per_edge": weights * messages,
             "d_sgd_per_edge": weights * steps,
         },
-        seconds={"total": record.seconds, "per_round": record.seconds / config.num_server_rounds},
+        seconds={"total": record.seconds, "per_round": record.seconds / record.last_round},
         models=[hello.model for hello in hellos],
         topology=config.topology,
         dataset=config.dataset,
@@ -210,6 +221,7 @@ def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
         baseline=_over_nodes(baseline.final("test-accuracy")) if baseline else None,
         participation=[asdict(part) for _, part in sorted(record.participation.items())],
         diverged=record.diverged,
+        stopped=[int(last) or None for last in record.stopped] if config.patience else [],
     )
 
 

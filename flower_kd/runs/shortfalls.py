@@ -24,7 +24,7 @@ def check(record: RunRecord) -> None:
     why = most_frequent(part.reasons for part in parts)
     if due and not taken:
         raise InputError(f"nothing was exchanged: none of the nodes' {due} replies could be used ({why})")
-    last = record.config.num_server_rounds
+    last = record.last_round
     if due and not any("num-examples" in record.metrics[key].values for key in record.metrics if key[0] == last):
         raise InputError(f"no node trained in round {last}, the last: {why}")
     accuracies, diverged = record.final("test-accuracy"), record.diverged

@@ -17,8 +17,9 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from flower_kd import wire
 from flower_kd.errors import InputError, of_type
-from flower_kd.protocol import ARRAYS, CONFIG, NO_BASE, Hello, Order, Reply
+from flower_kd.protocol import ARRAYS, BEST, CONFIG, NO_BASE, VALIDATION_LOSS, Hello, Order, Reply
 from flower_kd.ranges import Count, Whole, require_number, require_whole
+from flower_kd.strategies.early_stopping import EarlyStopping
 from flower_kd.strategies.network import Network
 from flower_kd.strategies.node_records import TEST, VALIDATION, missed_exchanges
 from flower_kd.strategies.registry import NamedArguments, Recipient, links
@@ -46,11 +47,14 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         SGD steps per exchange; must divide `local_steps`. 0 stands for `local_steps`.
     evaluate_every : int
         Rounds between two evaluations; the last round is always evaluated.
+    patience : int
+        A node whose validation loss has not improved in so many evaluations stops: it takes its best weights back,
+        trains no more, and still answers. At the end of the run, every node has its best weights. 0 for no stopping.
 
     Raises
     ------
     InputError
-        If an argument is unknown, of another type, or out of range.
+        If an argument is unknown, of another type, or out of range, or nodes should stop whose weights are averaged.
     """
 
     same_reference = False
@@ -68,9 +72,13 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         local_steps: Count = 25,
         exchange_every: Whole = 0,
         evaluate_every: Count = 1,
+        patience: Whole = 0,
     ) -> None:
         check_graph(graph)
         require_whole("seed", order.seed, 0)
+        if patience and self.same_model:
+            raise InputError(no_patience(patience, type(self).__name__))
+        self.patience = patience
         self.graph = graph
         self.num_nodes = graph.number_of_nodes()
         self.local_steps = local_steps
@@ -198,7 +206,8 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         exchanges = self.local_steps // self.exchange_every
         self._network, self._num_rounds, self._exchange = network, num_rounds, self.last_round * exchanges
         self.order = replace(self.order, total_steps=num_rounds * self.local_steps)
-        network.greeting = replace(network.greeting, total_steps=self.order.total_steps)
+        network.greeting = replace(network.greeting, total_steps=self.order.total_steps, patience=self.patience)
+        network.early_stopping = EarlyStopping(self.num_nodes, self.patience)
         network.on_return = self._return
         hellos = network.join()
         self._weights_at_start = wire.canonical(initial_arrays) if initial_arrays else ArrayRecord()
@@ -210,13 +219,23 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         self.summary()
         result, arrays, started = Result(), ArrayRecord(), time.monotonic()
         for server_round in range(self.last_round + 1, num_rounds + 1):
+            if network.early_stopping.everyone:
+                log(INFO, "all nodes have stopped: the run ends after round %d", server_round - 1)
+                self._check_exchanged()
+                break
             for _ in range(exchanges):
                 messages = self.configure_train(server_round, arrays, train_config or ConfigRecord(), network)
                 _, metrics = self.aggregate_train(server_round, network.exchange(messages, timeout=timeout))
             if metrics is not None:
                 result.train_metrics_clientapp[server_round] = metrics
-            messages = self.configure_evaluate(server_round, arrays, evaluate_config or ConfigRecord(), network)
+            config = evaluate_config or ConfigRecord()
+            messages = self.configure_evaluate(server_round, arrays, config, network)
             tested = self.aggregate_evaluate(server_round, network.exchange(messages, timeout=timeout))
+            self._stop(server_round, tested)
+            if self.patience and (server_round == num_rounds or network.early_stopping.everyone):
+                config = ConfigRecord({**config, BEST: True})
+                messages = self.configure_evaluate(server_round, arrays, config, network)
+                tested = self.aggregate_evaluate(server_round, network.exchange(messages, timeout=timeout))
             if tested is not None:
                 result.evaluate_metrics_clientapp[server_round] = tested
                 log(INFO, "[ROUND %d/%d] accuracy %.4f", server_round, num_rounds, tested["accuracy"])
@@ -256,6 +275,8 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             fields = {"vertex": vertex} if network.hellos[vertex].vertex != vertex else {}
             if base := self.base(vertex):
                 fields["base"] = base
+            if network.early_stopping.stopped[vertex]:
+                fields["stopped"] = True
             own = ConfigRecord({**record, **fields}) if fields else record
             content = RecordDict({CONFIG: own, **self._records_for(vertex)})
             yield Message(content, dst_node_id=node, message_type=MessageType.TRAIN)
@@ -334,6 +355,21 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         answered = [network.vertex(reply.metadata.src_node_id) for reply in replies]
         return over_nodes(network, server_round, answered, evaluation=True)
 
+    def _stop(self, server_round: int, tested: MetricRecord | None) -> None:
+        """Stop the nodes whose patience is at its end, by what they reported in an evaluation."""
+        network = self._joined(None)
+        losses: dict[int, float] = {}
+        for vertex in tested["vertices"] if tested is not None else []:  # type: ignore[union-attr]
+            values = network.metrics[server_round, int(vertex)].values
+            if VALIDATION_LOSS in values:
+                losses[int(vertex)] = values[VALIDATION_LOSS]
+        for vertex in network.early_stopping.observe(server_round, losses):
+            words = "round %d: node %d stops, its validation loss has not improved in %d evaluations"
+            log(INFO, words, server_round, vertex, self.patience)
+
+    def _check_exchanged(self) -> None:
+        """Raise InputError if a run that ends shows nothing of the strategy."""
+
     def summary(self) -> None:
         """Log the strategy, its graph and its schedule."""
         log(
@@ -348,6 +384,8 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
 
     def _records_for(self, vertex: int) -> dict[str, ArrayRecord]:
         start = {ARRAYS: self._initial[vertex]} if vertex in self._initial else {}
+        if self._joined(None).early_stopping.stopped[vertex] and not self.order.logit_adjustment:
+            return start  # it learns no more; corrected logits depend on the teacher too
         return start | self._records("payload", vertex)
 
     def _records(self, method: str, vertex: int) -> dict[str, ArrayRecord]:
@@ -363,6 +401,8 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         return records
 
     def _return(self, vertex: int, hello: Hello) -> None:
+        if hello.fresh:
+            self._joined(None).early_stopping.forget(vertex)
         with self._named("node_returned"):
             self.node_returned(vertex, hello)
 
@@ -385,6 +425,14 @@ def check_run(num_rounds: int, timeout: float) -> None:
     """Raise InputError unless the number of rounds and the timeout are valid."""
     require_whole("num_rounds", num_rounds, 1)
     require_number("timeout", timeout, above=0)
+
+
+def no_patience(patience: int, strategy: str) -> str:
+    """Return why nodes of a strategy cannot stop."""
+    return (
+        f"patience = {patience}: {strategy} averages weights, so that no node can stop and keep its own best (use "
+        "patience = 0, or a strategy that distills)"
+    )
 
 
 def _counted(number: int, thing: str) -> str:

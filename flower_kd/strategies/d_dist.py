@@ -67,6 +67,8 @@ class DDist(DistillationStrategy):
     logit_adjustment : float
         How far the logits that a node sends are corrected for the classes that it was trained on; 1 as if it had seen
         all equally often (Menon et al., ICLR 2021).
+    record_gradients : bool
+        Whether nodes report how large the gradients of both terms are at their logits.
     seed : int
         The run's seed.
     local_steps : int
@@ -75,6 +77,8 @@ class DDist(DistillationStrategy):
         SGD steps per exchange; must divide `local_steps`. 0, or omitted: once per round.
     evaluate_every : int
         Rounds between two evaluations; the last round is always evaluated. 1 if omitted.
+    patience : int
+        Evaluations without a lower validation loss after which a node stops. 0, or omitted: no node stops.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class DDist(DistillationStrategy):
         wire_coding: Coding = "plain",
         kd_reduction: Reduction = "mean",
         logit_adjustment: NonNegative = 0.0,
+        record_gradients: bool = False,
         seed: Whole = 0,
         **schedule: int,
     ) -> None:
@@ -111,6 +116,7 @@ class DDist(DistillationStrategy):
             temperature=temperature,
             kd_reduction=kd_reduction,
             logit_adjustment=logit_adjustment,
+            record_gradients=record_gradients,
             kd_weight=rho,
         )
         super().__init__(graph, order, **schedule)

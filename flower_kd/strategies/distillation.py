@@ -55,6 +55,8 @@ class DistillationStrategy(GraphStrategy):
         SGD steps per exchange; must divide `local_steps`. 0, or omitted: once per round.
     evaluate_every : int
         Rounds between two evaluations; the last round is always evaluated. 1 if omitted.
+    patience : int
+        Evaluations without a lower validation loss after which a node stops. 0, or omitted: no node stops.
 
     Attributes
     ----------

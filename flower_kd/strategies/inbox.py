@@ -50,6 +50,8 @@ _TrainReport = TypedDict(
     {
         "num-examples": Samples,
         "train-loss": NotRequired[Loss],
+        "label-gradient": NotRequired[Loss],
+        "kd-gradient": NotRequired[Loss],
         "accuracy": NotRequired[Share],
         "loss": NotRequired[Loss],
         "validation-accuracy": NotRequired[Share],

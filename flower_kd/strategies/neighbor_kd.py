@@ -7,6 +7,7 @@ from typing import Literal
 
 import networkx as nx
 import numpy as np
+import torch
 from flwr.serverapp import Grid
 from scipy.sparse import csr_array, diags_array
 from torch import Tensor
@@ -64,6 +65,8 @@ class NeighborKD(DistillationStrategy):
     logit_adjustment : float
         How far the logits that a node sends are corrected for the classes that it was trained on; 1 as if it had seen
         all equally often (Menon et al., ICLR 2021).
+    record_gradients : bool
+        Whether nodes report how large the gradients of both terms are at their logits.
     seed : int
         The run's seed.
     local_steps : int
@@ -72,6 +75,8 @@ class NeighborKD(DistillationStrategy):
         SGD steps per exchange; must divide `local_steps`. 0, or omitted: once per round.
     evaluate_every : int
         Rounds between two evaluations; the last round is always evaluated. 1 if omitted.
+    patience : int
+        Evaluations without a lower validation loss after which a node stops. 0, or omitted: no node stops.
     """
 
     def __init__(
@@ -91,6 +96,7 @@ class NeighborKD(DistillationStrategy):
         wire_coding: Coding = "plain",
         kd_reduction: Reduction = "mean",
         logit_adjustment: NonNegative = 0.0,
+        record_gradients: bool = False,
         seed: Whole = 0,
         **schedule: int,
     ) -> None:
@@ -106,6 +112,7 @@ class NeighborKD(DistillationStrategy):
             temperature=temperature,
             kd_reduction=kd_reduction,
             logit_adjustment=logit_adjustment,
+            record_gradients=record_gradients,
             label_weight=alpha,
             kd_weight=(1 - alpha) * rho,
         )
@@ -147,7 +154,8 @@ class NeighborKD(DistillationStrategy):
         """Pool the logits of each vertex's present neighbors."""
         weights = self.weights if present.all() else normalized(self.weights @ diags_array(present.astype(float)))
         temperature = self.order.temperature
-        teachers = poolings.pool(self.pooling, self.pool, logits, weights, temperature, self._class_counts)
+        sent = torch.from_numpy(present)
+        teachers = poolings.pool(self.pooling, self.pool, logits, weights, temperature, self._class_counts, sent)
         return {vertex: teacher for vertex, teacher in enumerate(teachers) if teacher is not None}
 
     def _counts(self, hellos: dict[int, Hello]) -> Tensor | None:

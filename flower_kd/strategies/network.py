@@ -18,6 +18,7 @@ from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, CONFIG, JOIN, START_WEIGHTS, Greeting, Hello
 from flower_kd.strategies import inbox
 from flower_kd.strategies.delivery import Delivery
+from flower_kd.strategies.early_stopping import EarlyStopping
 from flower_kd.strategies.handshake import check_alike, check_class_counts, vertex_of
 from flower_kd.strategies.node_records import NodeMetrics, Participation, Traffic, named
 from flower_kd.strategies.resumable import State
@@ -80,6 +81,7 @@ class Network(Grid):
         self.metrics: dict[tuple[int, int], NodeMetrics] = {}
         self.participation: dict[int, Participation] = {}
         self.saved_rounds = np.zeros(num_nodes, dtype=np.int64)  # the last round whose end state each node was to save
+        self.early_stopping = EarlyStopping(num_nodes, patience=0)
         self.clock: Callable[[], float] = time.monotonic
         self.sleep: Callable[[float], None] = time.sleep
         self._delivery = Delivery(
@@ -208,7 +210,7 @@ class Network(Grid):
     # -- resumption ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> State:
-        """Return the traffic so far, the participation, and the absent nodes."""
+        """Return the traffic so far, the participation, and which nodes are absent or have stopped."""
         absent = np.array(sorted(self.absent), dtype=np.int64)
         parts = json.dumps({vertex: vars(part) for vertex, part in self.participation.items()})
         return {
@@ -216,6 +218,7 @@ class Network(Grid):
             "saved-rounds": self.saved_rounds,
             "participation": np.frombuffer(parts.encode(), dtype=np.uint8),
             "absent": absent,
+            **self.early_stopping.state_dict(),
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -225,6 +228,7 @@ class Network(Grid):
         self.participation = {int(vertex): Participation(**part) for vertex, part in parts.items()}
         self.saved_rounds = state["saved-rounds"]
         self.absent = dict.fromkeys(state["absent"].tolist(), MessageType.TRAIN)
+        self.early_stopping.load_state_dict(state)
 
     # -- for strategies -----------------------------------------------------------------------------------------------
 

@@ -24,10 +24,20 @@ class Silo(GraphStrategy):
         SGD steps per round.
     evaluate_every : int
         Rounds between two evaluations; the last round is always evaluated.
+    patience : int
+        Evaluations without a lower validation loss after which a node stops; 0 for no stopping.
     """
 
     sends_to = "none"
 
-    def __init__(self, graph: nx.Graph, *, seed: Whole = 0, local_steps: Count = 25, evaluate_every: Count = 1) -> None:
+    def __init__(
+        self,
+        graph: nx.Graph,
+        *,
+        seed: Whole = 0,
+        local_steps: Count = 25,
+        evaluate_every: Count = 1,
+        patience: Whole = 0,
+    ) -> None:
         order = Order(server_round=0, num_steps=0, seed=seed, reply="nothing")
-        super().__init__(graph, order, local_steps=local_steps, evaluate_every=evaluate_every)
+        super().__init__(graph, order, local_steps=local_steps, evaluate_every=evaluate_every, patience=patience)

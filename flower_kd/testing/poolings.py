@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import networkx as nx
+import numpy as np
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor
@@ -135,3 +136,10 @@ def _check_absence(name: str, pool: Pooling, logits: Tensor, weights: csr_array,
     spoiled[last] = torch.nan
     *_, absent = _teachers(f"{name}, a node without weights whose rows are NaN", pool, spoiled, kept, counts)
     assert absent is None, f"{name}: a node without weights has a teacher"
+    # A node that sent nothing itself still has neighbors.
+    unheard = weights.tolil()
+    unheard[:, last] = 0.0
+    heard = csr_array(unheard)
+    heard.eliminate_zeros()
+    heard.data = heard.data / heard.sum(axis=1).repeat(np.diff(heard.indptr))
+    _teachers(f"{name}, a node with weights whose own rows are NaN", pool, spoiled, heard, counts)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flower_kd import bench
-from flower_kd.bench import Figure, growth, tax
+from flower_kd import bench, dissimilarity
+from flower_kd.bench import Figure, dissimilarity_cost, growth, tax
 from flower_kd.errors import InputError
 
 
@@ -53,6 +53,19 @@ def test_growth_with_nodes_measures_memory_in_a_process_of_its_own(monkeypatch: 
     time, memory = growth.nodes_and_memory()
     assert list(time.parts) == ["ms per node, 5 nodes", "ms per node, 8 nodes"]
     assert memory.parts["peak, MB"] > 50
+
+
+def test_dissimilarities_are_compared_with_cross_entropy_in_the_same_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dissimilarity_cost, "CLASSES", (5,))
+    monkeypatch.setattr(dissimilarity_cost, "ROWS", (4,))
+    monkeypatch.setattr(dissimilarity_cost, "SECONDS", 0.0)
+    monkeypatch.setattr(dissimilarity_cost, "REPETITIONS", 3)
+    [figure] = bench.MEASUREMENTS["dissimilarities"]()
+    ratios = {name.removesuffix(" over ce"): value for name, value in figure.parts.items() if name != "us, ce"}
+    assert list(ratios) == dissimilarity.names()
+    assert ratios["ce"] == 1
+    assert figure.value == ratios["td"] / min(ratios[name] for name in ("kl", "ce", "js", "sed"))
+    assert figure.parts["us, ce"] > 1
 
 
 @pytest.mark.parametrize(

@@ -199,3 +199,14 @@ def test_the_cache_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.Monk
     assert list((tmp_path / "cache").iterdir()) == []
     monkeypatch.setenv("FLOWER_KD_CACHE", "off")
     assert flower_kd("cache", "--clear").output == "switched off: FLOWER_KD_CACHE = off\n"
+
+
+def test_gradients(tmp_path: Path) -> None:
+    asked = ("gradients", "--dissimilarities", "kl,td", "--classes", "5", "--temperatures", "1")
+    result = flower_kd(*asked, "--output-dir", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "another class" in result.output
+    assert (tmp_path / "gradients.png").exists()
+    wrong = flower_kd("gradients", "--classes", "0", "--output-dir", tmp_path)
+    assert wrong.exit_code == 2
+    assert wrong.stderr == "flower-kd: --classes = 0 must be at least 2\n"

@@ -1,7 +1,5 @@
 """What holds for every pooling."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -113,8 +111,8 @@ def test_some_rows_at_a_time_give_the_same_teachers(name: str, monkeypatch: pyte
 def test_one_class() -> None:
     for name in pooling.names():
         pool = pooling.get(name)
-        given_counts: dict[str, Any] = {"class_counts": torch.ones(2, 1)} if pooling.takes_class_counts(pool) else {}
-        for teacher in pool(torch.randn(2, 3, 1), csr_array(np.full((2, 2), 0.5)), 2.0, **given_counts):
+        counts = torch.ones(2, 1) if pooling.takes_class_counts(pool) else None
+        for teacher in pooling.pool(name, pool, torch.randn(2, 3, 1), csr_array(np.full((2, 2), 0.5)), 2.0, counts):
             assert torch.equal(teacher.soft_labels, torch.ones_like(teacher.soft_labels))
 
 

@@ -48,7 +48,7 @@ def grid() -> Iterator[WorkerGrid]:
 def test_figures_do_not_depend_on_the_number_of_workers(grid: WorkerGrid) -> None:
     ring = nx.cycle_graph(NODES)
     strategies = [
-        NeighborKD(ring, pooling="pairwise", local_steps=4, exchange_every=2),
+        NeighborKD(ring, pooling="pairwise", local_steps=4, exchange_every=2, record_gradients=True),
         DDist(ring, exchange_rows=8, local_steps=4, exchange_every=1),
     ]
     alone = [run_strategy(strategy, InProcessGrid(APP, NODES, {})) for strategy in strategies]

@@ -148,6 +148,8 @@ def _nodes(summary: Summary) -> pd.DataFrame:
         nodes["alone"] = np.array(summary.baseline["per_node"], dtype=float)
     if shortfalls.missed(summary)[0]:
         nodes["exchanges"] = [f"{part['taken']} of {part['due']}" for part in summary.participation]
+    if any(summary.stopped):
+        nodes["stopped"] = np.array(summary.stopped, dtype=float)
     return nodes
 
 
@@ -161,6 +163,8 @@ def _node_columns(nodes: pd.DataFrame) -> Iterator[Column]:
         yield Column("difference, points", nodes["accuracy"] - nodes["alone"], points, best="highest")
     if "exchanges" in nodes:
         yield Column("exchanges", nodes["exchanges"])
+    if "stopped" in nodes:
+        yield Column("stopped after round", nodes["stopped"], short)
 
 
 def _read_history(path: Path) -> pd.DataFrame:
@@ -184,9 +188,9 @@ def _round_columns(rounds: pd.DataFrame) -> Iterator[Column]:
     yield Column("spread, points", rounds["spread"], percent, hint="standard deviation over nodes")
     if "alone" in rounds:
         yield accuracy_column("alone, %", rounds["alone"])
-    for name in ("train-loss", "kd-loss", "test-loss"):
+    for name in ("train-loss", "kd-loss", "test-loss", "label-gradient", "kd-gradient"):
         if name in rounds:
-            yield Column(name, rounds[name], "{:.3f}".format)
+            yield Column(name, rounds[name], short if name.endswith("gradient") else "{:.3f}".format)
     if "bytes-shared" in rounds:
         yield Column("sent so far, MB per edge", rounds["bytes-shared"], megabytes)
     if "bytes-all-edges" in rounds:
