@@ -16,6 +16,7 @@ from flower_kd import folders
 from flower_kd.clients import state
 from flower_kd.clients.node import Node
 from flower_kd.errors import InputError
+from flower_kd.models import pruning
 from flower_kd.models.card import ModelCard, Score
 
 # The server may have been stopped before it finished a node's last round.
@@ -49,7 +50,7 @@ class NodeFiles:
 
     def save_best(self, node: Node, score: Score) -> None:
         """Save a node's model as the best so far; raises OSError if this fails."""
-        weights = state.copies(node.model.state_dict())
+        weights = state.copies(pruning.to_file(node.model.state_dict()))
         self._write(BEST, score.round, save(weights, {SCORE: json.dumps(asdict(score))}))
 
     def _write(self, kind: str, server_round: int, content: bytes) -> None:
@@ -82,8 +83,8 @@ class NodeFiles:
         self._forget_after(server_round, STATE)
         return kept[-1]
 
-    def load_best(self, server_round: int) -> tuple[Score, dict[str, Tensor]] | None:
-        """Return the score and the weights of the best model up to a round, and forget later ones.
+    def load_best(self, node: Node, server_round: int) -> tuple[Score, dict[str, Tensor]] | None:
+        """Return the score and the weights of a node's best model up to a round, and forget later ones.
 
         Raises
         ------
@@ -92,7 +93,8 @@ class NodeFiles:
         """
         self._forget_after(server_round, BEST)
         try:
-            return self._last_best()
+            found = self._last_best()
+            return found and (found[0], pruning.from_file(found[1], node.model.state_dict()))
         except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
             path = self._path(self._rounds(BEST)[-1], BEST)
             raise InputError(f"its best model {str(path)!r} cannot be read: {_line(error)}") from None
@@ -103,7 +105,7 @@ class NodeFiles:
             self._path(later, kind).unlink(missing_ok=True)
 
     def final_model(self, saved_round: int) -> tuple[ModelCard, dict[str, Tensor]] | None:
-        """Return the card and the weights of the last saved state.
+        """Return the card and the weights of the last saved state, as in a file.
 
         Parameters
         ----------
@@ -129,7 +131,7 @@ class NodeFiles:
             return None
 
     def best_model(self, lowest_loss: float) -> tuple[Score, dict[str, Tensor]] | None:
-        """Return the score and the weights of the best model.
+        """Return the score and the weights of the best model, as in a file.
 
         Parameters
         ----------

@@ -9,8 +9,10 @@ from dataclasses import asdict
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
+from safetensors.torch import save as serialized
 
 from flower_kd.clients.node import Node
+from flower_kd.models import pruning
 from flower_kd.models.card import Score
 from flower_kd.protocol import Greeting
 from flower_kd.wire import as_array
@@ -151,10 +153,15 @@ def restored_on_error(context: Context, node: Node) -> Iterator[None]:
 
 def to_tensors(node: Node) -> dict[str, torch.Tensor]:
     """Return copies of the tensors of a node's model, optimizer and memory, by name."""
-    tensors = {f"{MODEL_PREFIX}{name}": value for name, value in node.model.state_dict().items()}
+    tensors = {f"{MODEL_PREFIX}{name}": value for name, value in pruning.to_file(node.model.state_dict()).items()}
     tensors |= {f"optimizer.{name}": value for name, value in _optimizer_tensors(node.optimizer).items()}
     tensors |= {f"memory.{name}": torch.from_numpy(array) for name, array in node.memory.items()}
     return copies(tensors)
+
+
+def stored_bytes(node: Node) -> int:
+    """Return the size of the file with the node's trained weights."""
+    return len(serialized(copies(pruning.to_file(node.model.state_dict()))))
 
 
 def copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -168,7 +175,7 @@ def from_tensors(node: Node, tensors: Mapping[str, torch.Tensor]) -> None:
     for key, value in tensors.items():
         part, _, name = key.partition(".")
         parts[part][name] = value
-    node.model.load_state_dict(parts["model"])
+    node.model.load_state_dict(pruning.from_file(parts["model"], node.model.state_dict()))
     _load_optimizer(node.optimizer, parts["optimizer"])
     node.memory = {name: tensor.numpy() for name, tensor in parts["memory"].items()}
 

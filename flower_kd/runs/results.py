@@ -135,6 +135,10 @@ class Summary:
         process), and `per_round`, that divided by the number of rounds.
     models : list of str
         Each node's model, by vertex.
+    networks : list of dict
+        For each different model: `model`; `nodes`, the vertices that trained it; `parameters`, and how many of them are
+        not pruned (`kept`); the bytes of a message with its weights, as `d-sgd` would send them (`weights_bytes`), and
+        of a file with them (`stored_bytes`).
     topology : str
         The communication graph, as in the run config.
     dataset : str
@@ -160,6 +164,7 @@ class Summary:
     bytes: dict[str, Any]
     seconds: dict[str, float]
     models: list[str] = field(default_factory=list)
+    networks: list[dict[str, Any]] = field(default_factory=list)
     topology: str = ""
     dataset: str = ""
     initial_weights: str = ""
@@ -167,6 +172,16 @@ class Summary:
     participation: list[dict[str, Any]] = field(default_factory=list)
     diverged: list[int] = field(default_factory=list)
     identity: str = ""
+
+    def kept(self) -> dict[int, str]:
+        """Return how many of its parameters each node keeps, in words, by vertex; empty if no node's are pruned."""
+        if all(network["kept"] == network["parameters"] for network in self.networks):
+            return {}
+        return {
+            vertex: f"{network['kept']:,} of {network['parameters']:,}"
+            for network in self.networks
+            for vertex in network["nodes"]
+        }
 
     def d_sgd_ratio(self, d_sgd: str) -> float:
         """Return the ratio of a D-SGD figure in `bytes` to the bytes per edge; NaN if nothing was sent."""
@@ -204,6 +219,7 @@ def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
         },
         seconds={"total": record.seconds, "per_round": record.seconds / config.num_server_rounds},
         models=[hello.model for hello in hellos],
+        networks=_networks(hellos),
         topology=config.topology,
         dataset=config.dataset,
         initial_weights="common" if config.common_weights else "separate",
@@ -211,6 +227,21 @@ def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
         participation=[asdict(part) for _, part in sorted(record.participation.items())],
         diverged=record.diverged,
     )
+
+
+def _networks(hellos: Sequence[Hello]) -> list[dict[str, Any]]:
+    """Return the size of each different model, in the order of its first vertex."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for vertex, hello in enumerate(hellos):
+        sizes = {
+            "parameters": hello.parameters,
+            "kept": hello.parameters - hello.pruned,
+            "weights_bytes": hello.weights_bytes,
+            "stored_bytes": hello.stored_bytes,
+        }
+        network = found.setdefault((hello.model, *sizes.values()), {"model": hello.model, "nodes": [], **sizes})
+        network["nodes"].append(vertex)
+    return list(found.values())
 
 
 def _over_nodes(values: list[float]) -> dict[str, Any]:
