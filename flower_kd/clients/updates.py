@@ -7,7 +7,8 @@ Two algorithms share this. In both, a node sends C(d) for a difference d, and re
 - CHOCO-SGD (Koloskova, Stich and Jaggi, ICML 2019), if the order has a moving base: the base is the estimate of the
   node's weights that its neighbors have, every C(d) moves it, and the residual stays in the node's weights.
 
-Of pruned weights, only the kept ones travel (`flower_kd.models.pruning`): all nodes whose weights are averaged keep the same.
+Of pruned weights, only the kept ones travel (`flower_kd.models.pruning`): nodes whose weights are averaged all keep the
+same ones.
 """
 
 from __future__ import annotations

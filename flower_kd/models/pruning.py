@@ -2,8 +2,8 @@
 
 Han, Mao and Dally (ICLR 2016), as Wang, Wang and Ma 2020, section III.B, use it. A pruned model is what
 `torch.nn.utils.prune` makes, whether by `prune_smallest` or by a user: a pruned `weight` is the parameter `weight_orig`
-times the buffer `weight_mask`. Messages and files have less than that: messages the kept values in place of both, because
-the receiver has the same mask; files also the mask, in bits.
+times the buffer `weight_mask`. Messages have only the kept values in place of both, because the receiver has the same
+mask; files also have the mask, in bits.
 """
 
 from __future__ import annotations
