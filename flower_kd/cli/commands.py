@@ -334,6 +334,30 @@ def parts(
 
 
 @app.command()
+def table1(
+    models: Annotated[
+        str, typer.Option(help="Comma-separated networks (default: the report's, and pruned ones).", show_default=False)
+    ] = "",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the private data.")] = 800,
+    batches: Annotated[int, typer.Option(min=1, help="Exchanges in an epoch: one per batch.")] = 37,
+    rows: Annotated[int, typer.Option(min=1, help="Reference rows in an exchange of D-Dist.")] = 1,
+    output_dir: Annotated[Path, typer.Option(help="Where the tables go.")] = Path("results/table1"),
+) -> None:
+    """Show what two peers send under D-Dist and D-SGD by network: Table I of Wang, Wang and Ma (2020)."""
+    from flower_kd import folders
+    from flower_kd.report import table1 as tables
+
+    folder = folders.expanded(output_dir).absolute()
+    folders.check_writable(folder)
+    exchanges = tables.Exchanges(epochs, batches, rows)
+    found = tables.rows(models or tables.MODELS, exchanges)
+    console = _console()
+    console.print(tables.screen(found, exchanges))
+    folders.write(folder, tables.files(found, exchanges))
+    console.print(f"tables: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def bench(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Which figures to measure (repeat for each).")] = None,

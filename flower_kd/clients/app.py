@@ -97,8 +97,9 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                 if files is not None:
                     restored = files.load(node, greeting.server_round)
                     state.save(context, node)
-                    if best := files.load_best(node, greeting.server_round):
-                        state.keep_best(context, *best)
+                    if best := files.load_best(greeting.server_round):
+                        score, weights = best
+                        state.keep_best(context, score, pruning.from_file(weights, node.model.state_dict()))
                 check(node, greeting.total_steps)
                 check_dissimilarity(greeting.dissimilarity, node)
                 check_compression(greeting.compression, node)
@@ -227,7 +228,7 @@ def _hello(node: Node, context: Context) -> Hello:
         pruned=pruning.num_pruned(node.model),
         mask=pruning.fingerprint(node.model),
         weights_bytes=wire.reply_bytes(ARRAYS, updates.encoded(node), len(node.private)),
-        stored_bytes=state.stored_bytes(node),
+        stored_bytes=pruning.file_bytes(node.model.state_dict()),
         reference_rows=len(reference),
         fingerprint=node.fingerprint or fingerprint(reference),
     )

@@ -83,8 +83,8 @@ class NodeFiles:
         self._forget_after(server_round, STATE)
         return kept[-1]
 
-    def load_best(self, node: Node, server_round: int) -> tuple[Score, dict[str, Tensor]] | None:
-        """Return the score and the weights of a node's best model up to a round, and forget later ones.
+    def load_best(self, server_round: int) -> tuple[Score, dict[str, Tensor]] | None:
+        """Return the score and the weights, as in a file, of the best model up to a round, and forget later ones.
 
         Raises
         ------
@@ -93,8 +93,7 @@ class NodeFiles:
         """
         self._forget_after(server_round, BEST)
         try:
-            found = self._last_best()
-            return found and (found[0], pruning.from_file(found[1], node.model.state_dict()))
+            return self._last_best()
         except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
             path = self._path(self._rounds(BEST)[-1], BEST)
             raise InputError(f"its best model {str(path)!r} cannot be read: {_line(error)}") from None

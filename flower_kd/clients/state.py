@@ -9,7 +9,6 @@ from dataclasses import asdict
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
-from safetensors.torch import save as serialized
 
 from flower_kd.clients.node import Node
 from flower_kd.models import pruning
@@ -157,11 +156,6 @@ def to_tensors(node: Node) -> dict[str, torch.Tensor]:
     tensors |= {f"optimizer.{name}": value for name, value in _optimizer_tensors(node.optimizer).items()}
     tensors |= {f"memory.{name}": torch.from_numpy(array) for name, array in node.memory.items()}
     return copies(tensors)
-
-
-def stored_bytes(node: Node) -> int:
-    """Return the size of the file with the node's trained weights."""
-    return len(serialized(copies(pruning.to_file(node.model.state_dict()))))
 
 
 def copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

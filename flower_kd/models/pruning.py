@@ -14,6 +14,7 @@ from copy import deepcopy
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -128,6 +129,11 @@ def unpacked(tensors: State, state: State) -> dict[str, Tensor]:
 def to_file(state: State) -> dict[str, Tensor]:
     """Return the packed state with its masks as bits, uint8 [ceil(weights / 8)]."""
     return packed(state) | {f"{name}{MASK}": _to_bits(state[f"{name}{MASK}"]) for name in pruned_names(state)}
+
+
+def file_bytes(state: State) -> int:
+    """Return the size of the file with a state."""
+    return len(save({name: tensor.cpu().contiguous() for name, tensor in to_file(state).items()}))
 
 
 def from_file(tensors: State, state: State) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ Pruned = Annotated[float, Interval(ge=0, lt=1)]
 
 
 def of_every_model(*, prune: Pruned = 0.0) -> None:
-    """Declare the settings of every model: the share of each layer's weights to prune, those of least magnitude."""
+    """Every model: prune is the share of each layer's weights that are zero and stay zero, those of least magnitude."""
 
 
 MODELS: Registry[ModelFactory] = Registry(

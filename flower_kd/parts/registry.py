@@ -91,6 +91,7 @@ class Registry(Generic[T]):
         self.given = frozenset(given)
         self.foreign = foreign
         self.common = signatures.settings_of(common) if common is not None else {}
+        self.common_words = first_line(common) if common is not None else ""
         self._also = [OWN, also] if also else [OWN]
         self._problem = problem
         self._parts: dict[str, T] = {}
