@@ -160,6 +160,17 @@ def from_file(tensors: State, state: State) -> dict[str, Tensor]:
     return found
 
 
+def with_zeros(tensors: State, state: State) -> dict[str, Tensor]:
+    """Return the tensors of a file with plain weights and zeros for pruned ones, as in `state`, which is not pruned."""
+    names = [name for name in state if f"{name}{MASK}" in tensors and f"{name}{MASK}" not in state]
+    if not names:
+        return dict(tensors)
+    pruned = {f"{name}{part}": state[name] for name in names for part in (ORIGINAL, MASK)}
+    whole = from_file({name: tensors[name] for name in [*names, *(f"{name}{MASK}" for name in names)]}, pruned)
+    others = {name: tensor for name, tensor in tensors.items() if name.removesuffix(MASK) not in names}
+    return others | {name: whole[f"{name}{ORIGINAL}"] for name in names}
+
+
 def plain(model: nn.Module) -> nn.Module:
     """Return a copy of a model in which pruned weights are plain parameters with zeros; itself if none is pruned."""
     if not _pruned_layers(model):

@@ -46,7 +46,7 @@ def test_the_report_s_figures_imply_whole_numbers_of_weights_for_one_row_and_37_
     by_hand = 1 * 6 * 25 + 6 * 16 * 25 + 16 * 16 * 120 + 120 * 84 + 84 * 10
     assert by_hand == 44_190 == 4419 * 10
     assert rows["D-SGD, lenet5: 4989.71 MB"] == "44,190 float32 weights"
-    assert 44_190 * 4 * 29_600 / 2**20 == pytest.approx(4989.71, abs=0.01)
+    assert pytest.approx(4989.71, abs=0.01) == 44_190 * 4 * 29_600 / 2**20
     # Its ResNets differ by as much as ours do, that is in their residual blocks.
     assert rows["D-SGD, resnet8: 9994.34 MB"] == f"{RESNET8 + 13_712:,} float32 weights"
     assert rows["D-SGD, resnet14: 20920.90 MB"] == f"{RESNET14 + 13_712:,} float32 weights"
