@@ -158,10 +158,9 @@ def notes(exchanges: Exchanges) -> list[str]:
         f"MB: 2^20 bytes, in one direction, in {exchanges.number:,} exchanges: {exchanges.epochs} epochs (--epochs) of "
         f"{exchanges.batches} batches (--batches) with one exchange each, D-Dist with {exchanges.rows} reference "
         f"row{'' if exchanges.rows == 1 else 's'} (--rows) of {CLASSES} classes",
-        "The report does not state batches and rows; with 37 batches and one row its figures are whole numbers: "
-        "1.129 MB are 29,600 rows of 10 float32 (4 bytes), and its ratios are a tenth of a network's weights",
-        "Its LeNet5 then has 44,190 weights, those of LeNet-5 on gray images of 28 x 28 without padding and biases; "
-        "ours has 61,770 on CIFAR-10. Its ResNets have 13,712 weights more than ours, outside of the residual blocks, "
+        "The report does not state batches and rows; its ratios are a tenth of 44,190 and 185,280 weights, so that it "
+        "counts one row of 10 values an exchange, and its megabytes are then 29,600 exchanges, 37 an epoch",
+        "44,190 are the weights of LeNet-5 on gray images of 28 x 28, without padding and biases; ours has 61,770 on CIFAR-10. Its ResNets have 13,712 weights more than ours, outside of the residual blocks, "
         "which the report does not explain",
         "Tensors: 4 bytes for each weight of convolutions and linear layers, without biases and normalization, as the "
         "report counts",
