@@ -22,7 +22,7 @@ CLASSES, IMAGE = 10, (3, 32, 32)  # CIFAR-10
 NUM_EXAMPLES = 100  # typical: its size in a message is that of its bits
 FLOAT = 4  # bytes
 BATCH = 128  # images predicted at a time
-MEGABYTE = 2**20  # the report's: with it, its D-Dist figure is a whole number of rows
+MEGABYTE = 2**20  # the report's: with it, its figures are whole numbers of exchanges, as the notes say
 
 EPOCHS, BATCHES, ROWS = 800, 37, 1
 MODELS = "lenet5,resnet8,resnet14,resnet14(prune=0.2),resnet14(prune=0.4),resnet14(prune=0.6),resnet14(prune=0.8)"
@@ -115,38 +115,40 @@ def _message(name: str, record: object) -> int:
 
 
 def implied(exchanges: Exchanges) -> pd.DataFrame:
-    """Return what each figure of the report implies for a number of exchanges.
+    """Return what each figure of the report implies.
 
-    Columns: `figure`, with its unit; `per-exchange`, the bytes of one exchange; `implies`, in words; `ours`.
+    Columns: `figure`, with its unit; `implies`, for this number of exchanges; `ours`; `rows`, the reference rows in one
+    exchange that the figure implies: of D-Dist, for this number of exchanges; of D-SGD and of ratios, whatever the
+    number, if networks have as many weights as ours.
     """
     ours = {name: models.build(name, CLASSES, IMAGE) for name in D_SGD}
     counts = {name: num_weights(model) for name, model in ours.items()}
-    per_exchange = D_DIST * MEGABYTE / exchanges.number
+    rows_in_all = D_DIST * MEGABYTE / FLOAT / CLASSES
     found = [
         {
             "figure": f"D-Dist: {D_DIST} MB",
-            "per-exchange": per_exchange,
-            "implies": f"{per_exchange / FLOAT / CLASSES:.2f} rows of {CLASSES} float32",
-            "ours": f"{exchanges.rows} row{'' if exchanges.rows == 1 else 's'}",
+            "implies": f"{rows_in_all:,.0f} rows of {CLASSES} float32",
+            "ours": f"{exchanges.rows * exchanges.number:,} rows",
+            "rows": rows_in_all / exchanges.number,
         }
     ]
     for name, megabytes in D_SGD.items():
-        per_exchange = megabytes * MEGABYTE / exchanges.number
+        values = megabytes * MEGABYTE / FLOAT
         found.append(
             {
                 "figure": f"D-SGD, {name}: {megabytes:.{DECIMALS_OF_D_SGD}f} MB",
-                "per-exchange": per_exchange,
-                "implies": f"{per_exchange / FLOAT:,.0f} float32 weights",
+                "implies": f"{values / exchanges.number:,.0f} float32 weights",
                 "ours": f"{counts[name]:,} weights, {models.num_parameters(ours[name]):,} parameters",
+                "rows": rows_in_all / (values / counts[name]),
             }
         )
     for name, ratio in RATIOS.items():
         found.append(
             {
                 "figure": f"D-SGD over D-Dist, {name}: {ratio:,}",
-                "per-exchange": float("nan"),
                 "implies": f"{ratio * CLASSES:,} weights to a row of {CLASSES}",
                 "ours": f"{counts[name] / CLASSES / exchanges.rows:,.0f}",
+                "rows": counts[name] / CLASSES / ratio,
             }
         )
     return pd.DataFrame(found)
@@ -160,8 +162,10 @@ def notes(exchanges: Exchanges) -> list[str]:
         f"row{'' if exchanges.rows == 1 else 's'} (--rows) of {CLASSES} classes",
         "The report does not state batches and rows; its ratios are a tenth of 44,190 and 185,280 weights, so that it "
         "counts one row of 10 values an exchange, and its megabytes are then 29,600 exchanges, 37 an epoch",
-        "44,190 are the weights of LeNet-5 on gray images of 28 x 28, without padding and biases; ours has 61,770 on CIFAR-10. Its ResNets have 13,712 weights more than ours, outside of the residual blocks, "
+        "44,190 are the weights of LeNet-5 on gray images of 28 x 28, without padding and biases; ours has 61,770 on "
+        "CIFAR-10. Its ResNets have 13,712 weights more than ours, outside of the residual blocks, "
         "which the report does not explain",
+        "Rows an exchange: of D-SGD and of ratios, if networks had as many weights as ours",
         "Tensors: 4 bytes for each weight of convolutions and linear layers, without biases and normalization, as the "
         "report counts",
         "Labels: this project's rows in the format labels, each sent in full; with wire-coding = 'delta' only changes "
@@ -211,16 +215,8 @@ def paper_tables(found: pd.DataFrame, exchanges: Exchanges) -> dict[str, PaperTa
     facts = implied(exchanges)
     tables["table1-implied"] = PaperTable(
         f"What the report's figures imply with {exchanges.number:,} exchanges",
-        ["figure", "implies", "ours", "B per exchange"],
-        [
-            [
-                row["figure"],
-                row["implies"],
-                row["ours"],
-                "-" if pd.isna(row["per-exchange"]) else f"{row['per-exchange']:,.1f}",
-            ]
-            for _, row in facts.iterrows()
-        ],
+        ["figure", "implies", "ours", "rows an exchange"],
+        [[row["figure"], row["implies"], row["ours"], f"{row['rows']:.2f}"] for _, row in facts.iterrows()],
         names=3,
     )
     return tables

@@ -40,8 +40,11 @@ def test_by_tensors_the_report_s_d_dist_figure_is_met_exactly(found):
 
 
 def test_the_report_s_figures_imply_whole_numbers_of_weights_for_one_row_and_37_batches():
-    rows = table1.implied(Exchanges()).set_index("figure")["implies"]
-    assert rows["D-Dist: 1.129 MB"] == "1.00 rows of 10 float32"
+    found = table1.implied(Exchanges()).set_index("figure")
+    rows = found["implies"]
+    assert rows["D-Dist: 1.129 MB"] == "29,596 rows of 10 float32"  # 29,600 are 1.12915 MB
+    assert found["rows"].round(2).tolist() == [1.00, 1.40, 0.84, 0.93, 1.40, 0.93]
+    assert found["rows"].iloc[1] == pytest.approx(61_770 / 44_190, rel=1e-3)
     # LeNet-5 on 28 x 28 gray images: 4 x 4 features are left without padding.
     by_hand = 1 * 6 * 25 + 6 * 16 * 25 + 16 * 16 * 120 + 120 * 84 + 84 * 10
     assert by_hand == 44_190 == 4419 * 10
@@ -54,8 +57,9 @@ def test_the_report_s_figures_imply_whole_numbers_of_weights_for_one_row_and_37_
 
 
 def test_other_assumptions_imply_other_rows():
-    rows = table1.implied(Exchanges(epochs=800, batches=74, rows=2)).set_index("figure")["implies"]
-    assert rows["D-Dist: 1.129 MB"] == "0.50 rows of 10 float32"
+    found = table1.implied(Exchanges(epochs=800, batches=74, rows=2)).set_index("figure")
+    rows = found["implies"]
+    assert found["rows"].iloc[0] == pytest.approx(0.5, rel=1e-3)
     assert rows["D-SGD, lenet5: 4989.71 MB"] == "22,095 float32 weights"
     half = table1.rows("lenet5", Exchanges(epochs=400, batches=37, rows=50)).iloc[0]
     assert half["d-dist-tensors"] == 50 * 40
