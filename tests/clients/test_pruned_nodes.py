@@ -21,6 +21,7 @@ from flower_kd.models import pruning
 from flower_kd.models.card import Score
 from flower_kd.protocol import ARRAYS, UPDATE
 from flower_kd.report import run_table
+from flower_kd.report.pages import run_page
 from flower_kd.seeding import torch_seeded
 from flower_kd.strategies import DSGD, FedAvg, NeighborKD
 
@@ -157,6 +158,33 @@ def test_a_run_says_what_its_models_keep_and_cost(finished) -> None:
     shown = " ".join(run_table.text(summary).split())
     assert f"{second['kept']:,} of 61,706" in shown
     assert "lenet5(prune=0.8): 59.0 kB in a file, 52.3 kB in a message of weights" in shown
+
+
+def test_its_page_says_so_too(finished) -> None:
+    folder, summary = finished
+    page = run_page.finished_run(folder).html()
+    assert "parameters kept" in page
+    assert all(f"{network['kept']:,} of 61,706" in page for network in summary.networks)
+
+
+def test_initial_weights_may_come_from_the_server() -> None:
+    grid = FaultyGrid(make_client_app(pruned_node), NODES, {})
+    model = pruned_node(context_of()).model
+    with torch.no_grad():
+        model.weight_orig.mul_(3)
+    initial = ArrayRecord(pruning.packed(model.state_dict()))
+    seen = []
+    grid.interfere = lambda vertex, reply: (
+        (ARRAYS in reply.content and seen.append(reply.content[ARRAYS]["weight"].numpy())) or reply
+    )
+    DSGD(nx.complete_graph(NODES), local_steps=1).start(grid, initial, num_rounds=1)
+    assert len(seen) == NODES
+    kept = initial["weight"].numpy()
+    assert all(np.abs(weights - kept).max() < np.abs(kept).max() / 2 for weights in seen)
+    grid.interfere = None
+    dense = ArrayRecord(pruned_node(context_of()).model.state_dict())
+    with pytest.raises(InputError, match="weights of another model"):
+        DSGD(nx.complete_graph(NODES), local_steps=1).start(grid, dense, num_rounds=3)
 
 
 def test_loaded_and_exported_models_are_pruned(finished) -> None:

@@ -141,6 +141,10 @@ def test_a_plain_copy_has_zeros_and_no_masks() -> None:
     assert sum(int((layer.weight == 0).sum()) for layer in layers(plain).values()) == pruning.num_pruned(model)
     assert pruning.num_pruned(model) > 0  # it stays as it was
     assert torch.equal(plain.eval()(images), model.eval()(images))
+    with torch.inference_mode():
+        model(images)
+    assert torch.equal(pruning.plain(model)(images), plain(images))
+    assert pruning.plain(plain) is plain
 
 
 OWN = """

@@ -145,7 +145,7 @@ def _nodes(summary: Summary) -> pd.DataFrame:
     if summary.models:
         nodes["model"] = summary.models
     if kept := summary.kept():
-        nodes["kept"] = kept
+        nodes["kept"] = pd.Series(kept)
     if summary.baseline:
         nodes["alone"] = np.array(summary.baseline["per_node"], dtype=float)
     if shortfalls.missed(summary)[0]:
