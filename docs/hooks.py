@@ -80,7 +80,8 @@ def parts() -> str:
         "[Extending](extending.md).",
     ]
     for kind, registry in REGISTRIES.items():
-        lines += ["", f"## {kind}", "", "| name | settings | what it is |", "| --- | --- | --- |"]
+        lines += ["", f"## {kind}", *(["", registry.common_words] if registry.common_words else [])]
+        lines += ["", "| name | settings | what it is |", "| --- | --- | --- |"]
         for name in registry.own_names():
             line = first_line(registry.get(name)).replace("|", "\\|")
             lines.append(f"| `{name}` | {_settings(registry, name)} | {line} |")

@@ -146,9 +146,15 @@ class Hello(_Record):
     model : str
         The model that the node trains.
     parameters : int
-        The model's number of parameters.
+        The model's number of parameters, pruned ones included.
+    pruned : int
+        How many of them are pruned.
+    mask : str
+        SHA-256 of which weights are kept; empty if none is pruned.
     weights_bytes : int
-        Bytes of its weights as a serialized record.
+        Bytes of a message with its weights.
+    stored_bytes : int
+        Bytes of a file with its weights.
     reference_rows : int
         Rows of its reference set.
     fingerprint : str
@@ -169,7 +175,10 @@ class Hello(_Record):
     classes: Annotated[int, Interval(ge=0, le=1_000_000)] = 0
     model: PartName = ""
     parameters: Size = 0
+    pruned: Size = 0
+    mask: Text = ""
     weights_bytes: Size = 0
+    stored_bytes: Size = 0
     reference_rows: Annotated[int, Interval(ge=0, le=100_000_000)] = 0
     fingerprint: Text = ""
     fresh: bool = True

@@ -92,10 +92,15 @@ Config = Annotated[
 ]
 Nodes = Annotated[
     int | None,
-    typer.Option("--num-nodes", min=1, help=f"Number of nodes (default: num-nodes of the config, or {DEFAULT_NODES})."),
+    typer.Option(
+        "--num-nodes",
+        min=1,
+        help=f"Number of nodes (default: num-nodes of the config or experiment, or {DEFAULT_NODES}).",
+    ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Number of processes over which the nodes of one run are spread.")]
 Jobs = Annotated[int, typer.Option(min=1, help="How many runs to execute at the same time, each in its own process.")]
+Scale = Annotated[str, typer.Option(help="A smaller or larger version that a file has: its table [scale.NAME].")]
 Seeds = Annotated[str, typer.Option(help="How many seeds, from that of the config on, or a list: 0,4,7.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Keep finished runs that belong to this batch.")]
@@ -118,6 +123,7 @@ def main(
 @app.command()
 def run(
     config: Config = None,
+    scale: Scale = "",
     num_nodes: Nodes = None,
     output_dir: Annotated[Path | None, typer.Option(help="Where results go (default: in ~/flower-kd-results).")] = None,
     workers: Workers = 1,
@@ -129,7 +135,7 @@ def run(
 ) -> None:
     """Run the same apps as `flwr run`, without Flower's engine."""
     _not_both(overwrite, resume)
-    settings = _settings(config)
+    settings = _settings(config, scale)
     nodes = _num_nodes(num_nodes, settings)
     if output_dir is not None:
         settings["output-dir"] = str(output_dir)
@@ -174,6 +180,7 @@ def compare(
     ] = None,
     strategies: Annotated[str, typer.Option(help="Comma-separated strategies, instead of an experiment.")] = "",
     only: Annotated[str, typer.Option(help="Comma-separated runs of the experiment.")] = "",
+    scale: Scale = "",
     seeds: Seeds = "1",
     config: Config = None,
     num_nodes: Nodes = None,
@@ -191,14 +198,17 @@ def compare(
 
     _not_both(overwrite, resume)
     settings = _settings(config)
-    nodes = _num_nodes(num_nodes, settings)
     if strategies and experiment is not None:
         raise InputError(f"--strategies {strategies!r} and the experiment {experiment!r} cannot be used together")
     if strategies and only:
         raise InputError(f"--only {only!r} selects runs of an experiment, and cannot be used with --strategies")
+    if strategies and scale:
+        raise InputError(f"--scale {scale!r} is one of an experiment, and cannot be used with --strategies")
     runs = None
     if not strategies:
-        runs = experiments.read(presets.path_of(experiment or DEFAULT_EXPERIMENT, experiment=True), settings, only)
+        path = presets.path_of(experiment or DEFAULT_EXPERIMENT, experiment=True)
+        runs = experiments.read(path, settings, only, scale)
+    nodes = _num_nodes(num_nodes, settings, experiments.num_nodes(runs) if runs else 0)
     _prepare(max(jobs, workers))
     from flower_kd.study.compare import Comparison, screen
 
@@ -340,6 +350,30 @@ def parts(
 
 
 @app.command()
+def table1(
+    models: Annotated[
+        str, typer.Option(help="Comma-separated networks (default: the report's, and pruned ones).", show_default=False)
+    ] = "",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the private data.")] = 800,
+    batches: Annotated[int, typer.Option(min=1, help="Exchanges in an epoch: one per batch.")] = 37,
+    rows: Annotated[int, typer.Option(min=1, help="Reference rows in an exchange of D-Dist.")] = 1,
+    output_dir: Annotated[Path, typer.Option(help="Where the tables go.")] = Path("results/table1"),
+) -> None:
+    """Show what two peers send under D-Dist and D-SGD by network: Table I of Wang, Wang and Ma (2020)."""
+    from flower_kd import folders
+    from flower_kd.report import table1 as tables
+
+    folder = folders.expanded(output_dir).absolute()
+    folders.check_writable(folder)
+    exchanges = tables.Exchanges(epochs, batches, rows)
+    found = tables.rows(models or tables.MODELS, exchanges)
+    console = _console()
+    console.print(tables.screen(found, exchanges))
+    folders.write(folder, tables.files(found, exchanges))
+    console.print(f"tables: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def bench(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Which figures to measure (repeat for each).")] = None,
@@ -361,7 +395,8 @@ def presets(
         typer.echo(files.get(name.removeprefix(files.PREFIX)).path)
         return
     for preset in files.presets():
-        typer.echo(f"{preset.usage}\n    {preset.description}\n    {preset.path}")
+        scales = f" [--scale {'|'.join(preset.scales)}]" if preset.scales else ""
+        typer.echo(f"{preset.usage}{scales}\n    {preset.description}\n    {preset.path}")
 
 
 @app.command()
@@ -400,12 +435,12 @@ def _find_modules_in_current_folder() -> None:
         sys.path.append(folder)
 
 
-def _settings(config: list[str] | None) -> dict[str, Any]:
+def _settings(config: list[str] | None, scale: str = "") -> dict[str, Any]:
     """Return the run config of a command line; a wrong key or value ends the command before anything slow begins."""
     from flower_kd.cli import run_config
     from flower_kd.config import RunConfig
 
-    settings = run_config.parse(config)
+    settings = run_config.parse(config, scale)
     RunConfig.read(settings)
     return settings
 
@@ -451,9 +486,9 @@ def _check_tensorboard() -> None:
     summary_writer()
 
 
-def _num_nodes(option: int | None, settings: dict[str, Any]) -> int:
-    """Return the number of nodes from the command line, the config, or the default."""
-    in_config = settings.get("num-nodes") or None
+def _num_nodes(option: int | None, settings: dict[str, Any], of_experiment: int = 0) -> int:
+    """Return the number of nodes from the command line, the config, the experiment, or the default."""
+    in_config = settings.get("num-nodes") or of_experiment or None
     if option is not None and in_config not in (None, option):
         raise InputError(f"num-nodes = {in_config!r} and --num-nodes {option} are different")
     nodes = option or in_config or DEFAULT_NODES

@@ -16,7 +16,12 @@ from flower_kd.parts.registry import Registry, Source, first_line
 
 def table(kind: str, registry: Registry[Any]) -> Table:
     """Return the parts of a kind; one that cannot be imported is listed with the reason."""
-    shown = Table(title=Text(kind, style="table.title"), title_justify="left")
+    shown = Table(
+        title=Text(kind, style="table.title"),
+        title_justify="left",
+        caption=Text(registry.common_words, style="table.caption") if registry.common_words else None,
+        caption_justify="left",
+    )
     for column in ("name", "source", "settings", "what it is"):
         shown.add_column(column, overflow="fold")
     keys = set() if registry.foreign else {spec.name for spec in fields(RunConfig)}

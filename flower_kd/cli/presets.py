@@ -29,12 +29,15 @@ class Preset:
         Its first comment.
     is_experiment : bool
         Whether it has the runs of a comparison, rather than the keys of one run.
+    scales : tuple of str
+        Its smaller or larger versions, for `--scale`.
     """
 
     name: str
     path: Path
     description: str
     is_experiment: bool
+    scales: tuple[str, ...] = ()
 
     @property
     def usage(self) -> str:
@@ -83,4 +86,5 @@ def path_of(text: str, *, experiment: bool) -> Path:
 def _read(path: Path) -> Preset:
     content = path.read_text("utf-8")
     first = content.partition("\n")[0]
-    return Preset(path.stem, path, first.removeprefix("#").strip(), "runs" in tomllib.loads(content))
+    tables = tomllib.loads(content)
+    return Preset(path.stem, path, first.removeprefix("#").strip(), "runs" in tables, tuple(tables.get("scale", {})))

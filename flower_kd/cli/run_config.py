@@ -11,13 +11,13 @@ from flwr.common.config import parse_config_args
 
 from flower_kd import folders
 from flower_kd.cli import presets
-from flower_kd.errors import InputError
+from flower_kd.errors import InputError, unknown
 
 # As in Flower's parser, which ignores what does not match.
 _PAIR = re.compile(r"(\S+?)=(\'[^\']*\'|\"[^\"]*\"|\S+)")
 
 
-def parse(texts: Sequence[str] | None) -> dict[str, Any]:
+def parse(texts: Sequence[str] | None, scale: str = "") -> dict[str, Any]:
     """Return the run config from the values of `-c`.
 
     Parameters
@@ -25,11 +25,13 @@ def parse(texts: Sequence[str] | None) -> dict[str, Any]:
     texts : sequence of str
         Each `key=value` pairs separated by spaces, `preset:NAME`, or the path of a TOML file. Later files override
         earlier ones; pairs override all files.
+    scale : str
+        A table [scale.NAME] of a file that overrides the files' other keys; empty for none.
 
     Raises
     ------
     InputError
-        If they cannot be read.
+        If they cannot be read, or there is no such scale.
     """
     files: list[str] = []
     pairs: list[str] = []
@@ -47,7 +49,21 @@ def parse(texts: Sequence[str] | None) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for file in files:
         settings |= _parsed([file])
-    return settings | _parsed(pairs)
+    return _at_scale(settings, scale) | _parsed(pairs)
+
+
+def _at_scale(settings: dict[str, Any], scale: str) -> dict[str, Any]:
+    """Return settings without the tables of scales, and with the keys of one of them."""
+    found: dict[str, dict[str, Any]] = {}
+    for key in list(settings):
+        table, *names = key.split(".", maxsplit=2)
+        if table == "scale" and len(names) == 2:
+            found.setdefault(names[0], {})[names[1]] = settings.pop(key)
+    if scale and not found:
+        raise InputError(f"--scale {scale!r}: no file of -c has scales (tables [scale.NAME])")
+    if scale and scale not in found:
+        raise InputError(f"--scale: {unknown('scale', scale, list(found))}")
+    return settings | found.get(scale, {})
 
 
 def _parsed(texts: list[str]) -> dict[str, Any]:

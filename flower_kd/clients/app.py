@@ -31,7 +31,7 @@ from flower_kd.clients.training import evaluate, train
 from flower_kd.data import fingerprint
 from flower_kd.errors import InputError
 from flower_kd.failures import in_one_sentence
-from flower_kd.models import num_parameters
+from flower_kd.models import num_parameters, pruning
 from flower_kd.models.card import Score
 from flower_kd.protocol import (
     ARRAYS,
@@ -106,7 +106,8 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                     restored = files.load(node, greeting.server_round)
                     state.save(context, node)
                     if best := files.load_best(greeting.server_round):
-                        state.keep_best(context, *best)
+                        score, weights = best
+                        state.keep_best(context, score, pruning.from_file(weights, node.model.state_dict()))
                 check(node, greeting.total_steps)
                 check_dissimilarity(greeting.dissimilarity, node)
                 check_compression(greeting.compression, node)
@@ -131,8 +132,7 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         """Return the node's weights as they are."""
 
         def answer() -> Message:
-            weights = state.load(context, build_node).model.state_dict()
-            return Message(RecordDict({ARRAYS: wire.encode_weights(weights)}), reply_to=message)
+            return Message(RecordDict({ARRAYS: updates.encoded(state.load(context, build_node))}), reply_to=message)
 
         return _answered(message, answer)
 
@@ -242,7 +242,10 @@ def _hello(node: Node, context: Context) -> Hello:
         classes=node.classes,
         model=node.name,
         parameters=num_parameters(node.model),
-        weights_bytes=wire.reply_bytes(ARRAYS, wire.encode_weights(node.model.state_dict()), len(node.private)),
+        pruned=pruning.num_pruned(node.model),
+        mask=pruning.fingerprint(node.model),
+        weights_bytes=wire.reply_bytes(ARRAYS, updates.encoded(node), len(node.private)),
+        stored_bytes=pruning.file_bytes(node.model.state_dict()),
         reference_rows=len(reference),
         fingerprint=node.fingerprint or fingerprint(reference),
     )

@@ -16,6 +16,7 @@ from flower_kd import folders
 from flower_kd.clients import state
 from flower_kd.clients.node import Node
 from flower_kd.errors import InputError
+from flower_kd.models import pruning
 from flower_kd.models.card import ModelCard, Score
 
 # The server may have been stopped before it finished a node's last round.
@@ -49,7 +50,7 @@ class NodeFiles:
 
     def save_best(self, node: Node, score: Score) -> None:
         """Save a node's model as the best so far; raises OSError if this fails."""
-        weights = state.copies(node.model.state_dict())
+        weights = state.copies(pruning.to_file(node.model.state_dict()))
         self._write(BEST, score.round, save(weights, {SCORE: json.dumps(asdict(score))}))
 
     def _write(self, kind: str, server_round: int, content: bytes) -> None:
@@ -83,7 +84,7 @@ class NodeFiles:
         return kept[-1]
 
     def load_best(self, server_round: int) -> tuple[Score, dict[str, Tensor]] | None:
-        """Return the score and the weights of the best model up to a round, and forget later ones.
+        """Return the score and the weights, as in a file, of the best model up to a round, and forget later ones.
 
         Raises
         ------
@@ -103,7 +104,7 @@ class NodeFiles:
             self._path(later, kind).unlink(missing_ok=True)
 
     def final_model(self, saved_round: int) -> tuple[ModelCard, dict[str, Tensor]] | None:
-        """Return the card and the weights of the last saved state.
+        """Return the card and the weights of the last saved state, as in a file.
 
         Parameters
         ----------
@@ -129,7 +130,7 @@ class NodeFiles:
             return None
 
     def best_model(self, lowest_loss: float) -> tuple[Score, dict[str, Tensor]] | None:
-        """Return the score and the weights of the best model.
+        """Return the score and the weights of the best model, as in a file.
 
         Parameters
         ----------

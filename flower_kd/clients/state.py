@@ -11,6 +11,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 
 from flower_kd.clients.node import Node
+from flower_kd.models import pruning
 from flower_kd.models.card import Score
 from flower_kd.protocol import Greeting
 from flower_kd.wire import as_array
@@ -158,7 +159,7 @@ def restored_on_error(context: Context, node: Node) -> Iterator[None]:
 
 def to_tensors(node: Node) -> dict[str, torch.Tensor]:
     """Return copies of the tensors of a node's model, optimizer and memory, by name."""
-    tensors = {f"{MODEL_PREFIX}{name}": value for name, value in node.model.state_dict().items()}
+    tensors = {f"{MODEL_PREFIX}{name}": value for name, value in pruning.to_file(node.model.state_dict()).items()}
     tensors |= {f"optimizer.{name}": value for name, value in _optimizer_tensors(node.optimizer).items()}
     tensors |= {f"memory.{name}": torch.from_numpy(array) for name, array in node.memory.items()}
     return copies(tensors)
@@ -175,7 +176,7 @@ def from_tensors(node: Node, tensors: Mapping[str, torch.Tensor]) -> None:
     for key, value in tensors.items():
         part, _, name = key.partition(".")
         parts[part][name] = value
-    node.model.load_state_dict(parts["model"])
+    node.model.load_state_dict(pruning.from_file(parts["model"], node.model.state_dict()))
     _load_optimizer(node.optimizer, parts["optimizer"])
     node.memory = {name: tensor.numpy() for name, tensor in parts["memory"].items()}
 

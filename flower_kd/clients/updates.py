@@ -6,6 +6,9 @@ Two algorithms share this. In both, a node sends C(d) for a difference d, and re
   and the residual is part of the next difference;
 - CHOCO-SGD (Koloskova, Stich and Jaggi, ICML 2019), if the order has a moving base: the base is the estimate of the
   node's weights that its neighbors have, every C(d) moves it, and the residual stays in the node's weights.
+
+Of pruned weights, only the kept ones travel (`flower_kd.models.pruning`): nodes whose weights are averaged all keep the
+same ones.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from flwr.app import ArrayRecord
 from flower_kd import wire
 from flower_kd.clients.memory import remember, remembered
 from flower_kd.clients.node import Node
+from flower_kd.models import pruning
 from flower_kd.protocol import ARRAYS, UPDATE, Order
 from flower_kd.wire import compression
 
@@ -27,10 +31,12 @@ def load(node: Node, record: ArrayRecord) -> None:
 
     The result is the same however often the same weights are received.
     """
-    weights = wire.decode_weights(record, wire.layout_of(node.model.state_dict()))
+    state = node.model.state_dict()
+    weights = wire.decode_weights(record, wire.layout_of(pruning.packed(state)))
     if remembered(node, BASE):
         weights = compression.moved(weights, remembered(node, RESIDUAL))
-    node.model.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
+    received = {name: torch.from_numpy(weight) for name, weight in weights.items()}
+    node.model.load_state_dict(pruning.unpacked(received, state))
 
 
 def base_of(node: Node, order: Order) -> wire.Arrays | None:
@@ -44,13 +50,13 @@ def base_of(node: Node, order: Order) -> wire.Arrays | None:
 def reply(node: Node, order: Order, base: wire.Arrays | None) -> tuple[str, ArrayRecord]:
     """Return the name and the content of the record with the node's weights, or with the update of its base."""
     if order.compression == compression.NONE:
-        return ARRAYS, wire.encode_weights(node.model.state_dict())
+        return ARRAYS, encoded(node)
     weights = _weights(node)
     if base is None:
         remember(node, BASE, _copy(weights) if order.moving_base else {})
         remember(node, RESIDUAL, {})
-        return ARRAYS, wire.encode_weights(node.model.state_dict())
-    trained = {name for name, _ in node.model.named_parameters() if compression.is_compressed(weights[name])}
+        return ARRAYS, encoded(node)
+    trained = {name for name in _trained_names(node) if compression.is_compressed(weights[name])}
     update = compression.difference(weights, base, trained)
     buffers = {name: weight for name, weight in weights.items() if name not in trained}
     if not order.moving_base:
@@ -61,9 +67,20 @@ def reply(node: Node, order: Order, base: wire.Arrays | None) -> tuple[str, Arra
     return UPDATE, record
 
 
+def encoded(node: Node) -> ArrayRecord:
+    """Return the node's weights as they travel."""
+    return wire.encode_weights(pruning.packed(node.model.state_dict()))
+
+
+def _trained_names(node: Node) -> list[str]:
+    state = node.model.state_dict()
+    return [pruning.sent_name(name, state) for name, _ in node.model.named_parameters()]
+
+
 def _weights(node: Node) -> wire.Arrays:
-    """Return the node's weights as arrays, which share its memory on a CPU."""
-    return {name: weight.detach().cpu().numpy() for name, weight in node.model.state_dict().items()}
+    """Return the node's weights as arrays, which share its memory on a CPU unless they are pruned."""
+    packed = pruning.packed(node.model.state_dict())
+    return {name: weight.detach().cpu().numpy() for name, weight in packed.items()}
 
 
 def _copy(weights: wire.Arrays) -> wire.Arrays:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from flower_kd import folders, models
 from flower_kd.errors import InputError
+from flower_kd.models import pruning
 from flower_kd.models.card import CARDS_FILE, Cards, ModelCard, weights_file
 
 
@@ -42,7 +43,7 @@ def load_model(run: str | Path, node: int | str, *, best: bool = False) -> nn.Mo
     model = models.build(card.factory, card.classes, card.shape)
     path = folder / weights_file(vertex, best=best)
     try:
-        weights = load_file(path)
+        weights = pruning.from_file(load_file(path), model.state_dict())
         _check(weights, model)
         model.load_state_dict(weights)
     except (OSError, SafetensorError, ValueError) as error:

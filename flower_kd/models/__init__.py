@@ -1,11 +1,12 @@
 """Models by name or from the user's own factory, with initial weights determined by a seed."""
 
 from flower_kd.models import dense, lenet, resnet  # noqa: F401  (they register their models)
+from flower_kd.models import pruning as pruning
 from flower_kd.models.assignment import assign, parse
 from flower_kd.models.factory import build, num_parameters
 from flower_kd.models.registry import MODELS, ModelFactory
 
-__all__ = ["MODELS", "ModelFactory", "assign", "build", "names", "num_parameters", "parse"]
+__all__ = ["MODELS", "ModelFactory", "assign", "build", "names", "num_parameters", "parse", "pruning"]
 
 
 def names() -> list[str]:

@@ -7,6 +7,7 @@ from torch import nn
 from flower_kd import folders
 from flower_kd.errors import InputError, of_type
 from flower_kd.failures import describe
+from flower_kd.models.pruning import prune_smallest
 from flower_kd.models.registry import MODELS
 from flower_kd.models.weights import load_weights
 from flower_kd.seeding import torch_seeded
@@ -19,7 +20,7 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int], seed: int = 
     ----------
     name : str
         A registered name, or "module:factory" for the user's own, called with `num_classes` and `shape`; each with
-        settings in parentheses if it has any.
+        settings in parentheses: its own, and `prune`, the share of each layer's weights to prune (`prune_smallest`).
     num_classes : int
         Width of the logits.
     shape : tuple of int
@@ -34,7 +35,7 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int], seed: int = 
     InputError
         If the name, the factory or the file cannot be used.
     """
-    factory = MODELS.bind(name)
+    factory, share = MODELS.bind(name), float(MODELS.common_settings(name).get("prune", 0.0))
     with torch_seeded(seed):
         try:
             model = factory(num_classes=num_classes, shape=shape)
@@ -48,6 +49,11 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int], seed: int = 
         raise InputError(f"model {name!r} has no parameters to train")
     if weights_file:
         load_weights(model, folders.expanded(weights_file))
+    if share:
+        try:
+            prune_smallest(model, share)
+        except InputError as error:
+            raise InputError(f"model {name!r}: {error}") from None
     return model
 
 

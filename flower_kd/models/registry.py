@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Annotated, Protocol
 
+from annotated_types import Interval
 from torch import nn
 
 from flower_kd.parts.registry import Registry
@@ -18,7 +19,16 @@ class ModelFactory(Protocol):
         """Return a model from images [batch, *shape] (channels, height, width) to logits [batch, num_classes]."""
 
 
-MODELS: Registry[ModelFactory] = Registry("model", group="flower_kd.models", given=("num_classes", "shape"))
+Pruned = Annotated[float, Interval(ge=0, lt=1)]
+
+
+def of_every_model(*, prune: Pruned = 0.0) -> None:
+    """Every model: prune is the share of each layer's weights that are zero and stay zero, those of least magnitude."""
+
+
+MODELS: Registry[ModelFactory] = Registry(
+    "model", group="flower_kd.models", given=("num_classes", "shape"), common=of_every_model
+)
 
 
 def check(text: str) -> None:

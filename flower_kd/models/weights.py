@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flower_kd.errors import InputError
+from flower_kd.models import pruning
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -23,15 +24,20 @@ def load_weights(model: nn.Module, path: Path) -> None:
         Gets the weights, in place.
     path : Path
         A .safetensors file, or one that `torch.load` reads without unpickling code: tensors by the names in the
-        model's `state_dict`.
+        model's `state_dict`. Of a pruned model, also the file that a run leaves.
 
     Raises
     ------
     InputError
         If the file cannot be read, or belongs to another model.
     """
-    weights = _read(path)
     own = model.state_dict()
+    try:
+        weights = pruning.with_zeros(_read(path), own)
+    except ValueError as problem:
+        if isinstance(problem, InputError):
+            raise
+        raise InputError(f"weights-file {str(path)!r} belongs to another model: {problem}") from None
     head = {name for name in list(own)[-2:] if name in weights and _other_classes(weights[name], own[name])}
     fitting = {n: tensor for n, tensor in weights.items() if n not in own or tensor.shape == own[n].shape}
     missing, unexpected = model.load_state_dict(fitting, strict=False)

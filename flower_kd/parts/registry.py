@@ -65,6 +65,9 @@ class Registry(Generic[T]):
         Parameters that flower-kd supplies itself.
     also : str
         What else a name may be, for errors.
+    common : callable, optional
+        Its keyword-only parameters are settings that every part of the kind has beside its own. The part does not get
+        them, but whoever makes it, from `common_settings`.
     foreign : bool
         Whether classes of other libraries are parts as they are: all parameters of their constructors are settings,
         and no setting takes the value of a run-config key that happens to have its name.
@@ -79,6 +82,7 @@ class Registry(Generic[T]):
         group: str = "",
         given: Collection[str] = (),
         also: str = "",
+        common: Callable[..., Any] | None = None,
         foreign: bool = False,
         problem: Callable[[Any], str] = lambda part: "",
     ) -> None:
@@ -86,6 +90,8 @@ class Registry(Generic[T]):
         self.group = group
         self.given = frozenset(given)
         self.foreign = foreign
+        self.common = signatures.settings_of(common) if common is not None else {}
+        self.common_words = first_line(common) if common is not None else ""
         self._also = [OWN, also] if also else [OWN]
         self._problem = problem
         self._parts: dict[str, T] = {}
@@ -148,7 +154,11 @@ class Registry(Generic[T]):
         return Source(package=_package(self._entry_point(name)))
 
     def settings(self, text: str) -> dict[str, Setting]:
-        """Return the settings of the part that a text names; raises the errors of `get`."""
+        """Return the settings of the part that a text names, its own first; raises the errors of `get`."""
+        own = self._own_settings(text)
+        return {**own, **{name: setting for name, setting in self.common.items() if name not in own}}
+
+    def _own_settings(self, text: str) -> dict[str, Setting]:
         part = self.get(text)
         found = self._settings.get(id(part))
         if found is None or found[0] is not part:
@@ -163,7 +173,9 @@ class Registry(Generic[T]):
         return found[1]
 
     def bind(self, text: str, /, **options: Any) -> Callable[..., Any]:
-        """Return the part that a text names, with its settings bound; a class is not instantiated yet.
+        """Return the part that a text names, with its own settings bound; a class is not instantiated yet.
+
+        Settings that all parts of the kind have are checked, and left to `common_settings`.
 
         Parameters
         ----------
@@ -188,7 +200,25 @@ class Registry(Generic[T]):
         if supplied is not None and supplied in signatures.parameters_of(cast(Callable[..., Any], part)):
             raise InputError(f"{owner}: {supplied} is supplied by flower-kd and cannot be set")
         bound = signatures.check_arguments(owner, settings, arguments, f"{owner}: ", found.name)
-        return partial(cast(Callable[..., Any], part), **bound)
+        own = self._own_settings(text)
+        return partial(cast(Callable[..., Any], part), **{name: bound[name] for name in bound if name in own})
+
+    def common_settings(self, text: str) -> dict[str, Any]:
+        """Return the settings in a text that all parts of the kind have, with defaults for those that it leaves open.
+
+        A part that has a setting of its own by the name of a common one keeps it for itself.
+
+        Raises
+        ------
+        InputError
+            As in `bind`.
+        """
+        found = self.parse(text)
+        common = {name: setting for name, setting in self.common.items() if name not in self._own_settings(text)}
+        given = {name: value for name, value in found.arguments.items() if name in common}
+        owner = f"{self.kind} {found.name!r}"
+        defaults = {name: setting.default for name, setting in common.items()}
+        return defaults | signatures.check_arguments(owner, common, given, f"{owner}: ", found.name)
 
     def make(self, text: str, given: Mapping[str, Any] | None = None, /, **options: Any) -> Any:
         """Return a callable: a function with its settings bound, or an instance of a class.

@@ -28,6 +28,7 @@ def table(summary: Summary) -> RenderableType:
     columns: list[tuple[str, Callable[[int], str | Text]]] = [
         ("node", str),
         ("model", lambda vertex: Text(summary.models[vertex])),
+        *([("parameters kept", kept.__getitem__)] if (kept := summary.kept()) else []),
         (summary.strategy, lambda vertex: _percent(summary.accuracy["per_node"][vertex])),
     ]
     if summary.baseline:
@@ -46,11 +47,22 @@ def table(summary: Summary) -> RenderableType:
         rows.add_row("...", f"{summary.num_nodes - MAX_ROWS:,} more")
     rows.add_section()
     for label, key in (("mean", "mean"), ("spread", "std")):
-        row = [label, "", _percent(summary.accuracy[key])]
+        row = [label, "", *([""] if kept else []), _percent(summary.accuracy[key])]
         rows.add_row(*row, *([_percent(summary.baseline[key])] if summary.baseline else []))
-    lines = [*_traffic(summary), f"{summary.seconds['total']:.1f} s, {summary.seconds['per_round']:.3f} s per round"]
+    lines = [
+        *_stored(summary),
+        *_traffic(summary),
+        f"{summary.seconds['total']:.1f} s, {summary.seconds['per_round']:.3f} s per round",
+    ]
     noted = [Text(f"note: {remark}", style="yellow") for remark in shortfalls.remarks(summary)]
     return Group(rows, *noted, *lines)
+
+
+def _stored(summary: Summary) -> Iterator[str]:
+    """Yield what the models take, if some are pruned."""
+    for network in summary.networks if summary.kept() else []:
+        stored, sent = (_size(network[name]) for name in ("stored_bytes", "weights_bytes"))
+        yield f"{network['model']}: {stored} in a file, {sent} in a message of weights"
 
 
 def _traffic(summary: Summary) -> Iterator[str]:

@@ -116,7 +116,7 @@ def table(card: TopologyCard, name: str) -> Table:
 
 def _weights_bytes(name: str, corpus: data.FederatedData) -> int:
     model = models.build(name, corpus.num_classes, corpus.shape)
-    return wire.reply_bytes(ARRAYS, wire.encode_weights(model.state_dict()), NUM_EXAMPLES)
+    return wire.reply_bytes(ARRAYS, wire.encode_weights(models.pruning.packed(model.state_dict())), NUM_EXAMPLES)
 
 
 def _degree(found: topology.Description) -> str:

@@ -143,6 +143,10 @@ class Summary:
         process), and `per_round`, that divided by the number of rounds.
     models : list of str
         Each node's model, by vertex.
+    networks : list of dict
+        For each different model: `model`; `nodes`, the vertices that trained it; `parameters`, and how many of them are
+        not pruned (`kept`); the bytes of a message with its weights, as `d-sgd` would send them (`weights_bytes`), and
+        of a file with them (`stored_bytes`).
     topology : str
         The communication graph, as in the run config.
     dataset : str
@@ -170,6 +174,7 @@ class Summary:
     bytes: dict[str, Any]
     seconds: dict[str, float]
     models: list[str] = field(default_factory=list)
+    networks: list[dict[str, Any]] = field(default_factory=list)
     topology: str = ""
     dataset: str = ""
     initial_weights: str = ""
@@ -178,6 +183,16 @@ class Summary:
     diverged: list[int] = field(default_factory=list)
     stopped: list[int | None] = field(default_factory=list)
     identity: str = ""
+
+    def kept(self) -> dict[int, str]:
+        """Return how many of its parameters each node keeps, in words, by vertex; empty if no node's are pruned."""
+        if all(network["kept"] == network["parameters"] for network in self.networks):
+            return {}
+        return {
+            vertex: f"{network['kept']:,} of {network['parameters']:,}"
+            for network in self.networks
+            for vertex in network["nodes"]
+        }
 
     def d_sgd_ratio(self, d_sgd: str) -> float:
         """Return the ratio of a D-SGD figure in `bytes` to the bytes per edge; NaN if nothing was sent."""
@@ -215,6 +230,7 @@ def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
         },
         seconds={"total": record.seconds, "per_round": record.seconds / record.last_round},
         models=[hello.model for hello in hellos],
+        networks=_networks(hellos),
         topology=config.topology,
         dataset=config.dataset,
         initial_weights="common" if config.common_weights else "separate",
@@ -223,6 +239,21 @@ def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
         diverged=record.diverged,
         stopped=[int(last) or None for last in record.stopped] if config.patience else [],
     )
+
+
+def _networks(hellos: Sequence[Hello]) -> list[dict[str, Any]]:
+    """Return the size of each different model, in the order of its first vertex."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for vertex, hello in enumerate(hellos):
+        sizes = {
+            "parameters": hello.parameters,
+            "kept": hello.parameters - hello.pruned,
+            "weights_bytes": hello.weights_bytes,
+            "stored_bytes": hello.stored_bytes,
+        }
+        network = found.setdefault((hello.model, *sizes.values()), {"model": hello.model, "nodes": [], **sizes})
+        network["nodes"].append(vertex)
+    return list(found.values())
 
 
 def _over_nodes(values: list[float]) -> dict[str, Any]:

@@ -81,6 +81,25 @@ def check_alike(hellos: Mapping[int, Hello], label: Callable[[int], str], *, ref
                 )
 
 
+def check_masks(hellos: Mapping[int, Hello], label: Callable[[int], str]) -> None:
+    """Raise InputError if nodes that average their weights have pruned different ones.
+
+    Parameters
+    ----------
+    hellos : mapping
+        What the nodes say, by vertex.
+    label : callable
+        Returns what a vertex is called.
+    """
+    most = most_common(hello.mask for hello in hellos.values())
+    for vertex, hello in sorted(hellos.items()):
+        if hello.mask != most:
+            raise InputError(
+                f"node {label(vertex)} has pruned other weights than the others, so that they cannot be averaged: "
+                "pruned models must start from common weights (initial-weights = 'common', or 'auto')"
+            )
+
+
 def check_class_counts(hellos: Mapping[int, Hello], label: Callable[[int], str]) -> None:
     """Raise InputError if a node has not said one number of samples per class, some of them above 0.
 

@@ -83,6 +83,8 @@ def hello(message: Message, reply: Message) -> Hello:
     """Return a node's Hello from its reply to the handshake; raises InputError if it is invalid."""
     content = _records(message, reply)
     found = _checked(_HELLO, Hello.from_record(content[HELLO]), "handshake")
+    if found.pruned > found.parameters:
+        raise InputError(f"pruned = {found.pruned} in its handshake is above parameters = {found.parameters}")
     return replace(found, error=one_line(found.error)) if found.error else found
 
 

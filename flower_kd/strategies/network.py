@@ -19,7 +19,7 @@ from flower_kd.protocol import ARRAYS, CONFIG, JOIN, START_WEIGHTS, Greeting, He
 from flower_kd.strategies import inbox
 from flower_kd.strategies.delivery import Delivery
 from flower_kd.strategies.early_stopping import EarlyStopping
-from flower_kd.strategies.handshake import check_alike, check_class_counts, vertex_of
+from flower_kd.strategies.handshake import check_alike, check_class_counts, check_masks, vertex_of
 from flower_kd.strategies.node_records import NodeMetrics, Participation, Traffic, named
 from flower_kd.strategies.resumable import State
 from flower_kd.wire import Arrays, message_bytes
@@ -184,6 +184,8 @@ class Network(Grid):
 
     def _check_fit(self, hellos: dict[int, Hello]) -> None:
         check_alike(hellos, self._label, reference=self.same_reference, model=self.same_model)
+        if self.same_model:
+            check_masks(hellos, self._label)
         if self.greeting.class_counts:
             check_class_counts(hellos, self._label)
 

@@ -47,23 +47,26 @@ def of_strategies(text: str, config: Mapping[str, Any]) -> Runs:
     return {name: {**config, "strategy": name} for name in names}
 
 
-def read(path: Path, config: Mapping[str, Any], only: str = "") -> Runs:
+def read(path: Path, config: Mapping[str, Any], only: str = "", scale: str = "") -> Runs:
     """Return the run configs of an experiment file by label.
 
     Parameters
     ----------
     path : Path
-        A TOML file with the keys of all runs in [common] and those of each run in [runs.LABEL].
+        A TOML file with the keys of all runs in [common] and those of each run in [runs.LABEL]. [scale.NAME] overrides
+        [common], and [scale.NAME.runs.LABEL] overrides [runs.LABEL], if that scale is asked for.
     config : mapping
         Keys that override the file's.
     only : str
         Comma-separated labels; empty for all.
+    scale : str
+        One of the file's scales; empty for the runs as they are.
 
     Raises
     ------
     InputError
-        If the file cannot be read or has another structure, a label is unknown or repeated, or the config has the key
-        `strategy`.
+        If the file cannot be read or has another structure, a label or the scale is unknown, a label is repeated, or
+        the config has the key `strategy`.
     """
     _check_common(config)
     try:
@@ -72,21 +75,57 @@ def read(path: Path, config: Mapping[str, Any], only: str = "") -> Runs:
         raise InputError(f"experiment {str(path)!r} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise InputError(f"experiment {str(path)!r} is not a valid TOML file: {' '.join(str(error).split())}") from None
-    unexpected = next((name for name in tables if name not in ("common", "runs")), None)
+    unexpected = next((name for name in tables if name not in ("common", "runs", "scale")), None)
     if unexpected is not None:
         raise InputError(
-            f"experiment {str(path)!r} has an unknown top-level key {unexpected!r} (allowed: [common], [runs.LABEL])"
+            f"experiment {str(path)!r} has an unknown top-level key {unexpected!r} (allowed: [common], [runs.LABEL], "
+            "[scale.NAME])"
         )
     common, runs = tables.get("common", {}), tables.get("runs", {})
     if not isinstance(runs, dict) or not all(isinstance(table, dict) for table in (common, *runs.values())):
         raise InputError(f"experiment {str(path)!r}: [common] and each [runs.LABEL] must be a table")
     if not runs:
         raise InputError(f"experiment {str(path)!r} has no runs: each run needs a table [runs.LABEL]")
+    of_scale = _scale(tables.get("scale", {}), scale, f"experiment {str(path)!r}", runs) if scale else {}
+    runs_of_scale = of_scale.pop("runs", {})
     labels = _names(only, list(runs), "run", "--only") if only else list(runs)
     try:
-        return {label: {**flatten_dict(common), **flatten_dict(runs[label]), **config} for label in labels}
+        shared = {**flatten_dict(common), **flatten_dict(of_scale)}
+        own = {label: {**flatten_dict(runs[label]), **flatten_dict(runs_of_scale.get(label, {}))} for label in labels}
+        return {label: {**shared, **own[label], **config} for label in labels}
     except ValueError as error:
         raise InputError(f"experiment {str(path)!r}: {' '.join(str(error).split())}") from None
+
+
+def num_nodes(runs: Runs) -> int:
+    """Return the number of nodes that the runs are for; 0 if they leave it open.
+
+    Raises
+    ------
+    InputError
+        If they are for different numbers.
+    """
+    found = {config["num-nodes"]: label for label, config in runs.items() if config.get("num-nodes")}
+    if len(found) > 1:
+        words = ", ".join(f"{label!r} for {nodes!r}" for nodes, label in found.items())
+        raise InputError(f"the runs of a comparison need one number of nodes, but {words}")
+    return next(iter(found), 0)
+
+
+def _scale(scales: Any, name: str, owner: str, runs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the table of a scale; raises InputError if there is none, or it has another structure."""
+    if not isinstance(scales, dict) or name not in scales:
+        if not scales or not isinstance(scales, dict):
+            raise InputError(f"scale {name!r}: {owner} has no scales")
+        raise InputError(f"{owner}: {unknown('scale', name, list(scales))}")
+    table = scales[name]
+    of_runs = table.get("runs", {}) if isinstance(table, dict) else None
+    if not isinstance(of_runs, dict) or not all(isinstance(run, dict) for run in of_runs.values()):
+        raise InputError(f"{owner}: [scale.{name}] and each [scale.{name}.runs.LABEL] must be a table")
+    for label in of_runs:
+        if label not in runs:
+            raise InputError(f"{owner}: [scale.{name}.runs.{label}]: {unknown('run', label, list(runs))}")
+    return dict(table)
 
 
 def _check_common(config: Mapping[str, Any]) -> None:

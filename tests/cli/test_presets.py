@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from flower_kd import server_app
 from flower_kd.cli import presets
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
@@ -10,7 +11,8 @@ from flower_kd.study import experiment
 
 def test_every_preset_says_what_it_is_and_can_be_used() -> None:
     found = presets.presets()
-    assert [preset.name for preset in found if preset.is_experiment] == ["cifar10", "digits", "mnist"]
+    reports = ["report-cifar10-mixed", "report-cifar10-resnet14", "report-mnist"]
+    assert [preset.name for preset in found if preset.is_experiment] == ["cifar10", "digits", "mnist", *reports]
     for preset in found:
         assert preset.description.endswith(".")
         assert preset.usage.endswith(f" preset:{preset.name}")
@@ -18,8 +20,10 @@ def test_every_preset_says_what_it_is_and_can_be_used() -> None:
         path = presets.path_of(text, experiment=preset.is_experiment)
         assert path.is_file()
         if preset.is_experiment:
-            for config in experiment.read(path, {}).values():
-                RunConfig.parse(config)
+            for scale in ("", *preset.scales):
+                runs = experiment.read(path, {}, scale=scale)
+                for config in runs.values():
+                    server_app.plan(RunConfig.parse(config), experiment.num_nodes(runs) or 8)
 
 
 def test_paths_are_left_as_they_are() -> None:

@@ -31,7 +31,7 @@ def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     parse = run_config.parse
-    monkeypatch.setattr(run_config, "parse", lambda texts: parse(texts) | {"num-server-rounds": 1})
+    monkeypatch.setattr(run_config, "parse", lambda *texts: parse(*texts) | {"num-server-rounds": 1})
     before, names = set(sys.modules), {"__name__": "__main__"}
     try:
         for block in blocks(page):

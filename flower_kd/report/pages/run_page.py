@@ -144,6 +144,8 @@ def _nodes(summary: Summary) -> pd.DataFrame:
     nodes = pd.DataFrame({"accuracy": pd.Series(summary.accuracy["per_node"], dtype=float)})
     if summary.models:
         nodes["model"] = summary.models
+    if kept := summary.kept():
+        nodes["kept"] = pd.Series(kept)
     if summary.baseline:
         nodes["alone"] = np.array(summary.baseline["per_node"], dtype=float)
     if shortfalls.missed(summary)[0]:
@@ -157,6 +159,8 @@ def _node_columns(nodes: pd.DataFrame) -> Iterator[Column]:
     yield Column("vertex", nodes.index, order="ascending")
     if "model" in nodes:
         yield Column("model", nodes["model"])
+    if "kept" in nodes:
+        yield Column("parameters kept", nodes["kept"])
     yield accuracy_column("accuracy, %", nodes["accuracy"])
     if "alone" in nodes:
         yield accuracy_column("alone, %", nodes["alone"])
