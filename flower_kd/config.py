@@ -250,15 +250,21 @@ class RunConfig:
         from flower_kd import schedule, strategies
 
         found = []
+        cls = strategies.STRATEGIES.get(self.strategy)
+        own = part_text.parse(self.strategy, "strategy").arguments
         try:
-            schedule.factors(self.schedule, self.num_server_rounds * self.local_steps)
+            phases = [self.num_server_rounds]
+            if issubclass(cls, strategies.GraphStrategy):
+                phases = cls.phases_of(self.num_server_rounds, own)
+            for rounds in dict.fromkeys(phases):
+                schedule.factors(self.schedule, rounds * self.local_steps)
         except InputError as error:
             found.append(str(error))
-        cls = strategies.STRATEGIES.get(self.strategy)
         exchange = self.exchange_every or self.local_steps
         if self.local_steps % exchange:
             found.append(f"exchange-every = {exchange} does not divide local-steps = {self.local_steps}")
-        if issubclass(cls, strategies.DistillationStrategy) and self.reference_size == 0:
+        distills = issubclass(cls, strategies.DistillationStrategy) and cls.needs_reference(own)
+        if distills and self.reference_size == 0:
             found.append(f"reference-size = 0: strategy {self.strategy!r} needs a reference set")
         if self.exchange_rows > self.reference_size:
             found.append(f"exchange-rows = {self.exchange_rows} is above reference-size = {self.reference_size}")
@@ -309,6 +315,19 @@ class RunConfig:
 
             return bool(getattr(strategies.STRATEGIES.get(self.strategy), "same_model", False))
         return self.initial_weights == "common"
+
+    @property
+    def two_heads(self) -> bool:
+        """Whether nodes train networks with two heads."""
+        from flower_kd import strategies
+
+        return bool(getattr(strategies.STRATEGIES.get(self.strategy), "two_heads", False))
+
+    def models(self, num_nodes: int) -> set[str]:
+        """Return the models of all vertices, with their settings."""
+        from flower_kd import models
+
+        return {self._with_settings(name, models.MODELS) for name in set(models.assign(self.model, num_nodes))}
 
     def model_of(self, vertex: int, num_nodes: int) -> str:
         """Return the model that a vertex trains, with its settings."""

@@ -14,8 +14,15 @@ from flwr.common.logger import log
 from torch import Tensor
 
 from flower_kd import wire
-from flower_kd.clients import predictions, state, updates
-from flower_kd.clients.checks import check, check_compression, check_dissimilarity, check_parts, check_wire
+from flower_kd.clients import heads, neighbor_networks, predictions, state, updates
+from flower_kd.clients.checks import (
+    check,
+    check_compression,
+    check_dissimilarity,
+    check_parts,
+    check_schedule,
+    check_wire,
+)
 from flower_kd.clients.class_counts import remember_class_counts, remembered_class_counts
 from flower_kd.clients.node import Node
 from flower_kd.clients.node_files import NodeFiles
@@ -26,13 +33,16 @@ from flower_kd.errors import InputError
 from flower_kd.failures import in_one_sentence
 from flower_kd.models import num_parameters
 from flower_kd.models.card import Score
+from flower_kd.models.two_heads import plain
 from flower_kd.protocol import (
     ARRAYS,
+    BUILT,
     CONFIG,
     HELLO,
     METRICS,
     VALIDATION_ACCURACY,
     VALIDATION_LOSS,
+    BuildRequest,
     Greeting,
     Hello,
     Order,
@@ -99,7 +109,11 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                     state.save(context, node)
                     if best := files.load_best(greeting.server_round):
                         state.keep_best(context, *best)
-                check(node, greeting.total_steps)
+                if greeting.two_heads:
+                    heads.check_two_heads(node)
+                check(node, 0 if greeting.phase_steps else greeting.total_steps)
+                for steps in greeting.phase_steps:
+                    check_schedule(node, steps)
                 check_dissimilarity(greeting.dissimilarity, node)
                 check_compression(greeting.compression, node)
                 check_wire(greeting, node)
@@ -127,6 +141,17 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
 
         return _answered(message, answer)
 
+    @app.query("build")
+    def try_building(message: Message, context: Context) -> Message:
+        """Return whether the node can build the networks of its neighbors."""
+
+        def reply() -> Message:
+            node = state.load(context, build_node)
+            built = neighbor_networks.answer(node, BuildRequest.from_record(_config(message)))
+            return Message(RecordDict({BUILT: built.to_record()}), reply_to=message)
+
+        return _answered(message, reply)
+
     @app.train()
     def train_node(message: Message, context: Context) -> Message:
         """Load weights if the message has some, train, and return what the order requests."""
@@ -143,12 +168,18 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         teacher = predictions.teacher(message.content, order, rows=len(rows), classes=node.classes)
         with state.restored_on_error(context, node):
             _load_weights(node, message)
+            heads.set_head(node, order)
+            if order.head == 2:
+                teacher = heads.kept_teacher(node, teacher)
+                neighbor_networks.receive(node, order, message.content)
             base = updates.base_of(node, order)
-            metrics, logits = train(node, order, teacher, rows, vertex)
+            metrics, logits = train(node, order, teacher, rows, vertex, neighbor_networks.teachers(node, order))
             content = RecordDict({METRICS: MetricRecord({**metrics})})
             if order.reply == "weights":
                 name, record = updates.reply(node, order, base)
                 content[name] = record
+            elif order.reply == "network":
+                content[ARRAYS] = wire.encode_weights(plain(node.model).state_dict())
             elif order.reply == "logits":
                 name, record = predictions.reply(node, order, teacher, logits)
                 content[name] = record
@@ -224,8 +255,8 @@ def _hello(node: Node, context: Context) -> Hello:
         partitions=int(context.node_config.get("num-partitions", 0)),
         classes=node.classes,
         model=node.name,
-        parameters=num_parameters(node.model),
-        weights_bytes=wire.reply_bytes(ARRAYS, wire.encode_weights(node.model.state_dict()), len(node.private)),
+        parameters=num_parameters(plain(node.model)),
+        weights_bytes=wire.reply_bytes(ARRAYS, wire.encode_weights(plain(node.model).state_dict()), len(node.private)),
         reference_rows=len(reference),
         fingerprint=node.fingerprint or fingerprint(reference),
     )

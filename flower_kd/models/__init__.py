@@ -4,8 +4,9 @@ from flower_kd.models import dense, lenet, resnet  # noqa: F401  (they register 
 from flower_kd.models.assignment import assign, parse
 from flower_kd.models.factory import build, num_parameters
 from flower_kd.models.registry import MODELS, ModelFactory
+from flower_kd.models.two_heads import TwoHeads
 
-__all__ = ["MODELS", "ModelFactory", "assign", "build", "names", "num_parameters", "parse"]
+__all__ = ["MODELS", "ModelFactory", "TwoHeads", "assign", "build", "names", "num_parameters", "parse"]
 
 
 def names() -> list[str]:

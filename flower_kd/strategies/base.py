@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import accumulate
 from logging import INFO
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -45,7 +47,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
     exchange_every : int
         SGD steps per exchange; must divide `local_steps`. 0 stands for `local_steps`.
     evaluate_every : int
-        Rounds between two evaluations; the last round is always evaluated.
+        Rounds between two evaluations; the last round of each phase is always evaluated.
 
     Raises
     ------
@@ -59,6 +61,10 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
     """Whether all nodes must train the same model, because weights are averaged."""
     sends_to: Recipient = "neighbors"
     """Who is meant to receive what a node sends: "neighbors", "server" or "none"."""
+    two_heads = False
+    """Whether nodes train networks with two heads (`flower_kd.TwoHeads`)."""
+    fewest_rounds = 1
+    """The least number of rounds of a run."""
 
     def __init__(
         self,
@@ -79,6 +85,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         if local_steps % self.exchange_every:
             raise InputError(f"exchange_every = {exchange_every} does not divide local_steps = {local_steps}")
         self.order = replace(order, num_steps=self.exchange_every)
+        self.phases: list[int] = []  # rounds of each, in a run
         self._exchange = 0
         self._num_rounds = 0
         self._network: Network | None = None
@@ -101,6 +108,37 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         hellos : dict
             What each node said in the handshake, by vertex.
         """
+
+    @classmethod
+    def phases_of(cls, num_rounds: int, settings: Mapping[str, Any]) -> list[int]:
+        """Return the number of rounds of each phase of a run; a learning-rate schedule runs over each by itself.
+
+        Parameters
+        ----------
+        num_rounds : int
+            Rounds of the run.
+        settings : mapping
+            The strategy's own settings by name, as far as they are given.
+
+        Raises
+        ------
+        InputError
+            If the run is too short for them.
+        """
+        return [num_rounds]
+
+    @classmethod
+    def without_effect(cls, settings: Mapping[str, Any]) -> dict[str, str]:
+        """Return the arguments without effect beside such settings of the strategy, each with the reason."""
+        return {}
+
+    def ordered(self, order: Order) -> Order:
+        """Return the order of the current exchange for all nodes; unless overridden, as it is."""
+        return order
+
+    def fields(self, vertex: int) -> dict[str, list[str]]:
+        """Return more fields of a vertex's order in the current exchange, by kebab-case key."""
+        return {}
 
     def reply(self) -> Reply:
         """Return what nodes must reply with in the current exchange: unless overridden, what the order says."""
@@ -196,9 +234,13 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         check_run(num_rounds, timeout)
         network = grid if isinstance(grid, Network) else self.network(grid)
         exchanges = self.local_steps // self.exchange_every
+        self.phases = self.phases_of(num_rounds, vars(self))
         self._network, self._num_rounds, self._exchange = network, num_rounds, self.last_round * exchanges
         self.order = replace(self.order, total_steps=num_rounds * self.local_steps)
-        network.greeting = replace(network.greeting, total_steps=self.order.total_steps)
+        steps = [rounds * self.local_steps for rounds in self.phases]
+        network.greeting = replace(
+            network.greeting, total_steps=self.order.total_steps, phase_steps=steps if len(steps) > 1 else []
+        )
         network.on_return = self._return
         hellos = network.join()
         self._weights_at_start = wire.canonical(initial_arrays) if initial_arrays else ArrayRecord()
@@ -247,13 +289,24 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         network = self._joined(grid)
         step = self._exchange * self.exchange_every
         keep = self._is_last_exchange(self._exchange)
+        phase_start, total_steps = self._phase(server_round)
         order = replace(
-            self.order, server_round=server_round, step=step, exchange=self._exchange, keep=keep, reply=self.reply()
+            self.order,
+            server_round=server_round,
+            step=step,
+            exchange=self._exchange,
+            keep=keep,
+            reply=self.reply(),
+            phase_start=phase_start,
+            total_steps=total_steps,
         )
+        with self._named("ordered"):
+            order = self.ordered(order)
         record = order.to_record()
         record.update(config)
         for vertex, node in enumerate(network.get_node_ids()):
-            fields = {"vertex": vertex} if network.hellos[vertex].vertex != vertex else {}
+            fields: dict[str, Any] = {"vertex": vertex} if network.hellos[vertex].vertex != vertex else {}
+            fields |= self.fields(vertex)
             if base := self.base(vertex):
                 fields["base"] = base
             own = ConfigRecord({**record, **fields}) if fields else record
@@ -291,6 +344,16 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         """Whether the current exchange is the last one of the run: what nodes reply is not sent to any other node."""
         return self._exchange + 1 == self._num_rounds * (self.local_steps // self.exchange_every)
 
+    def _phase(self, server_round: int) -> tuple[int, int]:
+        """Return the number of steps before the phase of a round, and in it."""
+        ends = list(accumulate(self.phases))
+        rounds, end = next((rounds, end) for rounds, end in zip(self.phases, ends, strict=True) if server_round <= end)
+        return (end - rounds) * self.local_steps, rounds * self.local_steps
+
+    def is_evaluated(self, server_round: int) -> bool:
+        """Return whether nodes are evaluated after a round: each `evaluate_every`-th, and the last of each phase."""
+        return due(server_round, self.evaluate_every, self._num_rounds) or server_round in accumulate(self.phases)
+
     def _is_last_exchange(self, exchange: int) -> bool:
         """Return whether an exchange is the last one of its round."""
         return (exchange + 1) % (self.local_steps // self.exchange_every) == 0
@@ -318,7 +381,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Yield one message per node in rounds with an evaluation."""
-        if not due(server_round, self.evaluate_every, self._num_rounds):
+        if not self.is_evaluated(server_round):
             return
         network = self._joined(grid)
         record = ConfigRecord({"server-round": server_round, **config})
