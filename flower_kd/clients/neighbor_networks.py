@@ -1,4 +1,4 @@
-"""Networks of neighbors on a node: built by name, kept for the rest of the run, and asked on the node's private batches.
+"""Networks of neighbors on a node: built by name, kept for the rest of the run, and asked on private batches.
 
 The networks travel, so that the data need not: nobody else sees what they answer.
 """
@@ -153,7 +153,7 @@ def _decoded(node: Node, name: str, record: object) -> wire.Arrays:
 
 
 def _built(node: Node, name: str) -> nn.Module:
-    """Return a network as a neighbor's of this name: its backbone and head 1; raises InputError if that is impossible."""
+    """Return a network like a neighbor's of this name, with head 1; raises InputError if that is impossible."""
     if name == node.name:
         return copied(plain(node.model))
     if node.build_model is None:

@@ -74,8 +74,8 @@ class Node:
         The same for reference inputs in distillation; their teacher stays that of the unchanged row, and predictions
         that leave the node are those of unchanged rows.
     build_model : callable (str) -> nn.Module, optional
-        Builds a neighbor's model from its `name`, for teachers that are asked on private data. Neighbors whose model has
-        the name of the node's own need none.
+        Builds a neighbor's model from its `name`, for teachers that are asked on private data. It is not needed for
+        neighbors whose model has the name of the node's own.
     memory : dict of ndarray
         What flower-kd keeps between messages beside the weights (`flower_kd.clients.memory`). To be left out.
     """

@@ -19,7 +19,7 @@ MAX_ROWS = 64
 
 
 def table(summary: Summary) -> RenderableType:
-    """Return accuracy by node(at most 64), next to the same node alone, and the bytes next to those of D-SGD.
+    """Return accuracy by node (at most 64), next to head 1 and the same node alone, and the bytes next to D-SGD's.
 
     Missed exchanges and diverged nodes are noted.
     """
@@ -30,6 +30,9 @@ def table(summary: Summary) -> RenderableType:
         ("model", lambda vertex: Text(summary.models[vertex])),
         (summary.strategy, lambda vertex: _percent(summary.accuracy["per_node"][vertex])),
     ]
+    if summary.head_1:
+        first = summary.head_1
+        columns.append(("head 1", lambda vertex: _percent(first["per_node"][vertex])))
     if summary.baseline:
         alone = summary.baseline
         columns.append(("alone", lambda vertex: _percent(alone["per_node"][vertex])))
@@ -44,8 +47,8 @@ def table(summary: Summary) -> RenderableType:
         rows.add_row("...", f"{summary.num_nodes - MAX_ROWS:,} more")
     rows.add_section()
     for label, key in (("mean", "mean"), ("spread", "std")):
-        row = [label, "", _percent(summary.accuracy[key])]
-        rows.add_row(*row, *([_percent(summary.baseline[key])] if summary.baseline else []))
+        found = [accuracy for accuracy in (summary.accuracy, summary.head_1, summary.baseline) if accuracy]
+        rows.add_row(label, "", *(_percent(accuracy[key]) for accuracy in found))
     lines = [*_traffic(summary), f"{summary.seconds['total']:.1f} s, {summary.seconds['per_round']:.3f} s per round"]
     noted = [Text(f"note: {remark}", style="yellow") for remark in shortfalls.remarks(summary)]
     return Group(rows, *noted, *lines)
