@@ -268,7 +268,7 @@ class MultiHead(NeighborKD):
         """Return, by vertex, the others whose networks it is sent."""
         rows = self.weights.indptr
         return {
-            vertex: [int(other) for other in self.weights.indices[rows[vertex] : rows[vertex + 1]] if other != vertex]
+            vertex: sorted({*self.weights.indices[rows[vertex] : rows[vertex + 1]].tolist()} - {vertex})
             for vertex in hellos
         }
 

@@ -29,9 +29,14 @@ class SentNetworks:
         for vertex, content in replies:
             by_kind.setdefault((hellos[vertex].model, hellos[vertex].parameters), {})[vertex] = content
         refused: dict[int, str] = {}
-        for contents in by_kind.values():
+        for (_, parameters), contents in by_kind.items():
             usable, unusable = usable_weights(contents)
             refused |= unusable
+            for vertex, weights in list(usable.items()):
+                values = sum(array.size for array in weights.values())
+                if values < parameters:
+                    del usable[vertex]
+                    refused[vertex] = f"{values:,} weights of a network that has {parameters:,} parameters"
             self.records |= {vertex: _record(weights) for vertex, weights in usable.items()}
         return refused
 
