@@ -110,8 +110,8 @@ class RunConfig:
     kd_reduction : {"mean", "sum"}
         Of the distillation term over rows.
     alpha : float
-        Weight of the label term in `neighbor-kd`, and in the second phase of `multi-head`; that of the distillation term
-        is 1 - alpha.
+        Weight of the label term in `neighbor-kd`, and for the second head of `multi-head`; that of the distillation
+        term is 1 - alpha.
     pooling : str
         How the predictions of a node's neighbors become its teacher.
     rho : float

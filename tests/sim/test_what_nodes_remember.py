@@ -18,7 +18,7 @@ RUNS = {
         "logit-adjustment": 0.5,
     },
     "top-k": {"strategy": "d-sgd", "compression": "top-k(share=0.1)"},
-    "head 2, when all nodes have a teacher": {"strategy": "multi-head(local_rounds=1)"},
+    "head 2, when all nodes have a teacher": {"strategy": "multi-head(local_rounds=1)", "learning-rate": 0.4},
     "head 2, when no node has one yet": {"strategy": "multi-head(local_rounds=2)", "schedule": "cosine"},
     "head 2, with networks of neighbors": {
         "strategy": "multi-head(local_rounds=1,teachers=private)", "model": "mlp,resnet2", "dissimilarity": "msed",
