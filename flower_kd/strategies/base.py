@@ -346,9 +346,10 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
 
     def _phase(self, server_round: int) -> tuple[int, int]:
         """Return the number of steps before the phase of a round, and in it."""
-        ends = list(accumulate(self.phases))
-        rounds, end = next((rounds, end) for rounds, end in zip(self.phases, ends, strict=True) if server_round <= end)
-        return (end - rounds) * self.local_steps, rounds * self.local_steps
+        for rounds, end in zip(self.phases, accumulate(self.phases), strict=True):
+            if server_round <= end:
+                return (end - rounds) * self.local_steps, rounds * self.local_steps
+        return 0, self.order.total_steps
 
     def is_evaluated(self, server_round: int) -> bool:
         """Return whether nodes are evaluated after a round: each `evaluate_every`-th, and the last of each phase."""
