@@ -215,7 +215,7 @@ def affine(
         bent = torch.randn(len(inputs), 2, _ELASTIC, _ELASTIC, device=inputs.device) * (2 * elastic)
         bent = F.interpolate(bent, size=(height, width), mode="bilinear", align_corners=True)
         grid = grid + bent.permute(0, 2, 3, 1)
-    return F.grid_sample(inputs, grid, padding_mode="border", align_corners=False)
+    return F.grid_sample(inputs, grid.to(inputs.dtype), padding_mode="border", align_corners=False)
 
 
 @AUGMENTATIONS.register("randaugment")

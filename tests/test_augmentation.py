@@ -92,6 +92,15 @@ def test_affine_changes_each_image_by_its_own_numbers_within_its_limits() -> Non
         assert changed.max() <= images.max() + 1e-6
 
 
+@pytest.mark.parametrize("part", ["shift", "crop-flip", "affine(elastic=0.1)", "randaugment", "noise", "mixup"])
+def test_images_in_double_precision_stay_so_and_see_the_same_changes(part: str) -> None:
+    images = torch.rand(4, 1, 9, 8, generator=torch.Generator().manual_seed(0))
+    found, _ = augmented(part, images.double())
+    assert found.dtype == torch.float64
+    if part != "noise":  # drawn in the dtype of the inputs
+        assert torch.allclose(found.float(), augmented(part, images)[0], atol=1e-4)
+
+
 def test_noise_has_its_standard_deviation_for_any_inputs() -> None:
     rows = torch.zeros(500, 6)
     noisy, _ = augmented("noise(std=0.3)", rows)

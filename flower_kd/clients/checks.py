@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -196,6 +196,9 @@ def _check_kinds(node: Node) -> None:
             raise InputError(f"{name} = {value!r} must be a text or a function from inputs to inputs")
     if not (isinstance(node.schedule, str) or callable(node.schedule)):
         raise InputError(f"schedule = {node.schedule!r} must be a text or a function from an optimizer to a scheduler")
+    if not isinstance(node.schedule, Hashable):  # its factors are computed once
+        kind = type(node.schedule).__name__
+        raise InputError(f"the schedule is of type {kind}, which is not hashable: give it a __hash__, or a function")
     if type(node.classes) is not int or node.classes < 1:
         raise InputError(f"classes = {node.classes!r} must be a whole number, at least 1")
     for kind, batches in _evaluated(node).items():

@@ -66,7 +66,8 @@ class Node:
         Batches of the node's own that it does not train on: whenever it is evaluated, it keeps the model if its loss on
         them is the lowest so far.
     schedule : str or callable
-        The learning rate over the run, as a factor of the optimizer's own; see `flower_kd.schedule.factors`.
+        The learning rate over the run, as a factor of the optimizer's own; see `flower_kd.schedule.factors`. Factors
+        are computed once for each function: one that is made anew for each message costs them each time.
     augment : str or callable
         How private inputs are changed at random in each step; see `flower_kd.augmentation.get`. One of images in
         [0, 1] gets them by the normalization of the card.

@@ -92,7 +92,7 @@ def train(
     label_losses, kd_losses = [], []
     predictions: Tensor | None = None
     # Seeded for each step, so that noise depends neither on the steps per message nor on reference rows. The first seed
-    # also drives a private loader that shuffles.
+    # is also that of the private loader, which draws from torch's generator whenever it starts.
     noise = torch_seeded(derive(order.seed, "training noise", vertex, order.first_step), device)
     with noise, schedule.scaled_rates(node.optimizer, _factors(node, order)) as set_rates:
         batches = node.private.batches(order.first_step, order.num_steps)  # type: ignore[union-attr]
@@ -100,8 +100,7 @@ def train(
             if predicts_apart and done == order.num_steps - 1:
                 predictions = predict(node.model, _reference(node, rows))
                 node.model.train()
-            if done > 0:
-                seed_torch(derive(order.seed, "training noise", vertex, order.first_step + done), device)
+            seed_torch(derive(order.seed, "training noise", vertex, order.first_step + done), device)
             inputs, labels = inputs.to(device), labels.to(device)
             if augmentation is not None:  # before reference rows, on which private ones do not depend
                 inputs, labels = _augmented(augmentation, inputs, labels, node.classes)

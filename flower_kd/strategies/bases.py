@@ -90,5 +90,4 @@ class Bases:
 
 def start_weights(network: Network, initial: ArrayRecord) -> wire.Arrays:
     """Return the initial weights of all nodes or, if there are none, those of a node; empty if none tells them."""
-    record = initial or network.start_weights()
-    return {name: wire.read(name, array) for name, array in record.items()}
+    return {name: wire.read(name, array) for name, array in initial.items()} or network.start_weights()

@@ -32,7 +32,7 @@ from flower_kd.protocol import (
     Hello,
     Text,
 )
-from flower_kd.wire import check_layout, short_repr
+from flower_kd.wire import Arrays, check_layout, read, short_repr
 from flower_kd.wire.compression import NONE
 
 T = TypeVar("T")
@@ -123,9 +123,9 @@ def metrics(message: Message, reply: Message) -> dict[str, float]:
     return numbers
 
 
-def start_weights(message: Message, reply: Message) -> ArrayRecord:
-    """Return the weights in the reply to a request for them; raises InputError if there are none."""
-    return _records(message, reply)[ARRAYS]
+def start_weights(message: Message, reply: Message) -> Arrays:
+    """Return the weights in the reply to a request for them; raises InputError if there are none, or not readable."""
+    return {name: read(name, array) for name, array in _records(message, reply)[ARRAYS].items()}
 
 
 def check_names(known: set[str], metrics: dict[str, float]) -> None:

@@ -21,7 +21,7 @@ from flower_kd.strategies.delivery import Delivery
 from flower_kd.strategies.handshake import check_alike, check_class_counts, vertex_of
 from flower_kd.strategies.node_records import NodeMetrics, Participation, Traffic, named
 from flower_kd.strategies.resumable import State
-from flower_kd.wire import message_bytes
+from flower_kd.wire import Arrays, message_bytes
 
 JOIN_SECONDS = 0.5  # between polls for newly connected nodes
 GIVE_UP_AFTER = 3  # consecutive train exchanges without any node
@@ -219,7 +219,7 @@ class Network(Grid):
     def _label(self, vertex: int) -> str:
         return str(vertex) if self.vertex_names is None else self.vertex_names[vertex]
 
-    def start_weights(self) -> ArrayRecord:
+    def start_weights(self) -> Arrays:
         """Return the weights with which a node starts; empty if none of the first few vertices tells them.
 
         Where nodes start from equal weights, those linked directly know each other's. Only a server does not, so these
@@ -234,7 +234,7 @@ class Network(Grid):
                     return inbox.start_weights(message, reply)
                 except InputError as error:
                     log(WARNING, "node %s does not tell its weights: %s", self._label(vertex), error)
-        return ArrayRecord()
+        return {}
 
     # -- resumption ---------------------------------------------------------------------------------------------------
 

@@ -200,7 +200,7 @@ class WireFormat:
             return self.encode(soft_labels)
         values = _sendable(soft_labels)
         of = _floats(values.shape)
-        return _coded_record(codings.write(_joined([values], of.count), of, self.coding))
+        return _coded_record(codings.write(_joined([values], of), of, self.coding))
 
     def decode_teacher(self, record: ArrayRecord, shape: tuple[int, ...]) -> Tensor:
         """Return soft labels of the given shape, after the same checks as `decode`."""
@@ -216,7 +216,7 @@ class WireFormat:
         arrays, of = self._encoded(values), self._content(values.shape)
         if of.alphabet and len(arrays["rows"]) and arrays["rows"].max() >= of.alphabet:
             raise self._inconsistent(f"a symbol is {arrays['rows'].max()}, but must be below {of.alphabet}")
-        return _joined(list(arrays.values()), of.count)
+        return _joined(list(arrays.values()), of)
 
     def pack(self, words: np.ndarray, shape: tuple[int, ...], base: np.ndarray | None = None) -> ArrayRecord:
         """Return encoded rows as a Flower record.
@@ -385,11 +385,11 @@ def _floats(shape: tuple[int, ...]) -> Rows:
     return Rows(math.prod(shape[:-1]), [(shape[-1], 4)])
 
 
-def _joined(arrays: list[np.ndarray], count: int) -> np.ndarray:
-    """Return the bytes of each row of all arrays, uint8 [count, bytes], little-endian."""
+def _joined(arrays: list[np.ndarray], of: Rows) -> np.ndarray:
+    """Return the bytes of each row of all arrays, uint8 [rows, bytes], little-endian."""
     parts = [
-        np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(count, -1 if count else 0).view(np.uint8)
-        for array in arrays
+        np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(of.count, items).view(np.uint8)
+        for array, (items, _) in zip(arrays, of.widths, strict=True)
     ]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 

@@ -82,7 +82,7 @@ class Simplex:
         """Return the number of each row's point."""
         classes = values.shape[-1]
         dtype = np.min_scalar_type(self.alphabet(classes) - 1)
-        shares = _softmax(values.reshape(-1, classes) / self.temperature) * np.float32(self.units)
+        shares = _softmax(values.reshape(-1, classes), self.temperature) * np.float32(self.units)
         counts = np.floor(shares).astype(np.int64)
         left = self.units - counts.sum(axis=-1)
         remainders, rows = shares - counts, np.arange(len(counts))
@@ -115,8 +115,8 @@ def _points(classes: int, units: int) -> int:
     return math.comb(classes + units - 1, units)
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+def _softmax(logits: np.ndarray, temperature: np.float32) -> np.ndarray:
+    exponentials = np.exp((logits - logits.max(axis=-1, keepdims=True)) / temperature)
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 

@@ -10,7 +10,7 @@ from flower_kd.study import experiment
 
 def test_every_preset_says_what_it_is_and_can_be_used() -> None:
     found = presets.presets()
-    assert [preset.name for preset in found if preset.is_experiment] == ["digits", "mnist"]
+    assert [preset.name for preset in found if preset.is_experiment] == ["cifar10", "digits", "mnist"]
     for preset in found:
         assert preset.description.endswith(".")
         assert preset.usage.endswith(f" preset:{preset.name}")

@@ -1,6 +1,7 @@
 """Training with a schedule and with augmentations: the same on all engines, and what others get of it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import networkx as nx
@@ -8,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CLASSES, build_blob_node, build_same_model_node, recorded_grid, run_strategy
+from conftest import CLASSES, blobs, build_blob_node, build_same_model_node, recorded_grid, run_strategy
 from flwr.app import Context
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from flower_kd import sim
 from flower_kd.clients import Node, make_client_app, state, training
 from flower_kd.clients.checks import check
+from flower_kd.clients.node import LoaderBatches
 from flower_kd.clients.training import predict, train
 from flower_kd.errors import InputError
 from flower_kd.pooling import Teacher
@@ -95,6 +98,21 @@ def test_steps_are_the_same_in_one_message_or_in_several(settings: dict) -> None
     whole = after(order(0, 8), soft=teacher(), **settings)
     assert torch.equal(whole, after(*(order(step, 2) for step in (0, 2, 4, 6)), soft=teacher(), **settings))
     assert not torch.equal(whole, after(order(0, 8), soft=teacher()))
+
+
+def test_noise_does_not_depend_on_what_a_loader_draws() -> None:
+    """A DataLoader draws a seed whenever it starts, which is once a message, even if it does not shuffle."""
+    inputs, labels = blobs(0, 40)
+
+    def after_messages_of(steps: int) -> Tensor:
+        loader = DataLoader(TensorDataset(inputs, labels), batch_size=10)
+        node = built(private=LoaderBatches(loader), augment="noise")
+        for first in range(0, 8, steps):
+            train(node, Order(1, steps, step=first), None, ROWS, vertex=0)
+        return weights(node)
+
+    assert torch.equal(after_messages_of(8), after_messages_of(2))
+    assert torch.equal(after_messages_of(8), after_messages_of(1))
 
 
 def test_rates_are_scaled_in_each_step_of_the_optimizer_and_are_back_at_the_end() -> None:
@@ -179,6 +197,14 @@ def test_predictions_that_leave_a_node_are_of_unchanged_rows(soft: Teacher | Non
     assert torch.allclose(plain, expected, atol=1e-6)
 
 
+@dataclass
+class Unhashable:
+    gamma: float = 0.9
+
+    def __call__(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        return torch.optim.lr_scheduler.ExponentialLR(optimizer, self.gamma)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -186,6 +212,7 @@ def test_predictions_that_leave_a_node_are_of_unchanged_rows(soft: Teacher | Non
         ({"reference_augment": "shift"}, "'shift': it needs images"),
         ({"augment": 3}, "augment = 3 must be a text or a function from inputs to inputs"),
         ({"schedule": ["cosine"]}, "schedule = .'cosine'. must be a text or a function"),
+        ({"schedule": Unhashable()}, "the schedule is of type Unhashable, which is not hashable: give it a __hash__"),
         ({"schedule": "warmup(steps=12)"}, "a warm-up of 12 steps needs a run of more than 12, not 12"),
         ({"augment": "randaugment"}, "the node has no card that says how its inputs are normalized"),
     ],

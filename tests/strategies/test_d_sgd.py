@@ -19,7 +19,7 @@ from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, UPDATE, Greeting
 from flower_kd.sim import InProcessGrid
 from flower_kd.strategies import DSGD, FedAvg
-from flower_kd.wire import as_array, digest
+from flower_kd.wire import as_array, as_coded, digest
 
 START = {"weight": torch.zeros(3, 6), "bias": torch.zeros(3)}
 COMPRESSED = {
@@ -378,6 +378,23 @@ def test_nodes_that_do_not_tell_how_they_start(kind: str, silent: int, ring: nx.
     strategy.start(strategy.network(grid), num_rounds=2)
     kinds = [name for _, name, _ in seen]
     assert kinds == ([UPDATE] * len(kinds) if silent == 1 else [ARRAYS] * 4 + [UPDATE] * (len(kinds) - 4))
+
+
+@pytest.mark.parametrize("kind", COMPRESSED)
+def test_another_node_is_asked_if_one_tells_its_start_unreadably(kind: str, ring: nx.Graph, caplog) -> None:
+    grid = grid_of()
+
+    def lie(vertex: int, reply: Message) -> Message:
+        if reply.metadata.message_type == "query.weights" and vertex == 0:
+            reply.content[ARRAYS] = ArrayRecord({"weight": as_coded(b"not weights")})
+        return reply
+
+    grid.interfere = lie
+    seen = watched(grid)
+    strategy = COMPRESSED[kind](ring, "uint8")
+    strategy.start(strategy.network(grid), num_rounds=2)
+    assert "node 0 does not tell its weights: array 'weight' cannot be read" in caplog.text
+    assert {name for _, name, _ in seen} == {UPDATE}
 
 
 @pytest.mark.parametrize("kind", COMPRESSED)

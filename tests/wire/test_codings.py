@@ -27,7 +27,7 @@ def size(record: ArrayRecord) -> int:
 
 @given(
     name=st.sampled_from(NAMES),
-    shape=st.tuples(st.integers(1, 40), st.integers(2, 12)) | st.tuples(*[st.integers(1, 4)] * 2, st.integers(2, 5)),
+    shape=st.tuples(st.integers(0, 40), st.integers(2, 12)) | st.tuples(*[st.integers(1, 4)] * 2, st.integers(2, 5)),
     seed=st.integers(0, 99),
     changed=st.floats(0, 1),
 )

@@ -28,6 +28,12 @@ def test_labels_are_one_hot_at_any_temperature(rows: np.ndarray, temperature: fl
     assert torch.equal(soft, torch.eye(rows.shape[1])[rows.argmax(-1)])
 
 
+def test_a_row_at_a_tiny_temperature_is_its_largest_class() -> None:
+    """Logits divided by it are infinite, their differences from the largest are not a number."""
+    rows = np.array([[1e4, 2.0, 3.0], [-6e4, -3.0, -2.0]], np.float32)
+    assert sent(rows, "simplex(temperature=1e-35)").argmax(-1).tolist() == [0, 2]
+
+
 @pytest.mark.parametrize("classes", [2, 10, 1000])
 def test_labels_take_log2_of_the_classes(classes: int) -> None:
     rows = np.random.default_rng(0).normal(size=(5000, classes)).astype(np.float32)
