@@ -112,6 +112,8 @@ class Greeting(_Record):
         How arrays in this format become bytes.
     logit_adjustment : float
         As in the orders that follow: above 0, the node must be able to count its labels.
+    pooling : str
+        The pooling that the node itself will need; empty for none.
     two_heads : bool
         Whether the node's model must be a `flower_kd.models.TwoHeads`.
     phase_steps : list of int
@@ -129,6 +131,7 @@ class Greeting(_Record):
     compression: str = ""
     wire_coding: str = "plain"
     logit_adjustment: float = 0.0
+    pooling: str = ""
     two_heads: bool = False
     phase_steps: list[int] = field(default_factory=list)
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from logging import WARNING
 
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, RecordDict
 from flwr.common.logger import log
-from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from flower_kd import pooling as poolings
 from flower_kd import wire
 from flower_kd.clients.memory import remember, remembered
 from flower_kd.clients.node import Node
@@ -57,11 +56,15 @@ class NeighborNetworks:
     temperature: float
 
     def __post_init__(self) -> None:
+        from scipy.sparse import csr_array  # which other nodes do not need
+
+        from flower_kd import pooling
+
         count = len(self.networks)
         own = np.flatnonzero(self.weights)
         # One row of a square matrix: only the first node has teachers.
         self._matrix = csr_array((self.weights[own], (np.zeros_like(own), own)), shape=(count, count))
-        self._pool = poolings.get(self.pooling)
+        self._pool = partial(pooling.pool, self.pooling, pooling.get(self.pooling))
 
     def __call__(self, inputs: Tensor) -> Teacher | None:
         """Return the pooled teacher on inputs [batch, ...]."""
@@ -71,7 +74,7 @@ class NeighborNetworks:
         # What a network was sent with could still be too large for these inputs.
         logits = torch.stack([torch.zeros_like(answers[0]) if answer is None else answer for answer in found])
         logits = logits.nan_to_num(0.0).clamp(-wire.LARGEST, wire.LARGEST).cpu()
-        return poolings.pool(self.pooling, self._pool, logits, self._matrix, self.temperature)[0]
+        return self._pool(logits, self._matrix, self.temperature)[0]
 
 
 def answer(node: Node, request: BuildRequest) -> Built:

@@ -148,7 +148,9 @@ class MultiHead(NeighborKD):
         network = super().network(grid)
         network.greeting = replace(network.greeting, two_heads=True)
         if self.is_private:
-            network.greeting = replace(network.greeting, wire="", wire_coding="plain", logit_adjustment=0.0)
+            network.greeting = replace(
+                network.greeting, wire="", wire_coding="plain", logit_adjustment=0.0, pooling=self.pooling
+            )
             network.must_build = self._sources
         return network
 

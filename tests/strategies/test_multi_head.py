@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import nn
 
 from flower_kd import TwoHeads, dissimilarity, wire
 from flower_kd.clients import Node, make_client_app
+from flower_kd.clients.checks import check_parts
 from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, LOGITS, METRICS, Hello
 from flower_kd.seeding import torch_seeded
@@ -409,3 +411,13 @@ def test_nodes_learn_unseen_classes_from_their_neighbors(app, ring: nx.Graph) ->
     strategy = MultiHead(ring, alpha=0.3, local_steps=50, evaluate_every=2)
     found = strategy.start(InProcessGrid(app, 4, {}), ArrayRecord(), num_rounds=2).evaluate_metrics_clientapp
     assert found[2]["accuracy"] > found[1]["accuracy"] + 0.1
+
+
+def test_nodes_that_pool_themselves_need_the_pooling(app, ring: nx.Graph) -> None:
+    grid = InProcessGrid(app, 4, {})
+    greeting = MultiHead(ring, teachers="private", pooling="median").network(grid).greeting
+    assert (greeting.pooling, greeting.wire) == ("median", "")
+    check_parts(greeting)
+    with pytest.raises(InputError, match="pooling 'not_here:largest' cannot be imported: ModuleNotFoundError"):
+        check_parts(replace(greeting, pooling="not_here:largest"))
+    assert MultiHead(ring).network(grid).greeting.pooling == ""  # the server pools
