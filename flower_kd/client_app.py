@@ -9,7 +9,7 @@ from flwr.app import Context
 from torch import Tensor, nn
 
 from flower_kd import data, devices, folders, models
-from flower_kd.clients import Node, ShuffledBatches, make_client_app
+from flower_kd.clients import Node, ShuffledBatches, make_client_app, state
 from flower_kd.clients.node import Batch
 from flower_kd.clients.node_files import NodeFiles
 from flower_kd.config import RunConfig
@@ -39,7 +39,7 @@ def build_node(context: Context) -> Node:
     corpus = data.load(config.data_spec(num_nodes))
     name = config.model_of(vertex, num_nodes)
     model_seed = derive(config.seed, "initial weights", 0 if config.common_weights else vertex)
-    two_heads = config.two_heads
+    two_heads = state.greeting(context).two_heads  # what the server needs, whatever it took that from
     model = models.build(
         name,
         corpus.num_classes,

@@ -317,13 +317,6 @@ class RunConfig:
             return bool(getattr(strategies.STRATEGIES.get(self.strategy), "same_model", False))
         return self.initial_weights == "common"
 
-    @property
-    def two_heads(self) -> bool:
-        """Whether nodes train networks with two heads."""
-        from flower_kd import strategies
-
-        return bool(getattr(strategies.STRATEGIES.get(self.strategy), "two_heads", False))
-
     def models(self, num_nodes: int) -> set[str]:
         """Return the models of all vertices, with their settings."""
         from flower_kd import models

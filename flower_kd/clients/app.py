@@ -101,6 +101,8 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
             with in_one_sentence():
                 check_parts(greeting)
                 fresh = greeting.fresh or not state.has_node(context)
+                if fresh:  # what is built may depend on it
+                    state.remember_greeting(context, greeting)
                 node = (state.fresh if fresh else state.load)(context, build_node)
                 restored = 0 if fresh else state.greeting(context).server_round
                 files = find_files(context, greeting) if fresh and not greeting.fresh else None

@@ -32,7 +32,6 @@ RUNS = {
     "multi-head": {"strategy": "multi-head", "wire": "uint8", "exchange_rows": 20, "schedule": "cosine"},
     "multi-head, networks of neighbors": {
         "strategy": "multi-head(teachers=private,teacher_mode=train)",
-        "model": "mlp,resnet2",
         "pooling": "median",
     },
     "d-dist": {"strategy": "d-dist", "exchange_every": 1, "exchange_rows": 20, "reference_batch": 0},
