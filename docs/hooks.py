@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from dataclasses import fields
-from typing import Any, get_type_hints
+from typing import Any
 
-from griffe import Docstring, DocstringSectionKind
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
-from flower_kd.catalog import KINDS, OF_THE_RUN, REGISTRIES
+from flower_kd.catalog import OF_THE_RUN, REGISTRIES
 from flower_kd.config import RunConfig
+from flower_kd.keys import keys
 from flower_kd.parts.description import described
 from flower_kd.parts.registry import Registry, first_line
-from flower_kd.parts.text import written
-from flower_kd.parts.values import allowed
 
 # Everything in `__all__` of these must be on the reference page.
 PUBLIC = ("flower_kd", "flower_kd.sim", "flower_kd.testing")
@@ -45,12 +42,10 @@ def on_env(env: Any, *, config: Any, files: Files) -> None:
 
 def settings() -> str:
     """Return the page of all run-config keys."""
-    meanings = _meanings(RunConfig)
-    hints = get_type_hints(RunConfig, include_extras=True)
     lines = [
         "# Settings",
         "",
-        "The keys of a run config, in `-c` and in `[tool.flwr.app.config]`.",
+        "The keys of a run config, in `-c` and in `[tool.flwr.app.config]`. `flower-kd settings` prints this table.",
         "",
         "A value that names a [part](parts.md) may set the part's own settings in parentheses:",
         "`topology = 'regular(degree=6)'`. Keys are written with hyphens (`learning-rate`), settings in parentheses",
@@ -65,11 +60,9 @@ def settings() -> str:
         "| key | default | values | meaning |",
         "| --- | --- | --- | --- |",
     ]
-    for spec in fields(RunConfig):
-        key = spec.name.replace("_", "-")
-        kind = KINDS.get(spec.name)
-        values = f"a [{kind}](parts.md#{kind})" if kind else allowed(hints[spec.name])
-        lines.append(f"| `{key}` | `{written(spec.default)}` | {values} | {meanings[spec.name]} |")
+    for key in keys():
+        values = f"part: [{key.kind}](parts.md#{key.kind})" if key.kind else key.allowed
+        lines.append(f"| `{key.name}` | `{key.default}` | {values} | {key.meaning} |")
     return "\n".join(lines) + "\n"
 
 
@@ -104,10 +97,3 @@ def _settings(registry: Registry[Any], name: str) -> str:
     """Return a part's settings."""
     keys = set() if registry.foreign else {spec.name for spec in fields(RunConfig)}
     return "<br>".join(f"`{text}` ({values})" for text, values in described(registry.settings(name), keys))
-
-
-def _meanings(documented: type) -> dict[str, str]:
-    """Return the descriptions in a class's docstring by parameter."""
-    sections = Docstring(inspect.getdoc(documented) or "").parse("numpy")
-    found = next(section for section in sections if section.kind is DocstringSectionKind.parameters)
-    return {each.name: " ".join(each.description.split()) for each in found.value}

@@ -25,7 +25,7 @@ from annotated_types import Interval
 from torch import Tensor
 
 from flower_kd.data.normalization import Normalization
-from flower_kd.errors import InputError
+from flower_kd.errors import InputError, of_type
 from flower_kd.failures import named
 from flower_kd.parts.registry import Registry
 from flower_kd.parts.signatures import parameters_of
@@ -131,7 +131,7 @@ def _by_name(text: str, normalization: Normalization | None) -> Augmentation | N
         return None
     part = AUGMENTATIONS.make(text)
     if not callable(part):
-        raise InputError(f"augmentation {text!r} is a {type(part).__name__}, which cannot be called with inputs")
+        raise InputError(f"augmentation {text!r} is {of_type(part)}, which cannot be called with inputs")
     return Augmentation(text, part, normalization)
 
 

@@ -57,6 +57,12 @@ def texts(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield kind, settings[key]
 
 
+def owners(setting: str) -> dict[str, list[str]]:
+    """Return flower-kd's own parts that have a setting, by kind."""
+    found = {kind: [part for part in of.own_names() if setting in of.settings(part)] for kind, of in REGISTRIES.items()}
+    return {kind: parts for kind, parts in found.items() if parts}
+
+
 def problems(settings: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the parts of a run config: unknown ones, and settings that do not fit."""
     found = []

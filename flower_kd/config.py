@@ -6,7 +6,7 @@ name parts are checked after that. All errors of a step are reported together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from functools import cache
@@ -30,13 +30,15 @@ PART_KEYS = (
     *("compression", "schedule", "augment", "reference-augment"),
 )
 
+_TYPO = 0.85  # similarity above which a key is misspelled, rather than of something else
+
 
 @dataclass(frozen=True)
 class RunConfig:
     """What `[tool.flwr.app.config]` and `-c` hold, with underscores for hyphens.
 
-    The page of settings in the documentation is made from this; `pyproject.toml` has the same defaults, which a test
-    verifies.
+    `flower-kd settings` and the page of settings in the documentation are made from this; `pyproject.toml` has the same
+    defaults, which a test verifies.
 
     Parameters
     ----------
@@ -222,7 +224,7 @@ class RunConfig:
         """
         known = _annotations()
         problems = list(moved.sentences(run_config))
-        problems += [_unknown_key(key) for key in run_config if key not in known and key not in moved.HOMES]
+        problems += [unknown_key(key, run_config) for key in run_config if key not in known and key not in moved.HOMES]
         values: dict[str, Any] = {}
         for key, annotation in known.items():
             if key in run_config:
@@ -337,20 +339,50 @@ class RunConfig:
         return registry.filled(text, asdict(self) | dict(part_text.parse(self.strategy, "strategy").arguments))
 
 
+def check_keys(keys: Iterable[str]) -> None:
+    """Raise InputError if there are no keys of these names, for all of them in one message."""
+    _raise([unknown_key(key, {}) for key in keys if key not in _annotations()])
+
+
 @cache
 def _annotations() -> dict[str, Any]:
     """Return the annotation of each key, in the order of the keys."""
     return {name.replace("_", "-"): kind for name, kind in get_type_hints(RunConfig, include_extras=True).items()}
 
 
-def _unknown_key(key: str) -> str:
+def unknown_key(key: str, run_config: Mapping[str, Any]) -> str:
+    """Return the sentence about an unknown key of a run config: which key was meant, or which part's setting it is."""
+    if not get_close_matches(key, _annotations(), cutoff=_TYPO) and (found := _part_setting(key, run_config)):
+        return found
     near = get_close_matches(key, _annotations(), n=3, cutoff=0.6)
     if not near:
         words = set(key.replace("_", "-").split("-"))
         near = [known for known in _annotations() if words & set(known.split("-"))][:3]
     if near:
         return f"unknown key {key!r}, did you mean {' or '.join(map(repr, near))}?"
-    return f"unknown key {key!r} (the page Settings of the documentation lists all keys)"
+    return f"unknown key {key!r} (`flower-kd settings` lists all keys)"
+
+
+def _part_setting(key: str, run_config: Mapping[str, Any]) -> str:
+    """Return that an unknown key is the setting of a part, and how to write it; empty if it is none."""
+    from flower_kd import catalog  # imports torch: only once the run config is known to be wrong
+
+    setting = key.replace("-", "_")
+    choices = []
+    for kind, parts in catalog.owners(setting).items():
+        try:
+            chosen = part_text.parse(run_config.get(kind, ""), kind)
+        except InputError:  # it is not set, or reported by itself
+            chosen = part_text.PartText("")
+        is_named = chosen.name in parts
+        base = chosen if is_named else part_text.PartText(parts[0])
+        values = {name: part_text.written(value) for name, value in base.arguments.items()}
+        values[setting] = part_text.written(run_config[key]) if key in run_config else "..."
+        text = f"{base.name}({', '.join(f'{name}={value}' for name, value in values.items())})"
+        choices.append((not is_named, f"of the {kind} {' or '.join(parts)}: write {kind} = {text!r}"))
+    if not choices:
+        return ""
+    return f"unknown key {key!r}: it is a setting {min(choices, key=lambda choice: choice[0])[1]}"
 
 
 def _raise(problems: list[str]) -> None:

@@ -40,7 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flower_kd.errors import InputError, unknown
+from flower_kd.errors import InputError, of_type, unknown
 from flower_kd.parts.registry import Registry
 
 _REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -180,9 +180,7 @@ def get(name: str, reduction: str = "mean") -> Dissimilarity:
         return OfFunction(bound, reduction)
     found = DISSIMILARITIES.call(name, bound, reduction=reduction)
     if not isinstance(found, Dissimilarity):
-        raise InputError(
-            f"dissimilarity {name!r} is a {type(found).__name__}, not a flower_kd.dissimilarity.Dissimilarity"
-        )
+        raise InputError(f"dissimilarity {name!r} is {of_type(found)}, not a flower_kd.dissimilarity.Dissimilarity")
     return found
 
 

@@ -33,6 +33,12 @@ def unknown(kind: str, name: object, allowed: Iterable[str], meant: str = "") ->
     return f"unknown {kind} {name!r}{hint} (allowed: {', '.join(names)})"
 
 
+def of_type(value: object) -> str:
+    """Return a value's type with its article: "a list", "an int"."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+
+
 def near(name: object, allowed: Iterable[str]) -> str:
     """Return the question whether the closest match was meant; empty if none is close."""
     found = get_close_matches(str(name), list(allowed), n=1)

@@ -24,7 +24,7 @@ import torch
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR, StepLR
 
-from flower_kd.errors import InputError
+from flower_kd.errors import InputError, of_type
 from flower_kd.failures import describe
 from flower_kd.parts.registry import Registry
 from flower_kd.parts.signatures import parameters_of
@@ -35,7 +35,8 @@ CONSTANT = "constant"
 # From an optimizer to a scheduler on it; `total_steps` is supplied to those that take it.
 Schedule = Callable[..., LRScheduler]
 
-# The schedulers of torch are parts as they are: "torch.optim.lr_scheduler:OneCycleLR(max_lr=1.0)".
+# The schedulers of torch whose step() needs no argument are parts as they are, such as
+# "torch.optim.lr_scheduler:OneCycleLR(max_lr=1.0)"; ReduceLROnPlateau is none of them, as it needs a metric.
 SCHEDULES: Registry[Schedule] = Registry(
     "schedule", group="flower_kd.schedules", given=("optimizer", "total_steps"), foreign=True
 )
@@ -156,7 +157,13 @@ def _scheduler(schedule: str | Schedule, optimizer: Optimizer, total_steps: int)
     except (Exception, SystemExit) as error:  # a part may be the user's code
         raise InputError(f"{title} fails: {describe(error)}") from error
     if not isinstance(scheduler, LRScheduler):
-        raise InputError(f"{title} returns a {type(scheduler).__name__}, not a torch.optim.lr_scheduler.LRScheduler")
+        raise InputError(f"{title} returns {of_type(scheduler)}, not a torch.optim.lr_scheduler.LRScheduler")
+    needed = [name for name, setting in parameters_of(type(scheduler).step).items() if setting.required][1:]
+    if needed:
+        raise InputError(
+            f"{title} cannot be used: its step() needs {' and '.join(needed)}, but a schedule depends on the number of "
+            "steps alone"
+        )
     return scheduler
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from flower_kd.errors import of_type
+
 
 @dataclass(frozen=True)
 class Teacher:
@@ -26,10 +28,10 @@ class Teacher:
 def problem(teacher: object, rows: int, classes: int) -> str:
     """Return what is wrong with a teacher on these rows, such as "is a list, not a Teacher"; empty if nothing is."""
     if not isinstance(teacher, Teacher):
-        return f"is a {type(teacher).__name__}, not a Teacher"
+        return f"is {of_type(teacher)}, not a Teacher"
     labels, weights = teacher.soft_labels, teacher.weights
     if not isinstance(labels, Tensor):
-        return f"has soft labels that are a {type(labels).__name__}, not a Tensor"
+        return f"has soft labels that are {of_type(labels)}, not a Tensor"
     if labels.ndim not in (2, 3) or labels.shape[-2:] != (rows, classes):
         return (
             f"has soft labels of shape {list(labels.shape)}, but they must be [{rows}, {classes}] or "
@@ -40,7 +42,7 @@ def problem(teacher: object, rows: int, classes: int) -> str:
     if weights is None:
         return ""
     if not isinstance(weights, Tensor):
-        return f"has weights that are a {type(weights).__name__}, not a Tensor"
+        return f"has weights that are {of_type(weights)}, not a Tensor"
     if labels.ndim == 2:
         return "has weights, but only one teacher: they are for separate teachers, [teachers, rows, classes]"
     if weights.shape != labels.shape[:1]:

@@ -10,6 +10,7 @@ from flower_kd import models, strategies, topology
 from flower_kd.catalog import REGISTRIES
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
+from flower_kd.parts import moved
 from flower_kd.strategies import STRATEGIES
 
 WARNING = "without effect: "
@@ -74,6 +75,16 @@ def unused(config: RunConfig) -> dict[str, Reason]:
             found[name] = Reason(words)
             used.discard(name)
     return {_key(name): why for name, why in found.items() if name in settings and name not in used}
+
+
+def effective(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run config with defaults and without the keys that have no effect; with all, if a part is not found."""
+    config = RunConfig.read(moved.applied(values))
+    try:
+        without = unused(config)
+    except InputError:  # the user's module is no longer here
+        without = {}
+    return {key: value for key, value in config.to_dict().items() if key not in without}
 
 
 def warning(configs: Iterable[RunConfig]) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +18,17 @@ import torch
 from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from flower_kd import sim
+from flower_kd import sim, study
 from flower_kd.clients import Node, ShuffledBatches, make_client_app
+from flower_kd.report import pictures as drawing
 from flower_kd.runs.results import Summary
 from flower_kd.seeding import derive
-from flower_kd.sim import InProcessGrid
+from flower_kd.sim import InProcessGrid, preload
 from flower_kd.strategies import Network
 
 torch.set_num_threads(1)  # float sums depend on it, and small models are faster with one
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # in the processes that tests start, too
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which background jobs of a shell ignore
 
 CLASSES, FEATURES, REFERENCE_ROWS = 3, 6, 24
 
@@ -129,10 +135,46 @@ class DelayedGrid:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _one_fork_server() -> Iterator[None]:
+    """Let the first test that needs processes start a fork server with all imports, which the later ones use too."""
+    context = preload.context
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preload, "context", lambda modules: context([*study.PRELOADED, "flower_kd.server_app"]))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Decode images into a cache of this session."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLOWER_KD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b55"
+    "0000000a49444154789c63f80f0001010100b138f6140000000049454e44ae426082"
+)
+SKETCHES = {".png": PIXEL, ".pdf": b"%PDF-1.4\n%%EOF\n", ".svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>'}
+draw_files = drawing.files
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _sketched_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let runs write empty pictures, except in the tests of pictures: drawing takes most of the time of a short run."""
+    with pytest.MonkeyPatch.context() as patch:
+        if Path(__file__).parent / "report" not in request.path.parents:
+            patch.setattr(
+                drawing, "files", lambda figure, stem, suffixes=SKETCHES: {stem + s: SKETCHES[s] for s in suffixes}
+            )
+        yield
+
+
+@contextmanager
+def drawn_pictures() -> Iterator[None]:
+    """Let the runs of a block draw their pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "files", draw_files)
         yield
 
 

@@ -173,7 +173,7 @@ ROWS, IMAGES = torch.rand(4, 6), torch.rand(4, 1, 8, 8)
         ("mixup(alpha=0.0)", IMAGES, "alpha = 0.0 must be above 0"),
         ("noise", torch.ones(4, 6, dtype=torch.int64), "'noise' of inputs of shape .4, 6. fails"),
         (f"{V2}:RandomCrop(size=5)", IMAGES, r"returns inputs of shape \[4, 1, 5, 5\] .* for \[4, 1, 8, 8\]"),
-        (f"{V2}:RandomRotation", IMAGES, "needs the argument degrees"),
+        (f"{V2}:RandomRotation", IMAGES, r"needs the argument degrees, as in '.*:RandomRotation\(degrees=...\)'"),
         (lambda inputs: inputs.double(), ROWS, "returns inputs of .* dtype float64 for .* float32, but must keep both"),
         (lambda inputs: inputs / 0, ROWS, "returns inputs with NaN or Inf"),
         (lambda inputs: inputs.mul_(2), ROWS, "changes its inputs in place"),

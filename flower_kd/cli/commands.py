@@ -307,6 +307,22 @@ def topology(
         console.print(f"drawn: {path.parent / name}", markup=False, highlight=False, soft_wrap=True)
 
 
+@app.command(name="settings")
+def list_settings(
+    keys: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY]...", help="Only these.", show_default=False)
+    ] = None,
+) -> None:
+    """List the keys of a run config: default, allowed values, and what they mean."""
+    from flower_kd.config import check_keys
+
+    check_keys(keys or [])
+    from flower_kd.cli import settings_table
+    from flower_kd.keys import keys as every_key
+
+    _console().print(settings_table.table(key for key in every_key() if not keys or key.name in keys))
+
+
 @app.command()
 def parts(
     kind: Annotated[

@@ -15,7 +15,7 @@ from flower_kd import dissimilarity, failures, schedule, wire
 from flower_kd.augmentation import Augmentation
 from flower_kd.clients.node import Batch, LoaderBatches, Node, ShuffledBatches
 from flower_kd.devices import device_of
-from flower_kd.errors import InputError
+from flower_kd.errors import InputError, of_type
 from flower_kd.failures import describe
 from flower_kd.protocol import Greeting
 from flower_kd.seeding import torch_seeded
@@ -163,7 +163,7 @@ def _check_values(
     with failures.named(f"{part} {of}"):
         values = measure(dissimilarity.soften(student, 1.0), soft_labels.log())
     if not isinstance(values, Tensor):
-        raise InputError(f"{part} returns a {type(values).__name__}, not a Tensor")
+        raise InputError(f"{part} returns {of_type(values)}, not a Tensor")
     if list(values.shape) != shape:
         reduced = f" with reduction {measure.reduction!r}"
         raise InputError(f"{part} returns values of shape {_shape(values)} {of}{reduced}, but must return {shape}")

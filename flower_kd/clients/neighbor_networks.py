@@ -22,7 +22,7 @@ from flower_kd import wire
 from flower_kd.clients.memory import remember, remembered
 from flower_kd.clients.node import Node
 from flower_kd.devices import device_of
-from flower_kd.errors import InputError
+from flower_kd.errors import InputError, of_type
 from flower_kd.failures import describe
 from flower_kd.models import num_parameters
 from flower_kd.models.two_heads import TwoHeads, copied, plain, with_linear_head
@@ -166,7 +166,7 @@ def _built(node: Node, name: str) -> nn.Module:
     except (Exception, SystemExit) as error:
         raise InputError(describe(error)) from error
     if not isinstance(model, nn.Module):
-        raise InputError(f"build_model returned a {type(model).__name__}, not a torch.nn.Module")
+        raise InputError(f"build_model returned {of_type(model)}, not a torch.nn.Module")
     return model.local if isinstance(model, TwoHeads) else with_linear_head(model, node.classes)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from flower_kd.data.spec import DataSpec
-from flower_kd.errors import InputError
+from flower_kd.errors import InputError, of_type
 from flower_kd.parts.registry import Registry
 from flower_kd.ranges import Count, NonNegative, Positive, Whole
 
@@ -47,7 +47,7 @@ def partitioner_of(spec: DataSpec, seed: int) -> Partitioner:
 
     found = PARTITIONS.call(spec.partition, PARTITIONS.bind(with_settings(spec)), spec.num_partitions, seed)
     if not isinstance(found, Partitioner):
-        raise InputError(f"partition {spec.partition!r} returns a {type(found).__name__}, not a Partitioner")
+        raise InputError(f"partition {spec.partition!r} returns {of_type(found)}, not a Partitioner")
     return found
 
 

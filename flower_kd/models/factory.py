@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from flower_kd import folders
-from flower_kd.errors import InputError
+from flower_kd.errors import InputError, of_type
 from flower_kd.failures import describe
 from flower_kd.models.registry import MODELS
 from flower_kd.models.two_heads import TwoHeads
@@ -54,7 +54,7 @@ def build(
                 f"model {name!r} fails on num_classes={num_classes}, shape={shape}: {describe(error)}"
             ) from error
     if not isinstance(model, nn.Module):
-        raise InputError(f"model {name!r} returns a {type(model).__name__}, not a torch.nn.Module")
+        raise InputError(f"model {name!r} returns {of_type(model)}, not a torch.nn.Module")
     if next(model.parameters(), None) is None:
         raise InputError(f"model {name!r} has no parameters to train")
     if weights_file:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -60,9 +58,22 @@ def cifar_resnet(blocks: int, *, num_classes: int, shape: tuple[int, int, int]) 
     return model
 
 
-MODELS.register("resnet2")(partial(cifar_resnet, 0))
-MODELS.register("resnet8")(partial(cifar_resnet, 1))
-MODELS.register("resnet14")(partial(cifar_resnet, 2))
+@MODELS.register("resnet2")
+def resnet2(*, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    """Return the CIFAR network of He et al. (CVPR 2016) without blocks: a convolution and a linear classifier."""
+    return cifar_resnet(0, num_classes=num_classes, shape=shape)
+
+
+@MODELS.register("resnet8")
+def resnet8(*, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    """Return the CIFAR network of He et al. (CVPR 2016) with 8 layers, one block in each of the three stages."""
+    return cifar_resnet(1, num_classes=num_classes, shape=shape)
+
+
+@MODELS.register("resnet14")
+def resnet14(*, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    """Return the CIFAR network of He et al. (CVPR 2016) with 14 layers, two blocks in each of the three stages."""
+    return cifar_resnet(2, num_classes=num_classes, shape=shape)
 
 
 @MODELS.register("resnet18")

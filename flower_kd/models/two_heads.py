@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flower_kd.devices import device_of
-from flower_kd.errors import InputError
+from flower_kd.errors import InputError, of_type
 
 HIDDEN = (512, 256)  # of the second head, as in the public code
 
@@ -139,7 +139,7 @@ def with_linear_head(model: nn.Module, classes: int) -> Headed:
         If the model has neither a linear last layer with one output a class nor an integer `num_features`.
     """
     if isinstance(model, TwoHeads | Headed):
-        raise InputError(f"the model is a {type(model).__name__} already: pass the network that it is made of")
+        raise InputError(f"the model is {of_type(model)} already: pass the network that it is made of")
     features = getattr(model, "num_features", None)
     width = features if type(features) is int and features > 0 else 0
     name, last = list(model.named_modules())[-1]
@@ -148,7 +148,7 @@ def with_linear_head(model: nn.Module, classes: int) -> Headed:
     if width:
         return Headed(model, nn.Linear(width, classes, device=device_of(model)))
     linear = isinstance(last, nn.Linear)
-    found = f"a linear layer with {last.out_features} outputs" if linear else f"a {type(last).__name__}"
+    found = f"a linear layer with {last.out_features} outputs" if linear else of_type(last)
     raise InputError(
         f"model {type(model).__name__!r} has no backbone to put two heads on: its last layer is {found}, but must be a "
         f"torch.nn.Linear with {classes} outputs, or the model must return features [batch, num_features] and have the "

@@ -187,7 +187,7 @@ class Registry(Generic[T]):
         supplied = next((name for name in arguments if name in self.given and name not in settings), None)
         if supplied is not None and supplied in signatures.parameters_of(cast(Callable[..., Any], part)):
             raise InputError(f"{owner}: {supplied} is supplied by flower-kd and cannot be set")
-        bound = signatures.check_arguments(owner, settings, arguments, prefix=f"{owner}: ")
+        bound = signatures.check_arguments(owner, settings, arguments, f"{owner}: ", found.name)
         return partial(cast(Callable[..., Any], part), **bound)
 
     def make(self, text: str, given: Mapping[str, Any] | None = None, /, **options: Any) -> Any:

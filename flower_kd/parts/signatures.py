@@ -84,7 +84,7 @@ def settings_of(part: Callable[..., Any]) -> dict[str, Setting]:
 
 
 def check_arguments(
-    owner: str, settings: Mapping[str, Setting], arguments: Mapping[str, Any], prefix: str = ""
+    owner: str, settings: Mapping[str, Setting], arguments: Mapping[str, Any], prefix: str = "", name: str = ""
 ) -> dict[str, Any]:
     """Return keyword arguments in the types that their parameters declare.
 
@@ -98,21 +98,27 @@ def check_arguments(
         Values by keyword.
     prefix : str
         What precedes a keyword where its value does not fit.
+    name : str
+        Of the part, for an example.
 
     Raises
     ------
     InputError
         If a keyword is unknown, a value does not fit, or a required one is missing.
     """
-    for name in arguments:
+    for argument in arguments:
         if not settings:
-            raise InputError(f"{owner} takes no arguments, but got {name!r}")
-        if name not in settings:
-            raise InputError(unknown(f"argument of {owner}", name, settings))
-    missing = next((name for name, setting in settings.items() if setting.required and name not in arguments), None)
+            raise InputError(f"{owner} takes no arguments, but got {argument!r}")
+        if argument not in settings:
+            raise InputError(unknown(f"argument of {owner}", argument, settings))
+    missing = next((key for key, setting in settings.items() if setting.required and key not in arguments), None)
     if missing is not None:
-        raise InputError(f"{owner} needs the argument {missing}")
-    return {name: _checked(settings[name], value, prefix) for name, value in arguments.items()}
+        from flower_kd.parts.values import allowed
+
+        values = allowed(settings[missing].annotation)
+        described = "" if "any" in values else f" ({values})"  # of another library's annotation
+        raise InputError(f"{owner} needs the argument {missing}{described}, as in '{name}({missing}=...)'")
+    return {argument: _checked(settings[argument], value, prefix) for argument, value in arguments.items()}
 
 
 def _checked(setting: Setting, value: Any, prefix: str) -> Any:

@@ -76,7 +76,12 @@ def parse(text: str, kind: str = "part") -> PartText:
         If the text has another form.
     """
     if not isinstance(text, str):
-        raise InputError(f"{kind} = {text!r} must be a string")
+        raise InputError(f"{kind} = {text!r} must be a string: a name or 'module:attribute'")
+    if "," in text and len(text) <= LONGEST and len(_listed(text)) > 1:
+        raise InputError(
+            f"{kind} {text!r} lists several parts, but can name only one: combine them in a function or class of your "
+            "own, 'module:attribute'"
+        )
     name, arguments = text.strip(), ""
     opened = name.find("(")
     if opened >= 0:
@@ -177,7 +182,10 @@ def _value(text: str) -> Any:
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         value = b""
     if type(value) not in (int, float, str):
-        raise ValueError(f"{text!r} is not a number, a string in quotes, true, false, None, or a list of these")
+        raise ValueError(
+            f"{text!r} is not a number, a word of letters and digits, a string in quotes, true, false, None, or a list "
+            "of these"
+        )
     return value
 
 
@@ -193,6 +201,15 @@ def written(value: Any) -> str:
             return f"[{listed}]"
         return f"({listed},)" if len(value) == 1 else f"({listed})"
     return repr(value)
+
+
+def _listed(text: str) -> list[str]:
+    """Return the names in a text that lists several; none if it is something else."""
+    try:
+        pieces = split(text)
+    except ValueError:
+        return []
+    return pieces if all(_NAME.fullmatch(piece.partition("(")[0].strip()) for piece in pieces) else []
 
 
 def _unreadable(kind: str, text: str, problem: str, name: str) -> InputError:

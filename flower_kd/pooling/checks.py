@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from flower_kd import failures, quiet_log
-from flower_kd.errors import InputError
+from flower_kd.errors import InputError, of_type
 from flower_kd.pooling.registry import Pooling, get
 from flower_kd.seeding import torch_seeded
 from flower_kd.teacher import Teacher, problem
@@ -43,7 +43,7 @@ def pool(
         else:
             teachers = cast(Any, pooling)(logits, weights, temperature, class_counts=class_counts)
     if not isinstance(teachers, list | tuple):
-        raise InputError(f"pooling {name!r} returns a {type(teachers).__name__}, not a list of teachers, one per node")
+        raise InputError(f"pooling {name!r} returns {of_type(teachers)}, not a list of teachers, one per node")
     if len(teachers) != len(logits):
         raise InputError(f"pooling {name!r} returns {len(teachers)} teachers for {len(logits)} nodes")
     for node, found in enumerate(teachers):

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from flower_kd import wire
-from flower_kd.errors import InputError
+from flower_kd.errors import InputError, of_type
 from flower_kd.protocol import ARRAYS, CONFIG, NO_BASE, Hello, Order, Reply
 from flower_kd.ranges import Count, Whole, require_number, require_whole
 from flower_kd.strategies.network import Network
@@ -329,9 +329,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
                 raise of_engine[0] from None
             raise
         if not isinstance(refused, dict):
-            raise InputError(
-                f"{self._method('absorb')} returns a {type(refused).__name__}, not a dict of reasons by vertex"
-            )
+            raise InputError(f"{self._method('absorb')} returns {of_type(refused)}, not a dict of reasons by vertex")
         deque(incoming, maxlen=0)  # a strategy that requests nothing may not have consumed them
         for vertex, why in refused.items():
             network.leave_out(server_round, vertex, why)
@@ -421,9 +419,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         with self._named(method):
             records = getattr(self, method)(vertex)
         if not isinstance(records, dict):
-            raise InputError(
-                f"{self._method(method)} returns a {type(records).__name__}, not a dict of ArrayRecords by name"
-            )
+            raise InputError(f"{self._method(method)} returns {of_type(records)}, not a dict of ArrayRecords by name")
         for name, record in records.items():
             if not isinstance(record, ArrayRecord):
                 kind = type(record).__name__

@@ -12,7 +12,7 @@ from flwr.common.logger import log
 from torch import Tensor
 
 from flower_kd import failures, quiet_log
-from flower_kd.errors import InputError
+from flower_kd.errors import InputError, of_type
 from flower_kd.parts.registry import Registry
 from flower_kd.pooling import TRIED_ROWS, mix
 from flower_kd.seeding import torch_seeded
@@ -38,7 +38,7 @@ def update(name: str, rule: ConsensusUpdate, mixed: Tensor, consensus: Tensor, n
     with failures.named(f"consensus {name!r}"):
         moved = rule(mixed, consensus, now, before)
     if not isinstance(moved, Tensor):
-        raise InputError(f"consensus {name!r} returns a {type(moved).__name__}, not a Tensor")
+        raise InputError(f"consensus {name!r} returns {of_type(moved)}, not a Tensor")
     if moved.shape != consensus.shape:
         raise InputError(
             f"consensus {name!r} returns shape {list(moved.shape)}, but must return {list(consensus.shape)}, "

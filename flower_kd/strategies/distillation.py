@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from flower_kd import dissimilarity, wire
-from flower_kd.errors import InputError
+from flower_kd.errors import InputError, of_type
 from flower_kd.pooling import Teacher
 from flower_kd.protocol import (
     LOGITS,
@@ -223,8 +223,8 @@ class DistillationStrategy(GraphStrategy):
 
     def _check_teachers(self, rows: int) -> None:
         if not isinstance(self._teachers, dict):
-            found = type(self._teachers).__name__
-            raise InputError(f"{self._method('teach')} returns a {found}, not a dict of teachers by vertex")
+            found = of_type(self._teachers)
+            raise InputError(f"{self._method('teach')} returns {found}, not a dict of teachers by vertex")
         for vertex, teacher in self._teachers.items():
             if vertex not in self.graph:
                 allowed = f"0 to {self.num_nodes - 1}"

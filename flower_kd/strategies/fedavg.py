@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import Result
 from flower_kd import wire
 from flower_kd.protocol import ARRAYS, METRICS, Greeting, Order
 from flower_kd.ranges import Count, Whole
-from flower_kd.strategies.base import check_graph, check_run, due
+from flower_kd.strategies.base import check_graph, check_run, due, over_nodes
 from flower_kd.strategies.bases import Bases, compressor, start_weights
 from flower_kd.strategies.network import Network
 from flower_kd.strategies.registry import STRATEGIES, NamedArguments, Recipient
@@ -75,6 +75,7 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
         self._initial = ArrayRecord()
         self._arrays = ArrayRecord()
         self._bases = Bases()
+        self._by_node: dict[int, MetricRecord | None] = {}  # of evaluations, by Flower's number of the round
 
     def state_dict(self) -> State:
         """Return the global model."""
@@ -102,7 +103,8 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
     ) -> Result:
         """Run the handshake, then Flower's own loop, which counts rounds from 1 even in a resumed run.
 
-        Without initial arrays each node starts from its own weights.
+        Without initial arrays each node starts from its own weights. Metrics of evaluations are Flower's means,
+        weighted by the number of samples, with the spread over nodes and a list `<name>-per-node` by vertex.
         """
         check_run(num_rounds, timeout)
         network = grid if isinstance(grid, Network) else self.network(grid)
@@ -118,7 +120,12 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
         order = self.order.to_record()
         order.update(train_config or {})
         left = num_rounds - self.last_round
-        return super().start(network, self._arrays, left, timeout, order, evaluate_config, evaluate_fn)
+        self._by_node = {}
+        result = super().start(network, self._arrays, left, timeout, order, evaluate_config, evaluate_fn)
+        # Not in aggregate_evaluate: Flower logs what that returns.
+        for number, metrics in result.evaluate_metrics_clientapp.items():
+            metrics.update({**(self._by_node[number] or {}), **metrics})
+        return result
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -166,7 +173,12 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Average the metrics that all nodes report, and finish the round."""
         server_round += self.last_round
-        metrics = super().aggregate_evaluate(server_round, _comparable(list(replies)))
+        replies = list(replies)
+        answered = [self._joined().vertex(reply.metadata.src_node_id) for reply in replies]
+        metrics = super().aggregate_evaluate(server_round, _comparable(replies))
+        self._by_node[server_round - self.last_round] = over_nodes(
+            self._joined(), server_round, answered, evaluation=True
+        )
         self._finish_round(server_round)
         return metrics
 

@@ -40,6 +40,8 @@ class NamedArguments:
         for name, value in settings.items():
             if name not in known:
                 raise InputError(moved.argument(name, value) or unknown(f"argument of {cls.__name__}", name, known))
+            if known[name].annotation is str and not isinstance(value, str | float | int | None):
+                raise InputError(f"{name} = {value!r} must be a string: a name or 'module:attribute'")
             if known[name].keyword_only:
                 checked(name, value, known[name].annotation)
         return super().__new__(cls)

@@ -17,7 +17,7 @@ from rich.text import Text
 from flower_kd import folders
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
-from flower_kd.report import paper_tables, pictures
+from flower_kd.report import paper_tables, pictures, unequal
 from flower_kd.report.formats import MISSING, SECONDS, short
 from flower_kd.report.interval import interval
 from flower_kd.runs import results, shortfalls
@@ -83,7 +83,7 @@ class Comparison(batch.Batch):
         parts = {
             **({"failed.json": json.dumps(failed, indent=2).encode()} if failed else {}),
             "comparison.csv": rows.to_csv(index=False, lineterminator="\n").encode(),
-            **paper_tables.of_comparison(rows, _notes(rows)).files("comparison"),
+            **paper_tables.of_comparison(rows, _notes(rows, self.outcomes)).files("comparison"),
             # Last: if it exists, so do the others.
             "comparison.json": json.dumps(finished, indent=2, allow_nan=False).encode(),
         }
@@ -158,15 +158,15 @@ def screen(comparison: Comparison) -> Group:
     """Return the tables for the terminal: the accuracy of the runs, and what their nodes send."""
     rows = table(comparison.outcomes)
     sending = rows[rows["messages-per-edge"] > 0]
-    return Group(_accuracies(rows), *([] if sending.empty else [_sent(sending)]))
+    return Group(_accuracies(rows, _training(comparison.outcomes)), *([] if sending.empty else [_sent(sending)]))
 
 
-def _accuracies(rows: pd.DataFrame) -> Table:
+def _accuracies(rows: pd.DataFrame, training: str) -> Table:
     kinds = ", ".join(dict.fromkeys(kind for kind in rows["interval"] if kind != "no value"))
-    weights = _initial_weights(rows)
+    remarks = (_weights(rows), f"runs {training}" if training else "", f"seconds: {SECONDS}")
     shown = Table(
         title=f"means over nodes and seeds; interval: {kinds}" if kinds else None,
-        caption=Text("\n".join(filter(None, (weights, f"seconds: {SECONDS}"))), style="table.caption"),
+        caption=Text("\n".join(filter(None, remarks)), style="table.caption"),
     )
     incomplete = (rows["exchanges-missed"] > 0) | (rows["diverged"] > 0)
     first_heads = rows["head-1"].notna().any()
@@ -190,20 +190,21 @@ def _accuracies(rows: pd.DataFrame) -> Table:
     return shown
 
 
-def _initial_weights(rows: pd.DataFrame) -> str:
-    """Return which runs began with common weights; empty if all runs of the table began in the same way."""
-    runs = {how: rows.loc[rows["initial-weights"] == how, "run"] for how in ("common", "separate")}
-    if any(len(labels) == 0 for labels in runs.values()):
-        return ""
-    return "; ".join(f"{how} initial weights: {', '.join(map(str, labels))}" for how, labels in runs.items())
+def _weights(rows: pd.DataFrame) -> str:
+    return unequal.initial_weights(dict(zip(rows["run"], rows["initial-weights"], strict=True)))
 
 
-def _notes(rows: pd.DataFrame) -> list[str]:
-    """Return what a table of these rows must say about how the runs began and what they missed."""
-    weights = _initial_weights(rows)
+def _training(outcomes: Sequence[Outcome]) -> str:
+    return unequal.training({o.job.label: o.job.config for o in outcomes if o.summary is not None})
+
+
+def _notes(rows: pd.DataFrame, outcomes: Sequence[Outcome]) -> list[str]:
+    """Return what a table of these rows must say about what makes runs unequal, and what they missed."""
+    weights, training = _weights(rows), _training(outcomes)
     incomplete = rows[(rows["exchanges-missed"] > 0) | (rows["diverged"] > 0)]
     return [
         *([f"Runs have {weights}"] if weights else []),
+        *([f"Runs {training}"] if training else []),
         *(f"{row['run']}: {_shortfall(row)}" for _, row in incomplete.iterrows()),
     ]
 

@@ -7,8 +7,8 @@ from dataclasses import fields
 from itertools import product
 from typing import Any
 
-from flower_kd.config import PART_KEYS, RunConfig
-from flower_kd.errors import InputError, unknown
+from flower_kd.config import PART_KEYS, RunConfig, unknown_key
+from flower_kd.errors import InputError
 from flower_kd.parts import moved
 from flower_kd.parts import text as part_text
 from flower_kd.parts.values import KINDS
@@ -51,7 +51,7 @@ def parse(texts: Sequence[str]) -> Grid:
         if key in moved.HOMES:
             raise InputError(f"--grid {text!r}: {moved.in_grid(key, listed)}")
         if key not in allowed:
-            raise InputError(f"--grid {text!r}: {unknown('key', key, allowed)}")
+            raise InputError(f"--grid {text!r}: {unknown_key(key, {})}")
         if key in grid:
             raise InputError(f"--grid names {key} twice")
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import networkx as nx
 import torch
 
+from flower_kd.errors import of_type
 from flower_kd.pooling import mix
 from flower_kd.strategies.consensus import CONSENSUS, ConsensusUpdate
 from flower_kd.testing.attempts import attempt
@@ -41,7 +42,7 @@ def check_consensus(part: str | ConsensusUpdate) -> None:
             with attempt(case):
                 rule = CONSENSUS.make(part, {"mixing": mixing}) if isinstance(part, str) else part
                 moved = rule(*given)
-            assert isinstance(moved, torch.Tensor), f"{case}: it returns a {type(moved).__name__}, not a Tensor"
+            assert isinstance(moved, torch.Tensor), f"{case}: it returns {of_type(moved)}, not a Tensor"
             shapes = f"{list(moved.shape)}, not {list(consensus.shape)}"
             assert moved.shape == consensus.shape, f"{case}: it returns a consensus of shape {shapes}"
             assert moved.isfinite().all(), f"{case}: it returns values that are not finite"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flower_kd import dissimilarity
 from flower_kd.dissimilarity import Dissimilarity, soften
+from flower_kd.errors import of_type
 from flower_kd.testing.attempts import attempt
 
 _ROWS, _CLASSES, _TEACHERS = 6, 5, 3
@@ -80,7 +81,7 @@ def _check_shapes(rows: Dissimilarity, mean: Dissimilarity, total: Dissimilarity
     p, q = _log_probabilities(0), _log_probabilities(1)
     several = torch.stack([_log_probabilities(seed) for seed in range(1, 1 + _TEACHERS)])
     values = rows(p, q)
-    assert isinstance(values, Tensor), f"it returns a {type(values).__name__}, not a Tensor"
+    assert isinstance(values, Tensor), f"it returns {of_type(values)}, not a Tensor"
     assert values.shape == (_ROWS,), f"values of shape {list(values.shape)} for {_ROWS} rows"
     apart = rows(p, several)
     if rows.multiway:

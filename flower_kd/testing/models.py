@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from flower_kd import models
+from flower_kd.errors import of_type
 from flower_kd.seeding import torch_seeded
 from flower_kd.testing.attempts import attempt
 from flower_kd.wire import encode_weights
@@ -38,12 +39,12 @@ def check_model(part: str | Callable[..., nn.Module], shape: tuple[int, int, int
                 if isinstance(part, str)
                 else part(num_classes=_CLASSES, shape=shape)
             )
-        assert isinstance(model, nn.Module), f"it returns a {type(model).__name__}, not a torch.nn.Module"
+        assert isinstance(model, nn.Module), f"it returns {of_type(model)}, not a torch.nn.Module"
         for case, training, batch in (("one image in evaluation", False, 1), ("images in training", True, 4)):
             model.train(training)
             with attempt(case):
                 logits = model(torch.randn(batch, *shape))
-            assert isinstance(logits, torch.Tensor), f"{case}: it returns a {type(logits).__name__}, not logits"
+            assert isinstance(logits, torch.Tensor), f"{case}: it returns {of_type(logits)}, not logits"
             wanted = (batch, _CLASSES)
             assert logits.shape == wanted, f"{case}: logits of shape {list(logits.shape)}, not {list(wanted)}"
             assert logits.isfinite().all(), f"{case}: logits that are not finite"

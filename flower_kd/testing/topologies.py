@@ -9,7 +9,7 @@ import networkx as nx
 import numpy as np
 
 from flower_kd import topology
-from flower_kd.errors import InputError
+from flower_kd.errors import InputError, of_type
 from flower_kd.failures import describe
 from flower_kd.seeding import derive
 
@@ -61,7 +61,7 @@ def _called(builder: Any, num_nodes: int, seed: int) -> nx.Graph:
 
 
 def _check(graph: nx.Graph, num_nodes: int) -> None:
-    assert isinstance(graph, nx.Graph), f"it returns a {type(graph).__name__}, not a networkx graph"
+    assert isinstance(graph, nx.Graph), f"it returns {of_type(graph)}, not a networkx graph"
     vertices = sorted(graph, key=str)
     assert set(graph) == set(range(num_nodes)), f"{num_nodes} nodes: the vertices are {vertices[:8]}"
     assert nx.number_of_selfloops(graph) == 0, f"{num_nodes} nodes: the graph has self-loops"

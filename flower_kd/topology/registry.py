@@ -10,7 +10,7 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
-from flower_kd.errors import InputError, unknown
+from flower_kd.errors import InputError, of_type, unknown
 from flower_kd.parts.registry import OWN, Registry, with_colon
 from flower_kd.parts.text import is_own
 from flower_kd.ranges import require_whole
@@ -100,7 +100,7 @@ def build(name: str, num_nodes: int, seed: int = 0, **options: Any) -> nx.Graph:
 
 def _check_graph(name: str, graph: object, num_nodes: int) -> None:
     if not isinstance(graph, nx.Graph):
-        raise InputError(f"topology {name!r} returns a {type(graph).__name__}, not a networkx graph")
+        raise InputError(f"topology {name!r} returns {of_type(graph)}, not a networkx graph")
     if set(graph) != set(range(num_nodes)):
         raise InputError(f"topology {name!r} returns a graph whose vertices are not 0 to {num_nodes - 1}")
     require_connected(graph, f"the graph of topology {name!r}")

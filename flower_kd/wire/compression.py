@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from flwr.app import ArrayRecord
 
-from flower_kd.errors import InputError
+from flower_kd.errors import InputError, of_type
 from flower_kd.failures import describe, one_line
 from flower_kd.parts.registry import Registry
 from flower_kd.wire.records import NUMBERS, Arrays, as_array, check_layout, read, short_repr
@@ -62,9 +62,7 @@ def get(name: str) -> Compressor:
     """
     part = COMPRESSIONS.make(name)
     if not (callable(getattr(part, "compress", None)) and callable(getattr(part, "decompress", None))):
-        raise InputError(
-            f"compression {name!r} is a {type(part).__name__}, without the methods compress and decompress"
-        )
+        raise InputError(f"compression {name!r} is {of_type(part)}, without the methods compress and decompress")
     return Compressor(name, part)
 
 
@@ -249,4 +247,4 @@ def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
 def _kind(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} of shape {value.shape}"
-    return f"a {type(value).__name__}"
+    return f"{of_type(value)}"

@@ -12,7 +12,7 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
-from flower_kd.errors import InputError
+from flower_kd.errors import InputError, of_type
 from flower_kd.failures import describe, one_line
 from flower_kd.parts.registry import Registry
 from flower_kd.wire import codings
@@ -87,7 +87,7 @@ def get(name: str, coding: str = "plain") -> WireFormat:
     """
     codec = CODECS.make(name)
     if not (callable(getattr(codec, "encode", None)) and callable(getattr(codec, "decode", None))):
-        raise InputError(f"wire format {name!r} is a {type(codec).__name__}, without the methods encode and decode")
+        raise InputError(f"wire format {name!r} is {of_type(codec)}, without the methods encode and decode")
     return WireFormat(name, codec, coding)
 
 

@@ -10,6 +10,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from flower_kd.cli.commands import app
+from flower_kd.config import RunConfig
 from flower_kd.data.pixel_cache import PixelCache
 from flower_kd.runs import results
 from flower_kd.sim import engine
@@ -38,6 +39,18 @@ def test_help_and_version_need_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
     assert "compare" in flower_kd("--help").output
     assert flower_kd("--version").output.startswith("flower-kd ")
+
+
+def test_settings_lists_the_keys_and_names_those_that_do_not_exist() -> None:
+    one = " ".join(flower_kd("settings", "alpha").output.split())
+    assert "alpha │ 0.5 │ number, at least 0 and at most 1 │ Weight of the label term" in one
+    assert "temperature" not in one
+    everything = flower_kd("settings").output
+    assert all(f"│ {key} " in everything for key in RunConfig().to_dict())
+    assert "part: flower-kd parts augment" in everything
+    wrong = flower_kd("settings", "alpha", "gama", "xyzzy")
+    assert wrong.exit_code == 2
+    assert "unknown key 'gama', did you mean 'gamma'?; unknown key 'xyzzy' (`flower-kd settings` lists" in wrong.stderr
 
 
 def test_a_run_is_that_of_the_library(finished: Path, tmp_path: Path) -> None:

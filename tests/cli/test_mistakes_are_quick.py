@@ -19,6 +19,7 @@ COMMANDS = [
     (["sweep", "--grid", "gama=1,2"], "unknown key 'gama'"),
     (["sweep", "--grid", "gamma=1,2", "-c", "alpha='much'"], "alpha = 'much'"),
     (["topology", "ring", "-c", "gama=3.0"], "unknown key 'gama'"),
+    (["settings", "gama"], "unknown key 'gama', did you mean 'gamma'?"),
     (["report", "nowhere"], "'nowhere' is not a folder"),
 ]
 SCRIPT = """

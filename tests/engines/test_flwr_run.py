@@ -37,6 +37,7 @@ SHORT: dict[str, object] = {
 }
 
 
+PATIENCE = 900.0  # seconds: a start takes 15, and ten times as many on a busy machine
 # Parts of an installed package, tests/plugins: one of each kind in some run here; two of them in
 # every_strategy, consensus and compression.
 PLUGGED: dict[str, object] = {
@@ -70,18 +71,42 @@ def simulation(plugins, tmp_path_factory: pytest.TempPathFactory):
     with loopback.simulation(tmp_path_factory.mktemp("simulation")) as env:
 
         def run(app: Path, *options: str) -> str:
-            return flwr_run(app, env, *options)
+            return flwr_run(app, env, *options, timeout=PATIENCE)
 
         run.port = env["FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"]  # type: ignore[attr-defined]
         yield run
 
 
-def test_flowers_simulation_engine_gives_the_figures_of_the_process(simulation, tmp_path: Path) -> None:
-    config = SHORT | PLUGGED | {"validation-share": 0.2, "evaluate-every": 1, "learning-rate": 0.6}
-    options = as_run_config(config | {"output-dir": str(tmp_path / "flower")})
-    output = simulation(ROOT, "--federation-config", "num-supernodes=4", "--run-config", options)
+@pytest.fixture
+def own_project(tmp_path: Path) -> Path:
+    """Return the documentation's project: flower-kd's apps with a module of one's own, and a few keys."""
+    project = tmp_path / "project"
+    for block in blocks(ROOT / "docs" / "extending.md"):
+        if block.title in ("pyproject.toml", "my_runs/pieces.py"):
+            block.append_to(project)
+    (project / "my_runs" / "__init__.py").touch()
+    (project / "LICENSE").write_text("Apache-2.0")
+    return project
+
+
+def test_flowers_simulation_engine_gives_the_figures_of_the_process(
+    simulation, own_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = simulation(own_project, "--run-config", "rho=2.0")
+    assert "[code: 15] Invalid run configuration." in output  # it is not in [tool.flwr.app.config]
+    dissimilarity = "my_runs.pieces:chebyshev(power=2)"
+    config = SHORT | PLUGGED | {"dissimilarity": dissimilarity, "validation-share": 0.2, "evaluate-every": 1}
+    config |= {"learning-rate": 0.6}
+    with (own_project / "pyproject.toml").open("a") as project:
+        listed = tomllib.loads((own_project / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+        project.writelines(f"{as_run_config({key: config[key]})}\n" for key in config if key not in listed)
+    given = {key: value for key, value in config.items() if key in listed} | {"output-dir": str(tmp_path / "flower")}
+    options = ("--federation-config", "num-supernodes=4", "--run-config", as_run_config(given))
+    output = simulation(own_project, *options)
     assert (tmp_path / "flower" / "summary.json").exists(), output
+    assert results.read(tmp_path / "flower").config.dissimilarity == dissimilarity
     flower = json.loads((tmp_path / "flower" / "summary.json").read_text())
+    monkeypatch.syspath_prepend(own_project)
     here = sim.run(config, 4, tmp_path / "here")
     assert flower["accuracy"]["per_node"] == pytest.approx(here.accuracy["per_node"], abs=1e-6)
     assert flower["bytes"] == here.bytes
@@ -163,14 +188,6 @@ def test_a_run_killed_in_flower_can_be_resumed_in_flower(simulation, tmp_path: P
     assert len(kept) >= 8
 
 
-def test_a_users_mistake_is_one_sentence_in_flower_too(simulation, tmp_path: Path) -> None:
-    options = as_run_config({"topology": "torus", "temperature": -1.0, "output-dir": str(tmp_path / "none")})
-    output = simulation(ROOT, "--federation-config", "num-supernodes=2", "--run-config", options)
-    assert "flower-kd: temperature = -1.0 must be above 0" in output
-    assert "Traceback" not in output
-    assert not (tmp_path / "none").exists()
-
-
 def test_the_documentations_own_app(simulation, tmp_path: Path) -> None:
     for block in blocks(ROOT / "docs" / "your-app.md"):
         if block.title:
@@ -188,41 +205,42 @@ def test_the_documentations_own_app(simulation, tmp_path: Path) -> None:
     ]
 
 
-def test_the_documentations_own_parts(simulation, tmp_path: Path) -> None:
-    for block in blocks(ROOT / "docs" / "extending.md"):
-        if block.title in ("pyproject.toml", "my_runs/pieces.py"):
-            block.append_to(tmp_path)
-    (tmp_path / "my_runs" / "__init__.py").touch()
-    (tmp_path / "LICENSE").write_text("Apache-2.0")
-    name = "my_runs.pieces:chebyshev(power=2)"
-    options = as_run_config({"dissimilarity": name, "num-server-rounds": 1, "output-dir": str(tmp_path / "out")})
-    output = simulation(tmp_path, "--federation-config", "num-supernodes=2", "--run-config", options)
-    assert "Traceback" not in output
-    assert results.read(tmp_path / "out").config.dissimilarity == name
-    output = simulation(tmp_path, "--run-config", "rho=2.0")  # not in [tool.flwr.app.config]
-    assert "[code: 15] Invalid run configuration." in output
-
-
-def test_superlink_and_supernodes_on_loopback(tmp_path: Path) -> None:
-    """Three processes as on devices: the logits of two nodes with different networks meet in the SuperLink."""
-    port = free_port()
-    env = environment(tmp_path / "home", FLWR_SUPEREXEC_TASK_POLL_INTERVAL="0.05")
-    (tmp_path / "home" / "config.toml").write_text(
+@pytest.fixture(scope="module")
+def devices(plugins, tmp_path_factory: pytest.TempPathFactory):
+    """Return what runs this repository's app on a SuperLink and two SuperNodes, processes as on devices."""
+    folder, port = tmp_path_factory.mktemp("devices"), free_port()
+    env = environment(folder / "home", FLWR_SUPEREXEC_TASK_POLL_INTERVAL="0.05")
+    (folder / "home" / "config.toml").write_text(
         f'[superlink]\ndefault = "loopback"\n[superlink.loopback]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
     )
-    config = SHORT | PLUGGED | {"strategy": "confident(sharpness=2.0)", "topology": "ring", "pooling": "mean"}
-    of_flower = config | {"output-dir": str(tmp_path / "flower"), "num-nodes": 2}
     with ExitStack() as processes:
-        processes.enter_context(superlink(env, port, tmp_path / "superlink.log"))
+        processes.enter_context(superlink(env, port, folder / "superlink.log"))
         for vertex in range(2):
             command = ["flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{port}", "--port", str(free_port())]
             command += ["--node-config", f"partition-id={vertex} num-partitions=2"]
-            processes.enter_context(running(command, env, tmp_path / f"supernode-{vertex}.log"))
-        output = flwr_run(ROOT, env, "--run-config", as_run_config(of_flower))
-    logs = "".join(path.read_text(errors="replace") for path in tmp_path.glob("*.log"))
-    assert (tmp_path / "flower" / "summary.json").exists(), output + logs
+            processes.enter_context(running(command, env, folder / f"supernode-{vertex}.log"))
+
+        def run(config: dict[str, object]) -> str:
+            output = flwr_run(ROOT, env, "--run-config", as_run_config(config), timeout=PATIENCE)
+            return output + "".join(path.read_text(errors="replace") for path in folder.glob("*.log"))
+
+        yield run
+
+
+def test_superlink_and_supernodes_on_loopback(devices, tmp_path: Path) -> None:
+    """The logits of two nodes with different networks meet in the SuperLink."""
+    config = SHORT | PLUGGED | {"strategy": "confident(sharpness=2.0)", "topology": "ring", "pooling": "mean"}
+    output = devices(config | {"output-dir": str(tmp_path / "flower"), "num-nodes": 2})
+    assert (tmp_path / "flower" / "summary.json").exists(), output
     flower = json.loads((tmp_path / "flower" / "summary.json").read_text())
     here = sim.run(config, 2, tmp_path / "here")
     assert flower["models"] == ["tiny(width=12)", "lenet5"]
     assert flower["accuracy"]["per_node"] == pytest.approx(here.accuracy["per_node"], abs=1e-6)
     assert flower["bytes"] == here.bytes
+
+
+def test_a_users_mistake_is_one_sentence_in_flower_too(devices, tmp_path: Path) -> None:
+    output = devices({"topology": "torus", "temperature": -1.0, "output-dir": str(tmp_path / "none")})
+    assert "flower-kd: temperature = -1.0 must be above 0" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "none").exists()

@@ -258,7 +258,7 @@ def test_a_strategy_must_be_one(outside: str) -> None:
 @pytest.mark.parametrize(
     ("returned", "words"),
     [
-        ("5", "returns a int, not a networkx graph"),
+        ("5", "returns an int, not a networkx graph"),
         ("nx.cycle_graph(3)", "vertices are not 0 to 3"),
         ("nx.empty_graph(4)", "is not connected"),
         ("1 / 0", "fails: ZeroDivisionError: division by zero"),

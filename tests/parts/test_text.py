@@ -74,9 +74,9 @@ def test_what_is_read(text: str, name: str, arguments: dict) -> None:
         ("regular(degree=(4)", r"a \) is missing"),
         ("regular(degree=])", r"a \] too many"),
         ("regular(degree='4)", "a ' is missing"),
-        ("regular(degree=)", "'' is not a number, a string in quotes"),
-        ("regular(degree={1: 2})", "is not a number, a string in quotes"),
-        ("regular(degree=__import__('os'))", "is not a number, a string in quotes"),
+        ("regular(degree=)", "'' is not a number, a word of letters and digits, a string in quotes"),
+        ("regular(degree={1: 2})", "is not a number, a word of letters and digits, a string in quotes"),
+        ("regular(degree=__import__('os'))", "is not a number, a word of letters and digits, a string in quotes"),
         ("regular(degree=2+2)", "is not a number"),
         ("regular(degree=b'4')", "is not a number"),
         ("regular(degree=1j)", "is not a number"),
@@ -84,6 +84,9 @@ def test_what_is_read(text: str, name: str, arguments: dict) -> None:
         ("regular(the degree=4)", "is not of the form key=value"),
         ("", "'' is neither a name nor module:attribute"),
         ("own:", "'own:' is neither a name"),
+        ("ring,", "'ring,' is neither a name"),
+        ("regular(degree=5%)", "'5%' is not a number, a word"),
+        ("regular(degree=4),own:part", "lists several parts, but can name only one: combine them in a function"),
         ("(degree=4)", "'' is neither a name"),
         ("x(a=" + "[" * 3000, "not closed"),
         ("x(a=" + "[" * 900 + "]" * 900 + ")", "more than 16 nested brackets"),
@@ -99,7 +102,7 @@ def test_what_cannot_be_read(text: str, words: str) -> None:
 
 
 def test_only_strings_are_read() -> None:
-    with pytest.raises(InputError, match="topology = 5 must be a string"):
+    with pytest.raises(InputError, match="topology = 5 must be a string: a name or 'module:attribute'"):
         parse(5, "topology")  # type: ignore[arg-type]
 
 

@@ -138,6 +138,33 @@ def test_the_page_of_a_comparison_says_what_nodes_send_and_what_is_missing(
     assert text.count("exchanges missed") == text.count("nodes diverged") == 2  # in the results and in the runs
 
 
+def test_the_pages_have_the_number_of_nodes(folders: dict[str, Path]) -> None:
+    for kind, nodes in (("run", 3), ("compare", 3), ("sweep", 2)):
+        text = Page(folders[kind] / "report.html").text
+        assert f"num-nodes {nodes} 0" in text  # changed from its default, 0
+        assert "num-nodes = 0" not in text
+
+
+def test_the_page_of_a_comparison_says_how_runs_differ(tmp_path: Path) -> None:
+    runs = {
+        "silo": "strategy = 'silo'\nrho = 9.0",
+        "d-sgd": "strategy = 'd-sgd'\nalpha = 0.9",
+        "kd": "strategy = 'neighbor-kd'\nrho = 2.0",
+        "sharp": "strategy = 'neighbor-kd'\nrho = 2.0\nalpha = 0.7\nlearning-rate = 0.2",
+    }
+    (tmp_path / "e.toml").write_text("\n".join(f"[runs.{name}]\n{text}" for name, text in runs.items()))
+    flower_kd("compare", tmp_path / "e.toml", "-c", SHORT, "--num-nodes", 2, "--output-dir", tmp_path / "compare")
+    text = Page(report.write(tmp_path / "compare")).text
+    assert "Runs have common initial weights: d-sgd; separate initial weights: silo, kd, sharp." in text
+    differences = text.split("Where the runs differ")[1].split("Config: common")[0]
+    assert re.findall(r"label|strategy|alpha|rho|learning-rate|temperature", differences.split(" silo ")[0]) == [
+        "label", "strategy", "learning-rate", "alpha",
+    ]  # fmt: skip
+    assert 'd-sgd "d-sgd" 0.1 -' in differences
+    assert 'sharp "neighbor-kd" 0.2 0.7' in differences
+    assert "rho 2.0 4.0" in text.split("Config: common")[1]
+
+
 def test_the_page_of_a_comparison_says_what_failed(folders: dict[str, Path]) -> None:
     text = Page(folders["compare"] / "report.html").text
     assert "Failed runs" in text

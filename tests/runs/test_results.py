@@ -10,6 +10,7 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import drawn_pictures
 
 from flower_kd import folders, sim
 from flower_kd.config import RunConfig
@@ -27,7 +28,8 @@ SHORT = {"num-server-rounds": 3, "local-steps": 2, "samples-per-node": 20, "refe
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[sim.Summary, Path]:
     folder = tmp_path_factory.mktemp("results") / "run"
-    return sim.run(SHORT | {"strategy": "neighbor-kd", "evaluate-every": 2}, 4, folder), folder
+    with drawn_pictures():
+        return sim.run(SHORT | {"strategy": "neighbor-kd", "evaluate-every": 2}, 4, folder), folder
 
 
 def test_the_summary_is_that_of_the_contract(finished: tuple[sim.Summary, Path]) -> None:
@@ -123,6 +125,7 @@ def test_the_table_of_a_large_network_is_cut(finished: tuple[sim.Summary, Path])
 
 def test_there_is_a_picture(finished: tuple[sim.Summary, Path]) -> None:
     assert (finished[1] / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert all((finished[1] / name).stat().st_size > 1000 for name in PICTURES)
     names = {path.name for path in finished[1].iterdir()}  # no partial file is left, no checkpoint
     assert names == {*NAMES, *PICTURES, "history-silo.csv", "models", "summary.json"}
 
@@ -153,7 +156,7 @@ def test_mistakes_end_before_anything_trains(config: dict, nodes: int, words: st
 
 @pytest.mark.parametrize("strategy", ["neighbor-kd", "d-dist"])
 def test_distilling_beats_training_alone_on_skewed_digits(strategy: str, tmp_path: Path) -> None:
-    short = {"model": "mlp", "num-server-rounds": 10, "evaluate-every": 10, "consensus": "tracking"}
+    short = {"model": "mlp", "num-server-rounds": 4, "evaluate-every": 4, "consensus": "tracking"}
     summary = sim.run(short | {"strategy": strategy}, 8, tmp_path / "run")
     assert summary.baseline is not None
     assert summary.accuracy["mean"] > summary.baseline["mean"] + 0.03

@@ -155,7 +155,7 @@ def locked_by_another(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Have another process lock a folder, and kill it at the end of the block."""
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom flower_kd.folders import locked\n"
-        "with locked(Path(sys.argv[1])):\n    print('locked', flush=True)\n    time.sleep(60)\n"
+        "with locked(Path(sys.argv[1])):\n    print('locked', flush=True)\n    time.sleep(600)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script, folder], stdout=subprocess.PIPE)
     assert process.stdout is not None

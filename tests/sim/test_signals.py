@@ -7,10 +7,13 @@ from flower_kd.sim.signals import END_SIGNALS, as_interruption, deferred_signals
 
 @pytest.mark.parametrize("number", END_SIGNALS)
 def test_each_end_is_an_interruption(number: int) -> None:
-    before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), as_interruption():
-        signal.raise_signal(number)
-    assert signal.getsignal(number) == before
+    earlier = signal.signal(number, signal.SIG_DFL)  # nohup, for example, ignores SIGHUP
+    try:
+        with pytest.raises(KeyboardInterrupt), as_interruption():
+            signal.raise_signal(number)
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, earlier)
 
 
 def test_what_is_ignored_stays_ignored() -> None:

@@ -113,3 +113,17 @@ def test_of_two_nodes_the_one_with_the_models_layout_wins() -> None:
     usable, refused = usable_weights({0: odd, 1: RecordDict({"arrays": initial})}, initial)
     assert set(usable) == {1}
     assert set(refused) == {0}
+
+
+def test_results_have_the_metrics_of_each_node() -> None:
+    graph = nx.cycle_graph(3)
+    strategy = FedAvg(graph, local_steps=2, evaluate_every=2)
+    network = strategy.network(FaultyGrid(make_client_app(build_same_model_node), 3, {}))
+    evaluated = strategy.start(network, ArrayRecord(dict(START)), num_rounds=3).evaluate_metrics_clientapp
+    assert list(evaluated) == [2, 3]
+    for number, metrics in evaluated.items():
+        own = [network.metrics[number, vertex].values["test-accuracy"] for vertex in range(3)]
+        assert metrics["accuracy-per-node"] == own
+        assert metrics["accuracy-std"] == pytest.approx(np.std(own))
+        assert metrics["accuracy"] == pytest.approx(np.mean(own))  # their test sets are equally large
+        assert metrics["vertices"] == [0, 1, 2]

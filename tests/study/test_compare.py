@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
+from conftest import drawn_pictures
 from typer.testing import CliRunner
 
 from flower_kd import folders
@@ -33,7 +34,9 @@ def table(folder: Path) -> dict[str, dict[str, str]]:
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compare")
-    result = compare(folder, "--strategies", "silo,d-sgd,neighbor-kd", "--seeds", 3)
+    compare(folder, "--strategies", "silo,d-sgd,neighbor-kd", "--seeds", 3)
+    with drawn_pictures():  # of the comparison: the runs are there
+        result = compare(folder, "--strategies", "silo,d-sgd,neighbor-kd", "--seeds", 3)
     assert result.exit_code == 0, result.output
     assert "95% confidence" in result.output
     output = " ".join(result.output.split())
@@ -117,6 +120,18 @@ def test_labels_are_no_markup_on_the_screen(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     output = " ".join(result.output.split())
     assert "common initial weights: b; separate initial weights: [/x] a" in output
+
+
+def test_tables_say_in_which_settings_of_training_runs_differ(compared: Path, tmp_path: Path) -> None:
+    assert "Runs differ" not in (compared / "comparison.md").read_text()
+    text = "[runs.a]\nstrategy='silo'\n[runs.b]\nstrategy='neighbor-kd'\nrho=2.0\n[runs.c]\nstrategy='silo'\n"
+    (tmp_path / "e.toml").write_text(f"{text}learning-rate=0.2\nreference-augment='noise'\n")
+    result = compare(tmp_path / "results", tmp_path / "e.toml")
+    assert result.exit_code == 0, result.output
+    assert "runs differ in learning-rate (c: 0.2; others: 0.1)" in " ".join(result.output.split())
+    for suffix in ("md", "tex"):
+        table = (tmp_path / "results" / f"comparison.{suffix}").read_text()
+        assert "Runs differ in learning-rate (c: 0.2; others: 0.1)." in table
 
 
 def test_a_run_that_says_nothing_is_a_failed_row(tmp_path: Path) -> None:

@@ -48,7 +48,8 @@ class Interrupting:
         raise AssertionError(f"{run} has ended")
 
 
-def test_interrupted_processes_end_their_runs_themselves(tmp_path: Path) -> None:
+def test_interrupted_processes_end_their_runs_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 200.0)  # on a busy machine they take longer to draw their pictures
     jobs = batch.jobs({"endless": SHORT | {"num-server-rounds": 1_000_000}}, "2", 2, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         processes.run(jobs, 2, workers=1, tensorboard=False, display=Interrupting(), on_outcome=lambda outcome: None)

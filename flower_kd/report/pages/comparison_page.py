@@ -17,6 +17,7 @@ from flower_kd.report.pages.reading import reading
 from flower_kd.report.pages.run_page import FIGURES, figures_of
 from flower_kd.report.pages.seeds import by_accuracy, failures, overview, results, shortfall_columns
 from flower_kd.report.pages.settings import differences
+from flower_kd.report.unequal import initial_weights
 from flower_kd.runs.results import CONFIG_FILE, Summary
 
 _ALT = "Charts of test accuracy by round and by bytes for each label, as in the tables"
@@ -32,7 +33,7 @@ def comparison(folder: Path) -> Page:
     configs = []
     for run in finished:
         with reading(folder / run["folder"] / CONFIG_FILE) as path:
-            configs.append(tomllib.loads(path.read_text("utf-8")))
+            configs.append(tomllib.loads(path.read_text("utf-8")) | {"num-nodes": run["num-nodes"]})
     runs = pd.DataFrame([*finished, *failed], columns=["run", "seed", *FIGURES, "error", "folder"])
     rows = by_accuracy(runs, ["run"], FIGURES)
     differ, common = differences([run["run"] for run in finished], configs)
@@ -43,6 +44,7 @@ def comparison(folder: Path) -> Page:
         {
             "headline": list(overview(rows, lambda row: row["run"])),
             "settings_by_accuracy": results(rows, ["run"]),
+            "initial_weights": initial_weights({run["run"]: run["initial-weights"] for run in finished}),
             "picture": Picture.read(folder / "comparison.png", _ALT),
             "failed": failures(runs, ["run"]),
             "runs": Table.of("Runs", list(_run_columns(runs[runs["error"] == ""]))),
@@ -59,7 +61,8 @@ def _compared(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         fields = dict(entry)
         run = {"run": str(fields.pop("run")), "folder": str(fields.pop("folder"))}
         summary = Summary(**fields)
-        runs.append({**run, "seed": summary.seed, "error": "", **figures_of(summary)})
+        began = {"num-nodes": summary.num_nodes, "initial-weights": summary.initial_weights}
+        runs.append({**run, **began, "seed": summary.seed, "error": "", **figures_of(summary)})
     return runs
 
 

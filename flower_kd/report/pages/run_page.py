@@ -46,7 +46,7 @@ def finished_run(folder: Path) -> Page:
             "headline": list(_headline(row, summary)),
             "remarks": list(shortfalls.remarks(summary)),
             **_common(folder, nodes, rounds),
-            "config": Settings.of(finished.config.to_dict()),
+            "config": Settings.of(finished.config.to_dict() | {"num-nodes": summary.num_nodes}),
         },
     )
 

@@ -12,6 +12,7 @@ import pandas as pd
 from flower_kd.config import RunConfig
 from flower_kd.report.formats import MISSING, as_toml
 from flower_kd.report.pages.elements import Column, Table
+from flower_kd.unused import effective
 
 # These keys do not affect results, and a page that is shared should not contain local paths.
 _NOT_OF_THE_RUN = ("output-dir", "overwrite", "resume")
@@ -41,16 +42,22 @@ class Settings:
 
 
 def differences(labels: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> tuple[Table | None, Settings | None]:
-    """Return where the configs of several runs differ, and what they have in common."""
+    """Return where the configs of several runs differ, and what they have in common.
+
+    Keys without effect in a run do not count there; those without effect in all runs are left out.
+    """
     if not configs:
         return None, None
-    texts = pd.DataFrame([{key: as_toml(value) for key, value in config.items()} for config in configs])
-    texts = texts.drop(columns=list(_NOT_OF_THE_RUN), errors="ignore").fillna(MISSING)
-    varied = [key for key in texts if texts[key].nunique() > 1]
-    shared = Settings.of({key: value for key, value in configs[0].items() if key not in varied})
+    kept = [key for key in RunConfig().to_dict() if key not in _NOT_OF_THE_RUN]
+    used = [effective(config) for config in configs]
+    texts = pd.DataFrame([{key: as_toml(value) for key, value in values.items()} for values in used])
+    varied = [key for key in kept if key in texts and texts[key].nunique() > 1]
+    every = {key: value for values in used for key, value in values.items()}
+    shared = Settings.of({key: every[key] for key in kept if key in every and key not in varied})
     if not varied:
         return None, shared
-    by_label = texts[varied].groupby(np.array(labels), sort=False).agg(lambda values: ", ".join(values.unique()))
+    by_label = texts[varied].fillna(MISSING).groupby(np.array(labels), sort=False)
+    by_label = by_label.agg(lambda values: ", ".join(values.unique()))
     if len(varied) <= _MAX_COLUMNS:
         columns = [Column(key, by_label[key]) for key in varied]
     else:

@@ -25,7 +25,7 @@ def sweep(folder: Path) -> Page:
     with reading(folder / "sweep.json") as path:
         about = json.loads(path.read_text("utf-8"))
         grid = {key: ", ".join(as_toml(value) for value in values) for key, values in about["grid"].items()}
-        config = RunConfig().to_dict() | about["config"]
+        config = RunConfig().to_dict() | about["config"] | {"num-nodes": about["num_nodes"]}
         lead = f"{about['num_nodes']} nodes, seeds {', '.join(str(seed) for seed in about['seeds'])}"
     with reading(folder / "sweep.csv") as path:
         runs = _swept(path, list(grid))
