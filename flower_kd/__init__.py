@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from flower_kd.clients import Node, make_client_app
     from flower_kd.deploy.loading import load_card, load_model
     from flower_kd.errors import InputError
+    from flower_kd.models import TwoHeads
     from flower_kd.models.card import ModelCard
-    from flower_kd.strategies import DSGD, DDist, FedAvg, NeighborKD, Silo
+    from flower_kd.strategies import DSGD, DDist, FedAvg, MultiHead, NeighborKD, Silo
 
     __version__: str
 
@@ -21,9 +22,11 @@ __all__ = [
     "FedAvg",
     "InputError",
     "ModelCard",
+    "MultiHead",
     "NeighborKD",
     "Node",
     "Silo",
+    "TwoHeads",
     "dissimilarity",
     "load_card",
     "load_model",
@@ -32,7 +35,7 @@ __all__ = [
 ]
 
 _CLIENTS = ("Node", "make_client_app")
-_STRATEGIES = ("DSGD", "DDist", "FedAvg", "NeighborKD", "Silo")
+_STRATEGIES = ("DSGD", "DDist", "FedAvg", "MultiHead", "NeighborKD", "Silo")
 _LOADING = ("load_card", "load_model")
 _MODULE_OF = {
     **dict.fromkeys(_CLIENTS, "clients"),
@@ -40,6 +43,7 @@ _MODULE_OF = {
     **dict.fromkeys(_LOADING, "deploy.loading"),
     "InputError": "errors",
     "ModelCard": "models.card",
+    "TwoHeads": "models",
 }
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from flwr.app import Context
-from torch import Tensor
+from torch import Tensor, nn
 
 from flower_kd import data, devices, folders, models
-from flower_kd.clients import Node, ShuffledBatches, make_client_app
+from flower_kd.clients import Node, ShuffledBatches, make_client_app, state
 from flower_kd.clients.node import Batch
 from flower_kd.clients.node_files import NodeFiles
 from flower_kd.config import RunConfig
@@ -39,7 +39,15 @@ def build_node(context: Context) -> Node:
     corpus = data.load(config.data_spec(num_nodes))
     name = config.model_of(vertex, num_nodes)
     model_seed = derive(config.seed, "initial weights", 0 if config.common_weights else vertex)
-    model = models.build(name, corpus.num_classes, corpus.shape, seed=model_seed, weights_file=config.weights_file)
+    two_heads = state.greeting(context).two_heads  # what the server needs, whatever it took that from
+    model = models.build(
+        name,
+        corpus.num_classes,
+        corpus.shape,
+        seed=model_seed,
+        weights_file=config.weights_file,
+        two_heads=two_heads,
+    )
     model.to(device)
     inputs, labels = (tensor.to(device) for tensor in corpus.private(vertex))
     held_out = corpus.validation(vertex)
@@ -62,12 +70,22 @@ def build_node(context: Context) -> Node:
             mean=corpus.normalization.mean,
             std=corpus.normalization.std,
             labels=corpus.label_names,
+            two_heads=two_heads,
         ),
         validation=_batches(held_out, device) if held_out is not None else None,
         schedule=config.schedule,
         augment=config.augment,
         reference_augment=config.reference_augment,
+        build_model=partial(_neighbors_model, config, num_nodes, corpus),
     )
+
+
+def _neighbors_model(config: RunConfig, num_nodes: int, corpus: data.FederatedData, name: str) -> nn.Module:
+    """Return a model with the name that another node gave; raises InputError unless the run config lists it."""
+    # A name can be any module of this machine.
+    if name not in config.models(num_nodes):
+        raise InputError(f"model = {config.model!r} does not list it")
+    return models.build(name, corpus.num_classes, corpus.shape)
 
 
 @lru_cache(maxsize=4)

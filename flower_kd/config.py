@@ -115,7 +115,8 @@ class RunConfig:
     kd_reduction : {"mean", "sum"}
         Of the distillation term over rows.
     alpha : float
-        Weight of the label term in `neighbor-kd`; that of the distillation term is 1 - alpha.
+        Weight of the label term in `neighbor-kd`, and for the second head of `multi-head`; that of the distillation
+        term is 1 - alpha.
     pooling : str
         How the predictions of a node's neighbors become its teacher.
     rho : float
@@ -261,15 +262,21 @@ class RunConfig:
         from flower_kd.strategies.base import no_patience
 
         found = []
+        cls = strategies.STRATEGIES.get(self.strategy)
+        own = part_text.parse(self.strategy, "strategy").arguments
         try:
-            schedule.factors(self.schedule, self.num_server_rounds * self.local_steps)
+            phases = [self.num_server_rounds]
+            if issubclass(cls, strategies.GraphStrategy):
+                phases = cls.phases_of(self.num_server_rounds, own)
+            for rounds in dict.fromkeys(phases):
+                schedule.factors(self.schedule, rounds * self.local_steps)
         except InputError as error:
             found.append(str(error))
-        cls = strategies.STRATEGIES.get(self.strategy)
         exchange = self.exchange_every or self.local_steps
         if self.local_steps % exchange:
             found.append(f"exchange-every = {exchange} does not divide local-steps = {self.local_steps}")
-        if issubclass(cls, strategies.DistillationStrategy) and self.reference_size == 0:
+        distills = issubclass(cls, strategies.DistillationStrategy) and cls.needs_reference(own)
+        if distills and self.reference_size == 0:
             found.append(f"reference-size = 0: strategy {self.strategy!r} needs a reference set")
         if self.exchange_rows > self.reference_size:
             found.append(f"exchange-rows = {self.exchange_rows} is above reference-size = {self.reference_size}")
@@ -277,8 +284,8 @@ class RunConfig:
             found.append("overwrite = true and resume = true cannot be used together")
         if self.patience and not self.validation_share:
             found.append(f"patience = {self.patience} needs samples that nodes hold out: validation-share above 0")
-        if self.patience and getattr(cls, "same_model", False):
-            found.append(no_patience(self.patience, f"strategy {self.strategy!r}"))
+        if why := no_patience(cls, self.patience, f"strategy {self.strategy!r}"):
+            found.append(why)
         if getattr(cls, "same_model", False) and len(part_text.split(self.model)) > 1:
             found.append(
                 f"strategy {self.strategy!r} averages weights, so all nodes need one model: model = {self.model!r} "
@@ -324,6 +331,12 @@ class RunConfig:
 
             return bool(getattr(strategies.STRATEGIES.get(self.strategy), "same_model", False))
         return self.initial_weights == "common"
+
+    def models(self, num_nodes: int) -> set[str]:
+        """Return the models of all vertices, with their settings."""
+        from flower_kd import models
+
+        return {self._with_settings(name, models.MODELS) for name in set(models.assign(self.model, num_nodes))}
 
     def model_of(self, vertex: int, num_nodes: int) -> str:
         """Return the model that a vertex trains, with its settings."""

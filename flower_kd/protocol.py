@@ -16,6 +16,7 @@ from flower_kd.seeding import derive
 # Message types (Flower routes a message by type; "query" carries the handshake).
 JOIN = "query.join"
 START_WEIGHTS = "query.weights"
+BUILD = "query.build"
 
 # Names of the records in a message. "arrays", "config" and "metrics" are those of Flower's own strategies.
 ARRAYS = "arrays"
@@ -26,6 +27,8 @@ TEACHER = "teacher"
 TEACHER_WEIGHTS = "teacher-weights"
 LOGITS = "logits"
 HELLO = "hello"
+BUILT = "built"
+
 
 # Names of metrics that nodes with validation data report.
 VALIDATION_ACCURACY = "validation-accuracy"
@@ -39,7 +42,8 @@ ALONE = "alone"
 
 NO_BASE = 0  # an `Order.base` of nothing; no digest is 0
 
-Reply = Literal["nothing", "logits", "weights"]
+Reply = Literal["nothing", "logits", "weights", "network"]
+TeacherMode = Literal["eval", "train"]
 
 # Plausible ranges for what a node reports; the server checks them (strategies/inbox.py), the node does not.
 Place = Annotated[int, Interval(ge=-1, lt=2**31)]
@@ -113,6 +117,12 @@ class Greeting(_Record):
         As in the orders that follow: above 0, the node must be able to count its labels.
     patience : int
         Above 0, the node must have validation data, by which it will be stopped.
+    pooling : str
+        The pooling that the node itself will need; empty for none.
+    two_heads : bool
+        Whether the node's model must be a `flower_kd.models.TwoHeads`.
+    phase_steps : list of int
+        SGD steps of each phase of the run, if there are several: a learning-rate schedule runs over each by itself.
     """
 
     fresh: bool = True
@@ -127,6 +137,44 @@ class Greeting(_Record):
     wire_coding: str = "plain"
     logit_adjustment: float = 0.0
     patience: int = 0
+    pooling: str = ""
+    two_heads: bool = False
+    phase_steps: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class BuildRequest(_Record):
+    """The server's question after the handshake whether a node can build the networks of its neighbors.
+
+    Parameters
+    ----------
+    networks : list of str
+        Their names, as in `Hello.model`.
+    parameters : list of int
+        Their numbers of parameters, as in `Hello.parameters`.
+    pruned : list of int
+        How many of them are pruned, as in `Hello.pruned`.
+    """
+
+    networks: list[str]
+    parameters: list[int]
+    pruned: list[int]
+
+
+@dataclass(frozen=True)
+class Built(_Record):
+    """A node's answer to a BuildRequest.
+
+    Parameters
+    ----------
+    failed : int
+        The place of the first network that it cannot build; -1 if it can build all.
+    error : str
+        Why, in one sentence.
+    """
+
+    failed: Place = -1
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -203,8 +251,8 @@ class Order(_Record):
         The node's vertex; -1 stands for its partition-id.
     seed : int
         The run's seed.
-    reply : {"nothing", "logits", "weights"}
-        What to send back beside the metrics.
+    reply : {"nothing", "logits", "weights", "network"}
+        What to send back beside the metrics; "network" are the weights of head 1 and its backbone.
     exchange : int
         Which exchange the reply's rows belong to (`exchanged_rows`); the teacher's are those of the previous one, or of
         this one if `joint`.
@@ -240,7 +288,9 @@ class Order(_Record):
     keep : bool
         Whether these steps end a round, after which a node that keeps its state on disk saves it.
     total_steps : int
-        SGD steps of the run, over which nodes schedule their learning rates; 0 if unknown.
+        SGD steps of the run, or of its phase, over which nodes schedule their learning rates; 0 if unknown.
+    phase_start : int
+        Number of steps in the run before this phase.
     compression : str
         The compression of the weights in the reply: it then has an update of the node's base, the weights that the node
         had when it received this message.
@@ -251,6 +301,18 @@ class Order(_Record):
         Whether the node also reports how large the gradients of both losses are at its logits.
     stopped : bool
         Whether the node, instead of training, takes back its best weights by validation, and replies with these.
+    head : int
+        Which head of a `flower_kd.models.TwoHeads` is trained, 1 or 2; 0 for any other model. A node keeps the teacher
+        with which it trains head 2 for all later orders.
+    frozen_backbone : bool
+        Whether only the head itself is trained.
+    networks : list of str
+        The names of the networks of neighbors in this message. They become the node's teachers: their logits on its own
+        private batches are pooled. The record "teacher-weights" has their weights, after the node's own.
+    pooling : str
+        How they are pooled; empty if the node's teacher is about reference rows.
+    teacher_mode : {"eval", "train"}
+        Mode of these networks: "train" normalizes by the statistics of the batch.
     """
 
     server_round: int
@@ -274,15 +336,26 @@ class Order(_Record):
     logit_adjustment: float = 0.0
     keep: bool = False
     total_steps: int = 0
+    phase_start: int = 0
     compression: str = "none"
     moving_base: bool = False
     record_gradients: bool = False
     stopped: bool = False
+    head: int = 0
+    frozen_backbone: bool = False
+    networks: list[str] = field(default_factory=list)
+    pooling: str = ""
+    teacher_mode: TeacherMode = "eval"
 
     @property
     def first_step(self) -> int:
         """The number of this order's first step in the run, from 0."""
         return self.step if self.step >= 0 else (self.server_round - 1) * self.num_steps
+
+
+def network_record(place: int) -> str:
+    """Return the name of the record with the weights of a neighbor's network, by its place in `Order.networks`."""
+    return f"network-{place}"
 
 
 def exchanged_rows(seed: int, exchange: int, reference_rows: int, exchange_rows: int) -> np.ndarray:

@@ -101,6 +101,7 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
             # Always the strategy's parts: a node that lacks one should not train alone first.
             network.greeting = folder.greeting(stage, networks[config.strategy].greeting)
             network.try_parts = networks[config.strategy].try_parts
+            network.must_build = networks[config.strategy].must_build
             _record_rounds(stage, each, network, graph, folder, started)
             try:
                 each.start(network, ArrayRecord(), num_rounds=config.num_server_rounds, timeout=config.timeout)
@@ -116,6 +117,7 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
                     network.participation,
                     network.saved_rounds,
                     network.early_stopping.stopped,
+                    getattr(each, "head_1_round", 0),
                 )
         shortfalls.check(records[config.strategy])
     except BaseException:

@@ -70,6 +70,10 @@ def unused(config: RunConfig) -> dict[str, Reason]:
         used |= (
             set(models.MODELS.settings(name)) - models.MODELS.parse(name).arguments.keys() if _known(name) else set()
         )
+    if issubclass(cls, strategies.GraphStrategy):
+        for name, words in cls.without_effect(STRATEGIES.parse(config.strategy).arguments).items():
+            found[name] = Reason(words)
+            used.discard(name)
     return {_key(name): why for name, why in found.items() if name in settings and name not in used}
 
 

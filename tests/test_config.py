@@ -92,12 +92,27 @@ def test_every_run_of_the_experiments_is_valid() -> None:
         ("reference-size", 0, "strategy 'd-dist' needs a reference set"),
         ("exchange-rows", 9999, "exchange-rows = 9999 is above reference-size"),
         ("exchange-every", 7, "exchange-every = 7 does not divide local-steps = 25"),
+        ("strategy", "multi-head(local_rounds=20)", "local_rounds = 20 leaves no round for the second head"),
+        ("strategy", "multi-head(teachers=public)", r"unknown .*teachers 'public' \(allowed: reference, private\)"),
     ],
 )
 def test_each_mistake_is_one_sentence(key: str, value: object, words: str) -> None:
     with pytest.raises(InputError, match=words) as refusal:
         RunConfig.parse({key: value})
     assert "\n" not in str(refusal.value)
+
+
+def test_phases_of_a_run() -> None:
+    """What must fit a whole run must fit each phase; private teachers need no reference set."""
+    with pytest.raises(InputError, match="a run of 1 round has no second phase"):
+        RunConfig.parse({"strategy": "multi-head", "num-server-rounds": 1})
+    run_config = {"num-server-rounds": 4, "local-steps": 5, "schedule": "cosine(warmup=8)"}
+    RunConfig.parse({"strategy": "multi-head"} | run_config)
+    with pytest.raises(InputError, match="a warm-up of 8 steps needs a run of more than 8, not 5"):
+        RunConfig.parse({"strategy": "multi-head(local_rounds=1)"} | run_config)
+    RunConfig.parse({"strategy": "multi-head(teachers=private)", "reference-size": 0})
+    with pytest.raises(InputError, match="needs a reference set"):
+        RunConfig.parse({"strategy": "multi-head", "reference-size": 0})
 
 
 def test_all_mistakes_are_reported_together() -> None:

@@ -37,6 +37,16 @@ def config(**values: object) -> RunConfig:
         ({"strategy": "silo"}, {"topology", "dissimilarity", "exchange-rows", "rho"}, {"evaluate-every", "gamma"}),
         ({"strategy": "d-sgd"}, {"reference-augment"}, {"augment", "schedule"}),
         ({"strategy": "d-dist"}, set(), {"reference-augment", "augment", "record-gradients"}),
+        (
+            {"strategy": "multi-head"},
+            {"exchange-every", "compression", "consensus"},
+            {"wire", "exchange-rows", "reference-augment", "pooling", "alpha", "logit-adjustment", "evaluate-every"},
+        ),
+        (
+            {"strategy": "multi-head(teachers=private)"},
+            {"exchange-every", "wire", "wire-coding", "exchange-rows", "reference-batch", "reference-augment"},
+            {"pooling", "alpha", "temperature", "dissimilarity", "augment", "kd-reduction", "schedule"},
+        ),
         ({"partition": "iid"}, {"gamma", "dirichlet-alpha"}, {"partition", "samples-per-node"}),
         ({"partition": "skew(labels_per_node=2)"}, {"dirichlet-alpha"}, {"gamma"}),
         ({"partition": "skew(gamma=3)"}, {"dirichlet-alpha", "gamma"}, {"partition"}),

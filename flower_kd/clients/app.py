@@ -14,12 +14,13 @@ from flwr.common.logger import log
 from torch import Tensor
 
 from flower_kd import wire
-from flower_kd.clients import predictions, state, updates
+from flower_kd.clients import heads, neighbor_networks, predictions, state, updates
 from flower_kd.clients.checks import (
     check,
     check_compression,
     check_dissimilarity,
     check_parts,
+    check_schedule,
     check_validation,
     check_wire,
 )
@@ -33,14 +34,17 @@ from flower_kd.errors import InputError
 from flower_kd.failures import in_one_sentence
 from flower_kd.models import num_parameters, pruning
 from flower_kd.models.card import Score
+from flower_kd.models.two_heads import plain
 from flower_kd.protocol import (
     ARRAYS,
     BEST,
+    BUILT,
     CONFIG,
     HELLO,
     METRICS,
     VALIDATION_ACCURACY,
     VALIDATION_LOSS,
+    BuildRequest,
     Greeting,
     Hello,
     Order,
@@ -91,6 +95,16 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                     log(WARNING, "a node's best model, of round %d, cannot be written: %s", server_round, error)
         return {VALIDATION_ACCURACY: score.accuracy, VALIDATION_LOSS: score.loss}
 
+    def forget_best(context: Context) -> None:
+        """Forget a node's best model: from now on, it trains another head."""
+        state.forget_best(context)
+        files = find_files(context, state.greeting(context))
+        if files is not None:
+            try:
+                files.forget_best()
+            except OSError as error:
+                log(WARNING, "a node's best model of an earlier phase cannot be removed: %s", error)
+
     @app.query("join")
     def join(message: Message, context: Context) -> Message:
         """Return the node's Hello; reset the node if a new run begins, and only then."""
@@ -99,6 +113,8 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
             with in_one_sentence():
                 check_parts(greeting)
                 fresh = greeting.fresh or not state.has_node(context)
+                if fresh:  # what is built may depend on it
+                    state.remember_greeting(context, greeting)
                 node = (state.fresh if fresh else state.load)(context, build_node)
                 restored = 0 if fresh else state.greeting(context).server_round
                 files = find_files(context, greeting) if fresh and not greeting.fresh else None
@@ -108,7 +124,11 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                     if best := files.load_best(greeting.server_round):
                         score, weights = best
                         state.keep_best(context, score, pruning.from_file(weights, node.model.state_dict()))
-                check(node, greeting.total_steps)
+                if greeting.two_heads:
+                    heads.check_two_heads(node)
+                check(node, 0 if greeting.phase_steps else greeting.total_steps)
+                for steps in greeting.phase_steps:
+                    check_schedule(node, steps)
                 check_dissimilarity(greeting.dissimilarity, node)
                 check_compression(greeting.compression, node)
                 check_wire(greeting, node)
@@ -132,9 +152,22 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         """Return the node's weights as they are."""
 
         def answer() -> Message:
-            return Message(RecordDict({ARRAYS: updates.encoded(state.load(context, build_node))}), reply_to=message)
+            return Message(
+                RecordDict({ARRAYS: updates.encoded(state.load(context, build_node).model)}), reply_to=message
+            )
 
         return _answered(message, answer)
+
+    @app.query("build")
+    def try_building(message: Message, context: Context) -> Message:
+        """Return whether the node can build the networks of its neighbors."""
+
+        def reply() -> Message:
+            node = state.load(context, build_node)
+            built = neighbor_networks.answer(node, BuildRequest.from_record(_config(message)))
+            return Message(RecordDict({BUILT: built.to_record()}), reply_to=message)
+
+        return _answered(message, reply)
 
     @app.train()
     def train_node(message: Message, context: Context) -> Message:
@@ -152,21 +185,29 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         teacher = predictions.teacher(message.content, order, rows=len(rows), classes=node.classes)
         with state.restored_on_error(context, node):
             _load_weights(node, message)
+            begins = heads.set_head(node, order)
+            if order.head == 2:
+                teacher = heads.kept_teacher(node, teacher)
+                neighbor_networks.receive(node, order, message.content)
             base = updates.base_of(node, order)
             metrics: dict[str, float]
             if order.stopped:
                 state.restore_best(context, node)
                 metrics, logits = {"num-examples": len(node.private)}, None
             else:
-                metrics, logits = train(node, order, teacher, rows, vertex)
+                metrics, logits = train(node, order, teacher, rows, vertex, neighbor_networks.teachers(node, order))
             content = RecordDict({METRICS: MetricRecord({**metrics})})
             if order.reply == "weights":
                 name, record = updates.reply(node, order, base)
                 content[name] = record
+            elif order.reply == "network":
+                content[ARRAYS] = neighbor_networks.encoded(node)
             elif order.reply == "logits":
                 name, record = predictions.reply(node, order, teacher, logits)
                 content[name] = record
         state.save(context, node)
+        if begins:
+            forget_best(context)
         if order.keep:
             keep(context, node, order.server_round)
         return Message(content, reply_to=message)
@@ -235,17 +276,18 @@ def _hello(node: Node, context: Context) -> Hello:
     stated = context.node_config.get("partition-id", -1)
     if type(stated) is not int:
         raise InputError(f"partition-id = {stated!r} in its node config must be a whole number")
+    network = plain(node.model)
     return Hello(
         vertex=_vertex(context),
         name=_name(context),
         partitions=int(context.node_config.get("num-partitions", 0)),
         classes=node.classes,
         model=node.name,
-        parameters=num_parameters(node.model),
-        pruned=pruning.num_pruned(node.model),
-        mask=pruning.fingerprint(node.model),
-        weights_bytes=wire.reply_bytes(ARRAYS, updates.encoded(node), len(node.private)),
-        stored_bytes=pruning.file_bytes(node.model.state_dict()),
+        parameters=num_parameters(network),
+        pruned=pruning.num_pruned(network),
+        mask=pruning.fingerprint(network),
+        weights_bytes=wire.reply_bytes(ARRAYS, updates.encoded(network), len(node.private)),
+        stored_bytes=pruning.file_bytes(network.state_dict()),
         reference_rows=len(reference),
         fingerprint=node.fingerprint or fingerprint(reference),
     )

@@ -71,6 +71,10 @@ def check_parts(greeting: Greeting) -> None:
         wire.get(greeting.wire, greeting.wire_coding)
     if greeting.compression:
         compression.get(greeting.compression)
+    if greeting.pooling:
+        from flower_kd import pooling  # with scipy, which other nodes do not need
+
+        pooling.get(greeting.pooling)
 
 
 def check_compression(name: str, node: Node) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -20,8 +20,10 @@ from flower_kd.augmentation import Augmentation
 from flower_kd.data.normalization import Normalization
 from flower_kd.errors import InputError
 from flower_kd.models.card import ModelCard
+from flower_kd.models.two_heads import TwoHeads
 from flower_kd.schedule import CONSTANT, Schedule
 from flower_kd.seeding import derive
+from flower_kd.teacher import Teacher
 
 Batch = tuple[Tensor, Tensor]
 
@@ -72,6 +74,9 @@ class Node:
     reference_augment : str or callable
         The same for reference inputs in distillation; their teacher stays that of the unchanged row, and predictions
         that leave the node are those of unchanged rows.
+    build_model : callable (str) -> nn.Module, optional
+        Builds a neighbor's model from its `name`, for teachers that are asked on private data. It is not needed for
+        neighbors whose model has the name of the node's own.
     memory : dict of ndarray
         What flower-kd keeps between messages beside the weights (`flower_kd.clients.memory`). To be left out.
     """
@@ -89,10 +94,13 @@ class Node:
     schedule: str | Schedule = CONSTANT
     augment: str | augmentation.Part = augmentation.NONE
     reference_augment: str | augmentation.Part = augmentation.NONE
+    build_model: Callable[[str], nn.Module] | None = None
     memory: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    # Networks of neighbors, built from what is in `memory`, with the array there that tells whether they still are.
+    teachers: tuple[np.ndarray, Callable[[Tensor], Teacher | None]] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.name = self.name or type(self.model).__name__
+        self.name = self.name or (self.model.kind if isinstance(self.model, TwoHeads) else type(self.model).__name__)
         if isinstance(self.private, DataLoader):
             self.private = LoaderBatches(self.private)
         if isinstance(self.reference, DataLoader):

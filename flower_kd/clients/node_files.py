@@ -98,6 +98,10 @@ class NodeFiles:
             path = self._path(self._rounds(BEST)[-1], BEST)
             raise InputError(f"its best model {str(path)!r} cannot be read: {_line(error)}") from None
 
+    def forget_best(self) -> None:
+        """Remove the best models so far; raises OSError if this fails."""
+        self._forget_after(0, BEST)
+
     def _forget_after(self, server_round: int, kind: str) -> None:
         """Remove the files of rounds that are repeated."""
         for later in [number for number in self._rounds(kind) if number > server_round]:

@@ -72,6 +72,12 @@ def keep_best(context: Context, score: Score, weights: Mapping[str, torch.Tensor
     context.state[BEST_SCORE] = ConfigRecord(asdict(score))
 
 
+def forget_best(context: Context) -> None:
+    """Forget the best model so far."""
+    for key in (BEST, BEST_SCORE):
+        context.state.pop(key, None)
+
+
 def restore_best(context: Context, node: Node) -> None:
     """Give a node the weights of the best model so far; if none was kept, it keeps its own."""
     record = context.state.get(BEST)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import repeat
 
@@ -18,6 +18,7 @@ from flower_kd.clients.gradient_norms import GradientNorms
 from flower_kd.clients.node import Batch, Node
 from flower_kd.devices import device_of
 from flower_kd.errors import InputError
+from flower_kd.models.two_heads import in_use
 from flower_kd.protocol import Order
 from flower_kd.seeding import derive, seed_torch, torch_seeded
 from flower_kd.teacher import Teacher
@@ -29,7 +30,12 @@ DistillationBatch = tuple[Tensor, Tensor | None]
 
 
 def train(
-    node: Node, order: Order, teacher: Teacher | None, rows: np.ndarray, vertex: int
+    node: Node,
+    order: Order,
+    teacher: Teacher | None,
+    rows: np.ndarray,
+    vertex: int,
+    ask: Callable[[Tensor], Teacher | None] | None = None,
 ) -> tuple[dict[str, float], Tensor | None]:
     """Take the order's SGD steps on `label_weight * CE + kd_weight * dissimilarity`.
 
@@ -52,6 +58,8 @@ def train(
         Reference rows of the teacher, [rows]; also those of the reply if the order is `joint`.
     vertex : int
         The node's place in the graph, for its random streams.
+    ask : callable (Tensor) -> Teacher or None, optional
+        Returns the teacher on private inputs [batch, ...]: the node then distills on its private batches.
 
     Returns
     -------
@@ -71,7 +79,8 @@ def train(
     device = device_of(node.model)
     if not node.model.training:  # switching walks through all modules
         node.model.train()
-    label_weight = order.label_weight if teacher is not None else 1.0
+    network = in_use(node.model)
+    label_weight = order.label_weight if teacher is not None or ask is not None else 1.0
     kd_batches: Iterable[DistillationBatch | None] = repeat(None)
     joint_pass = order.kd_weight > 0 and not node.has_batch_norm
     augmentation, reference_augmentation = node.augmentation, node.reference_augmentation
@@ -100,12 +109,12 @@ def train(
             if kd_batch is not None and reference_augmentation is not None:
                 kd_batch = _augmented_for_teacher(reference_augmentation, *kd_batch)
             if kd_batch is not None and joint_pass:  # half the kernel launches
-                own, shared = node.model(torch.cat([inputs, kd_batch[0]])).tensor_split([len(labels)])
+                own, shared = network(torch.cat([inputs, kd_batch[0]])).tensor_split([len(labels)])
                 if not predicts_apart:
                     predictions = shared.detach()
             else:
-                own = node.model(inputs)
-                shared = node.model(kd_batch[0]) if kd_batch is not None else own[:0]
+                own = network(inputs)
+                shared = network(kd_batch[0]) if kd_batch is not None else own[:0]
             label_loss = F.cross_entropy(own, labels)
             if gradients is not None:
                 gradients.of_labels(own, labels)
@@ -116,6 +125,15 @@ def train(
                 kd_losses.append(kd_loss.detach())
                 if gradients is not None:
                     gradients.of_distillation(shared)
+            asked = ask(inputs) if ask is not None and order.kd_weight > 0 else None
+            if asked is not None:
+                log_q = asked.soft_labels.to(device).log()
+                student = own.view_as(own)  # its gradient is that of this term only
+                kd_loss = _kd_loss(measure, student, log_q, asked.weights, order)
+                loss = loss + order.kd_weight * kd_loss
+                kd_losses.append(kd_loss.detach())
+                if gradients is not None:
+                    gradients.of_distillation(student)
             loss.backward()
             set_rates(done)
             node.optimizer.step()
@@ -178,10 +196,11 @@ def _factors(node: Node, order: Order) -> list[float] | None:
     """Return the factors of the learning rate in an order's steps; None if the rate is constant."""
     if node.schedule == schedule.CONSTANT:
         return None
-    last = order.first_step + order.num_steps
-    if order.total_steps and last > order.total_steps:
-        raise InputError(f"an order of steps up to {last} in a run of total_steps = {order.total_steps}")
-    return schedule.factors(node.schedule, order.total_steps)[order.first_step : last].tolist()
+    first = order.first_step - order.phase_start
+    last = first + order.num_steps
+    if order.total_steps and not 0 <= first < last <= order.total_steps:
+        raise InputError(f"an order of steps {first} to {last} in a run or phase of total_steps = {order.total_steps}")
+    return schedule.factors(node.schedule, order.total_steps)[first:last].tolist()
 
 
 def _augmented(augmentation: Augmentation, inputs: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import torch
 from flwr.app import ArrayRecord
+from torch import nn
 
 from flower_kd import wire
 from flower_kd.clients.memory import remember, remembered
@@ -50,12 +51,12 @@ def base_of(node: Node, order: Order) -> wire.Arrays | None:
 def reply(node: Node, order: Order, base: wire.Arrays | None) -> tuple[str, ArrayRecord]:
     """Return the name and the content of the record with the node's weights, or with the update of its base."""
     if order.compression == compression.NONE:
-        return ARRAYS, encoded(node)
+        return ARRAYS, encoded(node.model)
     weights = _weights(node)
     if base is None:
         remember(node, BASE, _copy(weights) if order.moving_base else {})
         remember(node, RESIDUAL, {})
-        return ARRAYS, encoded(node)
+        return ARRAYS, encoded(node.model)
     trained = {name for name in _trained_names(node) if compression.is_compressed(weights[name])}
     update = compression.difference(weights, base, trained)
     buffers = {name: weight for name, weight in weights.items() if name not in trained}
@@ -67,9 +68,9 @@ def reply(node: Node, order: Order, base: wire.Arrays | None) -> tuple[str, Arra
     return UPDATE, record
 
 
-def encoded(node: Node) -> ArrayRecord:
-    """Return the node's weights as they travel."""
-    return wire.encode_weights(pruning.packed(node.model.state_dict()))
+def encoded(model: nn.Module) -> ArrayRecord:
+    """Return a model's weights as they travel."""
+    return wire.encode_weights(pruning.packed(model.state_dict()))
 
 
 def _trained_names(node: Node) -> list[str]:

@@ -18,6 +18,7 @@ from flower_kd.errors import InputError, unknown
 from flower_kd.failures import describe
 from flower_kd.models import pruning
 from flower_kd.models.card import ModelCard
+from flower_kd.models.two_heads import in_use
 from flower_kd.seeding import derive
 
 INPUT, OUTPUT = "images", "logits"
@@ -85,7 +86,7 @@ def export(model: nn.Module, card: ModelCard, format_name: str) -> bytes:
         differ by more than `LARGEST_DIFFERENCE`, absolute or (above 1) relative.
     """
     check_format(format_name)
-    form, whole = FORMATS[format_name], FromPixels(pruning.plain(model), card).eval()
+    form, whole = FORMATS[format_name], FromPixels(pruning.plain(in_use(model)), card).eval()
     generator = torch.Generator().manual_seed(derive(0, "exported images"))
     example = torch.rand((TRACED_IMAGES, *card.shape), generator=generator)
     try:

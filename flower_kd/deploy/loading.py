@@ -19,6 +19,8 @@ from flower_kd.models.card import CARDS_FILE, Cards, ModelCard, weights_file
 def load_model(run: str | Path, node: int | str, *, best: bool = False) -> nn.Module:
     """Return a node's model on the CPU, in evaluation mode: from normalized images to logits.
 
+    Of a network with two heads these are the logits of head 2; the attribute `local` is the network with head 1.
+
     Parameters
     ----------
     run : path
@@ -40,7 +42,7 @@ def load_model(run: str | Path, node: int | str, *, best: bool = False) -> nn.Mo
             f"{str(run)!r} has no best model of node {node}{some}: nodes keep one if validation-share is above 0"
         )
     card = cards.of[vertex]
-    model = models.build(card.factory, card.classes, card.shape)
+    model = models.build(card.factory, card.classes, card.shape, two_heads=card.two_heads)
     path = folder / weights_file(vertex, best=best)
     try:
         weights = pruning.from_file(load_file(path), model.state_dict())

@@ -5,8 +5,9 @@ from flower_kd.models import pruning as pruning
 from flower_kd.models.assignment import assign, parse
 from flower_kd.models.factory import build, num_parameters
 from flower_kd.models.registry import MODELS, ModelFactory
+from flower_kd.models.two_heads import TwoHeads
 
-__all__ = ["MODELS", "ModelFactory", "assign", "build", "names", "num_parameters", "parse", "pruning"]
+__all__ = ["MODELS", "ModelFactory", "TwoHeads", "assign", "build", "names", "num_parameters", "parse", "pruning"]
 
 
 def names() -> list[str]:

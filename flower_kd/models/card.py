@@ -34,6 +34,8 @@ class ModelCard:
         By channel: what they are divided by after that.
     labels : tuple of str
         The names of the classes.
+    two_heads : bool
+        Whether the model is the backbone of a `TwoHeads`.
     """
 
     factory: str
@@ -42,6 +44,7 @@ class ModelCard:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     labels: tuple[str, ...]
+    two_heads: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == self.shape[0]:

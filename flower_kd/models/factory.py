@@ -9,11 +9,20 @@ from flower_kd.errors import InputError, of_type
 from flower_kd.failures import describe
 from flower_kd.models.pruning import prune_smallest
 from flower_kd.models.registry import MODELS
+from flower_kd.models.two_heads import TwoHeads
 from flower_kd.models.weights import load_weights
-from flower_kd.seeding import torch_seeded
+from flower_kd.seeding import derive, torch_seeded
 
 
-def build(name: str, num_classes: int, shape: tuple[int, int, int], seed: int = 0, weights_file: str = "") -> nn.Module:
+def build(
+    name: str,
+    num_classes: int,
+    shape: tuple[int, int, int],
+    seed: int = 0,
+    weights_file: str = "",
+    *,
+    two_heads: bool = False,
+) -> nn.Module:
     """Return a model on the CPU whose initial weights depend only on the seed.
 
     Parameters
@@ -29,6 +38,8 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int], seed: int = 
         Seed of the initial weights; torch's global generators are left unchanged.
     weights_file : str
         A local file for `load_weights`; none if empty.
+    two_heads : bool
+        Whether to return the model as the backbone and the first head of a `TwoHeads`.
 
     Raises
     ------
@@ -54,7 +65,13 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int], seed: int = 
             prune_smallest(model, share)
         except InputError as error:
             raise InputError(f"model {name!r}: {error}") from None
-    return model
+    if not two_heads:
+        return model
+    with torch_seeded(derive(seed, "second head")):
+        try:
+            return TwoHeads(model, classes=num_classes)
+        except InputError as error:
+            raise InputError(f"model = {name!r}: {error}") from None
 
 
 def num_parameters(model: nn.Module) -> int:

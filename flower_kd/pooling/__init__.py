@@ -3,7 +3,7 @@
 # Registers the poolings, in this order.
 from flower_kd.pooling import means, robust, sharpened, votes, weighted, weighted_by_nearness
 from flower_kd.pooling.checks import TRIED_ROWS, check, pool
-from flower_kd.pooling.registry import POOLINGS, Pooling, get, names, takes_class_counts
+from flower_kd.pooling.registry import POOLINGS, Pooling, get, names, takes_class_counts, takes_present
 from flower_kd.pooling.robust import GeometricMedian, Median, RobustPooling, TrimmedMean
 from flower_kd.pooling.rows import mix
 from flower_kd.teacher import Teacher
@@ -26,6 +26,7 @@ __all__ = [
     "robust",
     "sharpened",
     "takes_class_counts",
+    "takes_present",
     "votes",
     "weighted",
     "weighted_by_nearness",

@@ -19,7 +19,7 @@ MAX_ROWS = 64
 
 
 def table(summary: Summary) -> RenderableType:
-    """Return accuracy by node(at most 64), next to the same node alone, and the bytes next to those of D-SGD.
+    """Return accuracy by node (at most 64), next to head 1 and the same node alone, and the bytes next to D-SGD's.
 
     Missed exchanges and diverged nodes are noted.
     """
@@ -31,6 +31,9 @@ def table(summary: Summary) -> RenderableType:
         *([("parameters kept", kept.__getitem__)] if (kept := summary.kept()) else []),
         (summary.strategy, lambda vertex: _percent(summary.accuracy["per_node"][vertex])),
     ]
+    if summary.head_1:
+        first = summary.head_1
+        columns.append(("head 1", lambda vertex: _percent(first["per_node"][vertex])))
     if summary.baseline:
         alone = summary.baseline
         columns.append(("alone", lambda vertex: _percent(alone["per_node"][vertex])))
@@ -47,8 +50,8 @@ def table(summary: Summary) -> RenderableType:
         rows.add_row("...", f"{summary.num_nodes - MAX_ROWS:,} more")
     rows.add_section()
     for label, key in (("mean", "mean"), ("spread", "std")):
-        row = [label, "", *([""] if kept else []), _percent(summary.accuracy[key])]
-        rows.add_row(*row, *([_percent(summary.baseline[key])] if summary.baseline else []))
+        found = [accuracy for accuracy in (summary.accuracy, summary.head_1, summary.baseline) if accuracy]
+        rows.add_row(label, "", *([""] if kept else []), *(_percent(accuracy[key]) for accuracy in found))
     lines = [
         *_stored(summary),
         *_traffic(summary),

@@ -46,9 +46,10 @@ def write(run: Path, record: RunRecord) -> None:
             continue
         cards[vertex], weights = found
         folders.write(run / folders.MODELS, {weights_file(vertex): save(weights)})
-        if not losses[vertex]:
+        lowest = min((loss for last, loss in losses[vertex].items() if last > record.head_1_round), default=None)
+        if lowest is None:
             continue
-        best = files.best_model(min(losses[vertex].values()))
+        best = files.best_model(lowest)
         if best is None:
             log(WARNING, "the best model of node %d is lost: it could not be written or read", vertex)
             continue

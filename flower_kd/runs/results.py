@@ -48,6 +48,7 @@ class RunRecord:
     participation: dict[int, Participation] = field(default_factory=dict)
     saved_rounds: Sequence[int] | np.ndarray = ()  # by vertex: the last round whose end state the node was to save
     stopped: Sequence[int] | np.ndarray = ()  # by vertex: the round after which it stopped early, 0 for none
+    head_1_round: int = 0  # after which the first of two heads was evaluated; 0 if there is only one
 
     @property
     def num_nodes(self) -> int:
@@ -77,8 +78,11 @@ class RunRecord:
 
     def final(self, name: str) -> list[float]:
         """Return each node's value in the run's last round, in the order of vertices; NaN if it has none."""
-        last = self.last_round
-        return [values.get(last, float("nan")) for values in self.series(name).values()]
+        return self.values(name, self.last_round)
+
+    def values(self, name: str, server_round: int) -> list[float]:
+        """Return each node's value in a round, in the order of vertices; NaN if it has none."""
+        return [values.get(server_round, float("nan")) for values in self.series(name).values()]
 
     def history(self) -> pd.DataFrame:
         """Return the rows of history.csv: one row per node and round."""
@@ -155,6 +159,8 @@ class Summary:
         "common" or "separate": whether nodes with the same model started from equal weights.
     baseline : dict or None
         As `accuracy`, of the same nodes trained alone; None if they were not.
+    head_1 : dict or None
+        As `accuracy`, of the first of two heads at the end of its training (`multi-head`); None if there is only one.
     participation : list of dict
         By vertex: `due`, the number of train exchanges it should have taken part in; `taken`, how many it did;
         `reasons`, how often it was left out for each reason.
@@ -179,6 +185,7 @@ class Summary:
     dataset: str = ""
     initial_weights: str = ""
     baseline: dict[str, Any] | None = None
+    head_1: dict[str, Any] | None = None
     participation: list[dict[str, Any]] = field(default_factory=list)
     diverged: list[int] = field(default_factory=list)
     stopped: list[int | None] = field(default_factory=list)
@@ -235,6 +242,7 @@ def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
         dataset=config.dataset,
         initial_weights="common" if config.common_weights else "separate",
         baseline=_over_nodes(baseline.final("test-accuracy")) if baseline else None,
+        head_1=_over_nodes(record.values("test-accuracy", record.head_1_round)) if record.head_1_round else None,
         participation=[asdict(part) for _, part in sorted(record.participation.items())],
         diverged=record.diverged,
         stopped=[int(last) or None for last in record.stopped] if config.patience else [],

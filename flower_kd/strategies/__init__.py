@@ -13,6 +13,7 @@ from flower_kd.strategies.d_dist import DDist
 from flower_kd.strategies.d_sgd import DSGD
 from flower_kd.strategies.distillation import DistillationStrategy
 from flower_kd.strategies.fedavg import FedAvg
+from flower_kd.strategies.multi_head import MultiHead
 from flower_kd.strategies.neighbor_kd import NeighborKD
 from flower_kd.strategies.network import Network
 from flower_kd.strategies.registry import STRATEGIES, links, sends_to
@@ -26,6 +27,7 @@ __all__ = [
     "DistillationStrategy",
     "FedAvg",
     "GraphStrategy",
+    "MultiHead",
     "NeighborKD",
     "Network",
     "Silo",

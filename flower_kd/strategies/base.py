@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import accumulate
 from logging import INFO
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -46,7 +48,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
     exchange_every : int
         SGD steps per exchange; must divide `local_steps`. 0 stands for `local_steps`.
     evaluate_every : int
-        Rounds between two evaluations; the last round is always evaluated.
+        Rounds between two evaluations; the last round of each phase is always evaluated.
     patience : int
         A node whose validation loss has not improved in so many evaluations stops: it takes its best weights back,
         trains no more, and still answers. At the end of the run, every node has its best weights. 0 for no stopping.
@@ -54,7 +56,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
     Raises
     ------
     InputError
-        If an argument is unknown, of another type, or out of range, or nodes should stop whose weights are averaged.
+        If an argument is unknown, of another type, or out of range, or nodes should stop that cannot (`no_patience`).
     """
 
     same_reference = False
@@ -63,6 +65,10 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
     """Whether all nodes must train the same model, because weights are averaged."""
     sends_to: Recipient = "neighbors"
     """Who is meant to receive what a node sends: "neighbors", "server" or "none"."""
+    two_heads = False
+    """Whether nodes train networks with two heads (`flower_kd.TwoHeads`)."""
+    fewest_rounds = 1
+    """The least number of rounds of a run."""
 
     def __init__(
         self,
@@ -76,8 +82,8 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
     ) -> None:
         check_graph(graph)
         require_whole("seed", order.seed, 0)
-        if patience and self.same_model:
-            raise InputError(no_patience(patience, type(self).__name__))
+        if why := no_patience(type(self), patience, type(self).__name__):
+            raise InputError(why)
         self.patience = patience
         self.graph = graph
         self.num_nodes = graph.number_of_nodes()
@@ -87,6 +93,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         if local_steps % self.exchange_every:
             raise InputError(f"exchange_every = {exchange_every} does not divide local_steps = {local_steps}")
         self.order = replace(order, num_steps=self.exchange_every)
+        self.phases: list[int] = []  # rounds of each, in a run
         self._exchange = 0
         self._num_rounds = 0
         self._network: Network | None = None
@@ -109,6 +116,37 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         hellos : dict
             What each node said in the handshake, by vertex.
         """
+
+    @classmethod
+    def phases_of(cls, num_rounds: int, settings: Mapping[str, Any]) -> list[int]:
+        """Return the number of rounds of each phase of a run; a learning-rate schedule runs over each by itself.
+
+        Parameters
+        ----------
+        num_rounds : int
+            Rounds of the run.
+        settings : mapping
+            The strategy's own settings by name, as far as they are given.
+
+        Raises
+        ------
+        InputError
+            If the run is too short for them.
+        """
+        return [num_rounds]
+
+    @classmethod
+    def without_effect(cls, settings: Mapping[str, Any]) -> dict[str, str]:
+        """Return the arguments without effect beside such settings of the strategy, each with the reason."""
+        return {}
+
+    def ordered(self, order: Order) -> Order:
+        """Return the order of the current exchange for all nodes; unless overridden, as it is."""
+        return order
+
+    def fields(self, vertex: int) -> dict[str, list[str]]:
+        """Return more fields of a vertex's order in the current exchange, by kebab-case key."""
+        return {}
 
     def reply(self) -> Reply:
         """Return what nodes must reply with in the current exchange: unless overridden, what the order says."""
@@ -204,9 +242,16 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         check_run(num_rounds, timeout)
         network = grid if isinstance(grid, Network) else self.network(grid)
         exchanges = self.local_steps // self.exchange_every
+        self.phases = self.phases_of(num_rounds, vars(self))
         self._network, self._num_rounds, self._exchange = network, num_rounds, self.last_round * exchanges
         self.order = replace(self.order, total_steps=num_rounds * self.local_steps)
-        network.greeting = replace(network.greeting, total_steps=self.order.total_steps, patience=self.patience)
+        steps = [rounds * self.local_steps for rounds in self.phases]
+        network.greeting = replace(
+            network.greeting,
+            total_steps=self.order.total_steps,
+            phase_steps=steps if len(steps) > 1 else [],
+            patience=self.patience,
+        )
         network.early_stopping = EarlyStopping(self.num_nodes, self.patience)
         network.on_return = self._return
         hellos = network.join()
@@ -266,13 +311,24 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         network = self._joined(grid)
         step = self._exchange * self.exchange_every
         keep = self._is_last_exchange(self._exchange)
+        phase_start, total_steps = self._phase(server_round)
         order = replace(
-            self.order, server_round=server_round, step=step, exchange=self._exchange, keep=keep, reply=self.reply()
+            self.order,
+            server_round=server_round,
+            step=step,
+            exchange=self._exchange,
+            keep=keep,
+            reply=self.reply(),
+            phase_start=phase_start,
+            total_steps=total_steps,
         )
+        with self._named("ordered"):
+            order = self.ordered(order)
         record = order.to_record()
         record.update(config)
         for vertex, node in enumerate(network.get_node_ids()):
-            fields = {"vertex": vertex} if network.hellos[vertex].vertex != vertex else {}
+            fields: dict[str, Any] = {"vertex": vertex} if network.hellos[vertex].vertex != vertex else {}
+            fields |= self.fields(vertex)
             if base := self.base(vertex):
                 fields["base"] = base
             if network.early_stopping.stopped[vertex]:
@@ -310,6 +366,17 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         """Whether the current exchange is the last one of the run: what nodes reply is not sent to any other node."""
         return self._exchange + 1 == self._num_rounds * (self.local_steps // self.exchange_every)
 
+    def _phase(self, server_round: int) -> tuple[int, int]:
+        """Return the number of steps before the phase of a round, and in it."""
+        for rounds, end in zip(self.phases, accumulate(self.phases), strict=True):
+            if server_round <= end:
+                return (end - rounds) * self.local_steps, rounds * self.local_steps
+        return 0, self.order.total_steps
+
+    def is_evaluated(self, server_round: int) -> bool:
+        """Return whether nodes are evaluated after a round: each `evaluate_every`-th, and the last of each phase."""
+        return due(server_round, self.evaluate_every, self._num_rounds) or server_round in accumulate(self.phases)
+
     def _is_last_exchange(self, exchange: int) -> bool:
         """Return whether an exchange is the last one of its round."""
         return (exchange + 1) % (self.local_steps // self.exchange_every) == 0
@@ -337,7 +404,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Yield one message per node in rounds with an evaluation."""
-        if not due(server_round, self.evaluate_every, self._num_rounds):
+        if not self.is_evaluated(server_round):
             return
         network = self._joined(grid)
         record = ConfigRecord({"server-round": server_round, **config})
@@ -427,12 +494,16 @@ def check_run(num_rounds: int, timeout: float) -> None:
     require_number("timeout", timeout, above=0)
 
 
-def no_patience(patience: int, strategy: str) -> str:
-    """Return why nodes of a strategy cannot stop."""
-    return (
-        f"patience = {patience}: {strategy} averages weights, so that no node can stop and keep its own best (use "
-        "patience = 0, or a strategy that distills)"
-    )
+def no_patience(strategy: type, patience: int, name: str) -> str:
+    """Return why nodes of a strategy, known by a name, cannot stop; empty if they can, or need not."""
+    if patience and getattr(strategy, "same_model", False):
+        return (
+            f"patience = {patience}: {name} averages weights, so that no node can stop and keep its own best (use "
+            "patience = 0, or a strategy that distills)"
+        )
+    if patience and getattr(strategy, "two_heads", False):
+        return f"patience = {patience}: {name} trains two heads in phases of fixed lengths (use patience = 0)"
+    return ""
 
 
 def _counted(number: int, thing: str) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import networkx as nx
 import numpy as np
@@ -74,6 +74,11 @@ class DistillationStrategy(GraphStrategy):
     """
 
     same_reference = True
+
+    @classmethod
+    def needs_reference(cls, settings: Mapping[str, Any]) -> bool:
+        """Return whether nodes need a reference set, beside such settings of the strategy."""
+        return True
 
     def __init__(self, graph: nx.Graph, order: Order, **schedule: int) -> None:
         super().__init__(graph, replace(order, reply="logits"), **schedule)

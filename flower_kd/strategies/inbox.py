@@ -17,7 +17,21 @@ from typing_extensions import TypedDict
 from flower_kd.errors import InputError
 from flower_kd.failures import one_line, reason
 from flower_kd.parts.values import misfit
-from flower_kd.protocol import ARRAYS, CONFIG, HELLO, JOIN, LOGITS, METRICS, START_WEIGHTS, UPDATE, Hello, Text
+from flower_kd.protocol import (
+    ARRAYS,
+    BUILD,
+    BUILT,
+    CONFIG,
+    HELLO,
+    JOIN,
+    LOGITS,
+    METRICS,
+    START_WEIGHTS,
+    UPDATE,
+    Built,
+    Hello,
+    Text,
+)
 from flower_kd.wire import Arrays, check_layout, read, short_repr
 from flower_kd.wire.compression import NONE
 
@@ -77,6 +91,7 @@ _KNOWN: dict[str, TypeAdapter[Any]] = {
     MessageType.EVALUATE: TypeAdapter(with_config(_strict)(_EvaluateReport)),
 }
 _HELLO = TypeAdapter(with_config(ConfigDict(strict=True, revalidate_instances="always"))(Hello))
+_BUILT = TypeAdapter(with_config(ConfigDict(strict=True, revalidate_instances="always"))(Built))
 
 
 def hello(message: Message, reply: Message) -> Hello:
@@ -86,6 +101,12 @@ def hello(message: Message, reply: Message) -> Hello:
     if found.pruned > found.parameters:
         raise InputError(f"pruned = {found.pruned} in its handshake is above parameters = {found.parameters}")
     return replace(found, error=one_line(found.error)) if found.error else found
+
+
+def built(message: Message, reply: Message) -> Built:
+    """Return a node's answer to whether it can build networks; raises InputError if it is invalid."""
+    found = _checked(_BUILT, Built.from_record(_records(message, reply)[BUILT]), "answer")
+    return replace(found, error=one_line(found.error))
 
 
 def metrics(message: Message, reply: Message) -> dict[str, float]:
@@ -160,6 +181,8 @@ def _wanted(message: Message, reply: Message) -> dict[str, type]:
     kind = message.metadata.message_type
     if kind == JOIN:
         return {HELLO: ConfigRecord}
+    if kind == BUILD:
+        return {BUILT: ConfigRecord}
     if kind == START_WEIGHTS:
         return {ARRAYS: ArrayRecord}
     if kind == MessageType.EVALUATE:

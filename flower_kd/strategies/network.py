@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from flower_kd.errors import InputError
-from flower_kd.protocol import ARRAYS, CONFIG, JOIN, START_WEIGHTS, Greeting, Hello
+from flower_kd.protocol import ARRAYS, BUILD, CONFIG, JOIN, START_WEIGHTS, BuildRequest, Greeting, Hello
 from flower_kd.strategies import inbox
 from flower_kd.strategies.delivery import Delivery
 from flower_kd.strategies.early_stopping import EarlyStopping
@@ -73,6 +73,8 @@ class Network(Grid):
         self.links = np.ones(num_nodes, dtype=np.int64) if links is None else np.asarray(links)
         self.connect_seconds = connect_seconds
         self.try_parts: Callable[[dict[int, Hello]], None] = lambda hellos: None  # the server's, when all nodes fit
+        # For each vertex, the others whose networks it must be able to build.
+        self.must_build: Callable[[dict[int, Hello]], dict[int, list[int]]] = lambda hellos: {}
         self.on_join: Callable[[], None] = lambda: None  # called after that, before anything is trained
         self.greeting = Greeting()  # what nodes need to keep their states, and to check that they have all parts
         self.on_return: Callable[[int, Hello], None] = lambda vertex, hello: None  # called for a node with a new id
@@ -149,6 +151,7 @@ class Network(Grid):
             self.sleep(JOIN_SECONDS)
         self._check_fit(self.hellos)
         self.try_parts(self.hellos)
+        self._check_building()
         self.on_join()
         return self.hellos
 
@@ -188,6 +191,38 @@ class Network(Grid):
             check_masks(hellos, self._label)
         if self.greeting.class_counts:
             check_class_counts(hellos, self._label)
+
+    def _check_building(self) -> None:
+        """Ask nodes whether they can build their neighbors' networks; raises InputError for the first that cannot."""
+        others = {vertex: found for vertex, found in self.must_build(self.hellos).items() if found}
+        requests = []
+        for vertex, found in others.items():
+            hellos = [self.hellos[other] for other in found]
+            wanted = BuildRequest(
+                [hello.model for hello in hellos],
+                [hello.parameters for hello in hellos],
+                [hello.pruned for hello in hellos],
+            )
+            content = RecordDict({CONFIG: wanted.to_record()})
+            requests.append(Message(content, dst_node_id=self._node_of[vertex], message_type=BUILD))
+        answered: set[int] = set()
+        for message, reply in self._delivery.answers(requests, self.connect_seconds):
+            vertex = self._vertex_of[message.metadata.dst_node_id]
+            self.traffic.up[vertex] += message_bytes(reply)
+            try:
+                built = inbox.built(message, reply)
+            except InputError as error:
+                raise InputError(f"node {self._label(vertex)}: {error}") from None
+            if 0 <= built.failed < len(others[vertex]):
+                other = others[vertex][built.failed]
+                raise InputError(
+                    f"node {self._label(vertex)} cannot build the network {self.hellos[other].model!r} of its neighbor "
+                    f"{self._label(other)}: {built.error}"
+                )
+            answered.add(vertex)
+        silent = sorted(others.keys() - answered)
+        if silent:
+            raise InputError(f"node {self._label(silent[0])} does not say whether it can build its neighbors' networks")
 
     def _label(self, vertex: int) -> str:
         return str(vertex) if self.vertex_names is None else self.vertex_names[vertex]

@@ -18,7 +18,7 @@ from flower_kd import folders
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.report import paper_tables, pictures, unequal
-from flower_kd.report.formats import SECONDS, short
+from flower_kd.report.formats import MISSING, SECONDS, short
 from flower_kd.report.interval import interval
 from flower_kd.runs import results, shortfalls
 from flower_kd.strategies import STRATEGIES, sends_to
@@ -111,7 +111,8 @@ def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """Return the rows of comparison.csv: one per label, with means over its seeds.
 
     Columns: `run`; `seeds`, how many finished; `accuracy`, mean over nodes and seeds, with `accuracy-low` and
-    `accuracy-high` and the `interval` that they are; `spread`, standard deviation over nodes; `kb-per-message` (10^3
+    `accuracy-high` and the `interval` that they are; `spread`, standard deviation over nodes;
+    `head-1`, the accuracy of the first of two heads, empty if there is one; `kb-per-message` (10^3
     bytes) and `messages-per-edge`, what a node sends over one edge in one direction; `mb-per-edge` (10^6 bytes), both
     together; `mb-per-node`, over all edges of a node, if neighbors are linked directly; `d-sgd-times-same-frequency`
     and `d-sgd-times-every-step`, how many times as much D-SGD sends over an edge; `initial-weights`, common to all
@@ -137,6 +138,7 @@ def _row(label: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "accuracy-high": accuracy.high,
         "interval": accuracy.kind,
         "spread": _mean([_number(summary.accuracy["std"]) for summary in summaries]),
+        "head-1": _mean([_number(summary.head_1["mean"]) for summary in summaries if summary.head_1]),
         "kb-per-message": sent["per_message"] / 1e3,
         "messages-per-edge": sent["messages_per_edge"],
         "mb-per-edge": sent["per_edge"] / 1e6,
@@ -167,7 +169,9 @@ def _accuracies(rows: pd.DataFrame, training: str) -> Table:
         caption=Text("\n".join(filter(None, remarks)), style="table.caption"),
     )
     incomplete = (rows["exchanges-missed"] > 0) | (rows["diverged"] > 0)
-    for column in ("run", "accuracy", "interval", "spread", "seconds", *(["incomplete"] if incomplete.any() else [])):
+    first_heads = rows["head-1"].notna().any()
+    columns = ["run", "accuracy", "interval", "spread", *(["head 1"] if first_heads else []), "seconds"]
+    for column in (*columns, *(["incomplete"] if incomplete.any() else [])):
         left = column in ("run", "incomplete")
         shown.add_column(column, justify="left" if left else "right", overflow="fold")
     for _, row in rows.iterrows():
@@ -179,6 +183,7 @@ def _accuracies(rows: pd.DataFrame, training: str) -> Table:
             f"{row['accuracy']:.3f}",
             f"{row['accuracy-low']:.3f} to {row['accuracy-high']:.3f}",
             f"{row['spread']:.3f}",
+            *([MISSING if np.isnan(row["head-1"]) else f"{row['head-1']:.3f}"] if first_heads else []),
             f"{row['seconds']:.1f}",
             *([_shortfall(row)] if incomplete.any() else []),
         )

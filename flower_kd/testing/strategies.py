@@ -18,6 +18,7 @@ from flwr.serverapp.strategy import Strategy
 from flower_kd import quiet_log, strategies
 from flower_kd.clients import Node, ShuffledBatches, make_client_app
 from flower_kd.failures import describe
+from flower_kd.models import TwoHeads
 from flower_kd.parts import signatures
 from flower_kd.runs import checkpoint
 from flower_kd.runs.checkpoint import Checkpoint
@@ -100,13 +101,16 @@ class _Grid(InProcessGrid):
                 yield message, reply
 
 
-def _grid(odd: int = -1) -> _Grid:
-    """Return a new network; the node at vertex `odd` has other private data."""
+def _grid(part: str | type[Strategy], odd: int = -1) -> _Grid:
+    """Return a new network of nodes for a strategy; the node at vertex `odd` has other private data."""
+    two_heads = getattr(_class(part), "two_heads", False)
 
     def build(context: Context) -> Node:
         vertex = int(context.node_config["partition-id"])
         with torch_seeded(0):
-            model = torch.nn.Linear(_FEATURES, _CLASSES)
+            model: torch.nn.Module = torch.nn.Linear(_FEATURES, _CLASSES)
+            if two_heads:
+                model = TwoHeads(model, classes=_CLASSES)
         data = {name: _samples(derive(0, name, 0)) for name in ("reference", "test")}
         inputs, labels = _samples(derive(0, "private", vertex + (100 if vertex == odd else 0)))
         return Node(
@@ -129,7 +133,7 @@ def _samples(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _run(part: str | type[Strategy], rounds: int, grid: _Grid | None = None) -> Figures:
     strategy = _strategy(part)
-    network = strategy.network(grid or _grid())
+    network = strategy.network(grid or _grid(part))
     strategy.start(network, _weights(strategy), num_rounds=rounds)
     return _figures(network)
 
@@ -154,7 +158,7 @@ class _StopError(Exception):
 
 def _resumed(part: str | type[Strategy]) -> Figures:
     """Return the figures of a run that another process continues after round 1."""
-    grid, first = _grid(), _strategy(part)
+    grid, first = _grid(part), _strategy(part)
     network = first.network(grid)
     content = b""
 
@@ -187,7 +191,7 @@ def _read(content: bytes) -> Checkpoint:
 
 
 def _check_failing_node(part: str | type[Strategy]) -> None:
-    grid = _grid()
+    grid = _grid(part)
     grid.lost = lambda vertex, message: vertex == 2 and message.metadata.message_type == "train"
     try:
         figures = _run(part, _ROUNDS, grid)
@@ -198,11 +202,17 @@ def _check_failing_node(part: str | type[Strategy]) -> None:
 
 def _check_reach(part: str | type[Strategy]) -> None:
     """Compare two networks that differ in the private data of one node."""
-    odd, exchanges = 4, 1 * (_SETTINGS["local_steps"] // _SETTINGS["exchange_every"])
-    plain, changed = (_run(part, 1, _grid(vertex)) for vertex in (-1, odd))
+    odd, rounds = 4, int(getattr(_class(part), "fewest_rounds", 1))
+    exchanges = rounds * (_SETTINGS["local_steps"] // _SETTINGS["exchange_every"])
+    strategy = _strategy(part)
+    network = strategy.network(_grid(part))
+    strategy.start(network, _weights(strategy), num_rounds=rounds)
+    plain, changed = _figures(network), _run(part, rounds, _grid(part, odd))
+    # Nothing gets further than there were messages.
+    exchanges = min(exchanges, int(network.traffic.messages.max()))
     for vertex in range(_NODES):
         hops = min(abs(vertex - odd), _NODES - abs(vertex - odd))
         if hops > exchanges:
-            same = plain[1, vertex] == changed[1, vertex]
+            same = plain[rounds, vertex] == changed[rounds, vertex]
             assert same, f"node {vertex} depends on node {odd}, {hops} hops away, after {exchanges} exchanges"
-    assert plain[1, odd] != changed[1, odd]
+    assert plain[rounds, odd] != changed[rounds, odd]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from flower_kd import sim
-from flower_kd.clients import Node, make_client_app, state
+from flower_kd.clients import Node, make_client_app, state, training
 from flower_kd.clients.checks import check
 from flower_kd.clients.node import LoaderBatches
 from flower_kd.clients.training import predict, train
@@ -127,7 +127,7 @@ def test_a_constant_schedule_asks_nothing_of_the_order_or_the_optimizer() -> Non
     assert torch.equal(after(Order(1, 3)), after(Order(1, 3, total_steps=2)))
     with pytest.raises(InputError, match="schedule 'cosine' needs the number of steps of the run"):
         after(Order(1, 3), schedule="cosine")
-    with pytest.raises(InputError, match="steps up to 3 in a run of total_steps = 2"):
+    with pytest.raises(InputError, match="steps 0 to 3 in a run or phase of total_steps = 2"):
         after(Order(1, 3, total_steps=2), schedule="cosine")
 
 
@@ -277,3 +277,12 @@ def test_the_baseline_alone_has_the_schedule_too(tmp_path: Path) -> None:
     alone = sim.run(quick | {"baseline": "silo"}, 3, tmp_path / "both")
     silo = sim.run(quick | {"strategy": "silo"}, 3, tmp_path / "silo")
     assert alone.baseline == silo.accuracy
+
+
+def test_a_schedule_counts_from_the_beginning_of_a_phase() -> None:
+    node = built(schedule="cosine")
+    factors = training._factors(node, Order(2, 3, step=7, phase_start=4, total_steps=8))
+    assert factors == pytest.approx([(1 + np.cos(np.pi * step / 8)) / 2 for step in (3, 4, 5)])
+    for wrong in ({"step": 3}, {"step": 10}):
+        with pytest.raises(InputError, match="in a run or phase of total_steps = 8"):
+            training._factors(node, Order(2, 3, phase_start=4, total_steps=8, **wrong))

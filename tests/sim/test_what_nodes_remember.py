@@ -18,6 +18,15 @@ RUNS = {
         "logit-adjustment": 0.5,
     },
     "top-k": {"strategy": "d-sgd", "compression": "top-k(share=0.1)"},
+    "head 2, when all nodes have a teacher": {"strategy": "multi-head(local_rounds=1)", "learning-rate": 0.4},
+    "head 2, when no node has one yet": {"strategy": "multi-head(local_rounds=2)", "schedule": "cosine"},
+    "head 2, with networks of neighbors": {
+        "strategy": "multi-head(local_rounds=1,teachers=private)", "model": "mlp,resnet2", "dissimilarity": "msed",
+        "pooling": "pairwise", "reference-size": 0,
+    },
+    "head 2, when networks are about to be sent": {
+        "strategy": "multi-head(local_rounds=2,teachers=private,teacher_mode=train)", "model": "mlp*1,resnet2*2",
+    },
 }  # fmt: skip
 
 

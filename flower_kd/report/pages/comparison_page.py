@@ -71,6 +71,8 @@ def _run_columns(runs: pd.DataFrame) -> Iterator[Column]:
     yield Column("seed", runs["seed"])
     yield accuracy_column("accuracy, %", runs["accuracy"])
     yield Column("spread, points", runs["accuracy-std"], percent, hint="standard deviation over nodes")
+    if runs["head-1"].notna().any():
+        yield accuracy_column("head 1, %", runs["head-1"])
     if runs["alone"].notna().any():
         yield accuracy_column("alone, %", runs["alone"])
     yield Column("MB per edge", runs["bytes-per-edge"], megabytes)

@@ -21,7 +21,7 @@ from flower_kd.runs.results import Summary
 
 D_SGD = ("same-frequency", "every-step")
 FIGURES = (
-    *("accuracy", "accuracy-std", "alone", "bytes-per-message", "messages-per-edge", "bytes-per-edge"),
+    *("accuracy", "accuracy-std", "head-1", "alone", "bytes-per-message", "messages-per-edge", "bytes-per-edge"),
     *("bytes-per-node", *D_SGD, "seconds", "exchanges-missed", "diverged"),
 )
 _ALT = "Line chart of test accuracy by round, as in the table of rounds"
@@ -93,6 +93,7 @@ def figures_of(summary: Summary) -> dict[str, float]:
     values = {
         "accuracy": summary.accuracy["mean"],
         "accuracy-std": summary.accuracy["std"],
+        "head-1": (summary.head_1 or {"mean": None})["mean"],
         "alone": alone["mean"],
         "bytes-per-message": summary.bytes["per_message"],
         "messages-per-edge": summary.bytes["messages_per_edge"],
@@ -119,6 +120,9 @@ def _common(folder: Path, nodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str
 def _headline(row: Mapping[str, float], summary: Summary) -> Iterator[Figure]:
     spread = f"mean over nodes; spread {percent(row['accuracy-std'])} points"
     yield Figure("accuracy", percent(row["accuracy"], " %"), spread)
+    if not np.isnan(row["head-1"]):
+        gain = points(row["accuracy"] - row["head-1"])
+        yield Figure("head 1", percent(row["head-1"], " %"), f"{gain} points by head 2, which learned from neighbors")
     if not np.isnan(row["alone"]):
         gain = points(row["accuracy"] - row["alone"])
         yield Figure("the same nodes alone", percent(row["alone"], " %"), f"{gain} points by learning from neighbors")
@@ -146,6 +150,8 @@ def _nodes(summary: Summary) -> pd.DataFrame:
         nodes["model"] = summary.models
     if kept := summary.kept():
         nodes["kept"] = pd.Series(kept)
+    if summary.head_1:
+        nodes["head 1"] = np.array(summary.head_1["per_node"], dtype=float)
     if summary.baseline:
         nodes["alone"] = np.array(summary.baseline["per_node"], dtype=float)
     if shortfalls.missed(summary)[0]:
@@ -162,6 +168,8 @@ def _node_columns(nodes: pd.DataFrame) -> Iterator[Column]:
     if "kept" in nodes:
         yield Column("parameters kept", nodes["kept"])
     yield accuracy_column("accuracy, %", nodes["accuracy"])
+    if "head 1" in nodes:
+        yield accuracy_column("head 1, %", nodes["head 1"])
     if "alone" in nodes:
         yield accuracy_column("alone, %", nodes["alone"])
         yield Column("difference, points", nodes["accuracy"] - nodes["alone"], points, best="highest")

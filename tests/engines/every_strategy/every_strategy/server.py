@@ -29,6 +29,11 @@ RUNS = {
         "logit_adjustment": 1.0,
     },
     "neighbor-kd, pairwise": {"strategy": "neighbor-kd", "pooling": "pairwise", "dissimilarity": "js"},
+    "multi-head": {"strategy": "multi-head", "wire": "uint8", "exchange_rows": 20, "schedule": "cosine"},
+    "multi-head, networks of neighbors": {
+        "strategy": "multi-head(teachers=private,teacher_mode=train)",
+        "pooling": "median",
+    },
     "d-dist": {"strategy": "d-dist", "exchange_every": 1, "exchange_rows": 20, "reference_batch": 0},
     "d-dist, a consensus of a plugin": {"strategy": "d-dist", "consensus": "recent(share=0.3)", "exchange_every": 2},
     "d-dist, tracking": {"strategy": "d-dist", "consensus": "tracking", "exchange_every": 2},
