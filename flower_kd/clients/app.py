@@ -287,7 +287,7 @@ def _hello(node: Node, context: Context) -> Hello:
         pruned=pruning.num_pruned(network),
         mask=pruning.fingerprint(network),
         weights_bytes=wire.reply_bytes(ARRAYS, updates.encoded(network), len(node.private)),
-        stored_bytes=pruning.file_bytes(network.state_dict()),
+        stored_bytes=pruning.file_bytes(node.model.state_dict()),
         reference_rows=len(reference),
         fingerprint=node.fingerprint or fingerprint(reference),
     )

@@ -78,6 +78,17 @@ def test_teachers_that_stay_apart_and_their_weights() -> None:
     assert metrics["kd-gradient"] == pytest.approx(kd_norm(node(), ORDER, teacher), rel=1e-4)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_teachers_that_are_asked_on_private_batches(reduction: str) -> None:
+    order, teacher = replace(ORDER, kd_reduction=reduction), Teacher(SOFT[0, :8])
+    metrics, _ = train(node(), order, None, ROWS, vertex=0, ask=lambda _: teacher)
+    alone, _ = train(node(), order, None, ROWS, vertex=0)
+    by_hand = node()
+    ((by_hand.reference, _),) = by_hand.private.batches(0, 1)
+    assert metrics["kd-gradient"] == pytest.approx(kd_norm(by_hand, order, teacher), rel=1e-4)
+    assert metrics["label-gradient"] == alone["label-gradient"]
+
+
 def test_mixed_labels() -> None:
     metrics, _ = train(node(augment="mixup"), ORDER, Teacher(SOFT[0]), ROWS, vertex=0)
     assert 0 < metrics["label-gradient"] < 2**0.5

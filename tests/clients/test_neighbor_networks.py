@@ -1,17 +1,20 @@
 """Networks of neighbors on a node: which are refused, and what they answer on the node's own inputs."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from flwr.app import ArrayRecord, RecordDict
+from scipy.sparse import csr_array
 from torch import nn
 
-from flower_kd import Node, TwoHeads, wire
+from flower_kd import Node, TwoHeads, pooling, wire
 from flower_kd.clients import ShuffledBatches, neighbor_networks
 from flower_kd.clients.heads import set_head
 from flower_kd.errors import InputError
+from flower_kd.models import pruning
 from flower_kd.models.two_heads import with_linear_head
 from flower_kd.protocol import TEACHER_WEIGHTS, BuildRequest, Order, network_record
 from flower_kd.seeding import torch_seeded
@@ -26,12 +29,18 @@ def network(name: str) -> nn.Module:
     return nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 2))
 
 
-def node() -> Node:
-    with torch_seeded(0):
-        model = TwoHeads(network("a"), classes=2)
+def pruned(name: str) -> nn.Module:
+    model = network(name)
+    pruning.prune_smallest(model, 0.5)
+    return model
+
+
+def node(name: str = "a", seed: int = 0, build: Callable[[str], nn.Module] = network) -> Node:
+    with torch_seeded(seed):
+        model = TwoHeads(build(name), classes=2)
     private = ShuffledBatches(INPUTS, torch.tensor([0, 1] * 3), batch_size=4, seed=0, vertex=0)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    return Node(model, optimizer, private, INPUTS, [], 2, name="a", build_model=network)
+    return Node(model, optimizer, private, INPUTS, [], 2, name=name, build_model=build)
 
 
 def trained(name: str, seed: int) -> nn.Module:
@@ -95,6 +104,36 @@ def test_a_node_among_its_own_teachers_asks_its_head_1() -> None:
     torch.testing.assert_close(ask(INPUTS).soft_labels, (own + neighbors) / 2)
 
 
+def test_nearness_is_measured_from_the_nodes_own_head_1() -> None:
+    student, one, two, name = node(), trained("a", 1), trained("b", 2), "nearness(sharpness=20000)"
+    found = received(student, message([one, two], [0.0, 0.5, 0.5]), pooling=name)(INPUTS)
+    with torch.no_grad():
+        logits = torch.stack([each(INPUTS) for each in (student.model.local.eval(), one, two)])
+    weights = csr_array([[0.0, 0.5, 0.5], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    every = torch.ones(3, dtype=torch.bool)
+    (expected, *_) = pooling.pool(name, pooling.get(name), logits, weights, 2.0, present=every)
+    torch.testing.assert_close(found.soft_labels, expected.soft_labels)
+    assert not torch.allclose(found.soft_labels, (logits[1:] / 2).softmax(-1).mean(0), atol=1e-3)
+
+
+def test_pruned_networks_travel_with_their_masks(caplog: pytest.LogCaptureFixture) -> None:
+    student, neighbor = node(build=pruned), node("b", seed=7, build=pruned)
+    record, weights = neighbor_networks.encoded(neighbor), wire.encode(torch.tensor([0.0, 1.0]))
+    assert (list(record["backbone.0.weight"].shape), list(record["backbone.0.weight_mask"].shape)) == ([10], [3])
+    content = RecordDict({network_record(0): record, TEACHER_WEIGHTS: weights})
+    expected = (neighbor.model.local.eval()(INPUTS) / 2).softmax(-1).detach()
+    ask = received(student, content, networks=["b"])
+    torch.testing.assert_close(ask(INPUTS).soft_labels, expected)
+    student.teachers = None  # built anew from what the node keeps
+    again = neighbor_networks.teachers(student, order(networks=[]))
+    torch.testing.assert_close(again(INPUTS).soft_labels, expected)
+    everything = torch.full((3,), 255, dtype=torch.uint8)
+    content[network_record(0)] = ArrayRecord({**record, "backbone.0.weight_mask": wire.as_array(everything.numpy())})
+    with caplog.at_level(logging.WARNING):
+        assert received(node(build=pruned), content, networks=["b"]) is None
+    assert "'backbone.0.weight' is of shape [10], but 20 of its weights are kept" in caplog.text
+
+
 def test_separate_teachers_keep_their_weights() -> None:
     one, two = trained("a", 1), trained("b", 2)
     teacher = received(node(), message([one, two], [0.0, 0.25, 0.75]), pooling="pairwise")(INPUTS)
@@ -148,6 +187,8 @@ def test_a_network_can_be_built_or_why_not() -> None:
     assert answer(one, BuildRequest(["b"], [size], [0])).failed == -1
     wrong = answer(one, BuildRequest(["b", "b"], [size, 7], [0, 0]))
     assert (wrong.failed, wrong.error) == (1, f"it builds one with {size} parameters, not 7")
+    dense = answer(one, BuildRequest(["b"], [size], [3]))
+    assert dense.error == "it builds one with 0 pruned parameters, not 3"
     unknown = answer(one, BuildRequest(["c"], [7], [0]))
     assert unknown.failed == 0
     assert unknown.error.startswith("ValueError: no such network: c")

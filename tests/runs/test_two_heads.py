@@ -1,5 +1,6 @@
 """What a run with two heads leaves: the accuracy of both, and networks that can be used."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from flower_kd import TwoHeads, data, load_card, load_model, sim
 from flower_kd.config import RunConfig
 from flower_kd.deploy.export import FORMATS, export
+from flower_kd.models import pruning
 from flower_kd.report import report, run_table
 from flower_kd.runs import results
 
@@ -66,3 +68,32 @@ def test_an_exported_model_is_the_network_in_use(name: str, folder: Path) -> Non
     content = export(model, card, name)  # which compares it with the model
     weights = sum(value.numel() for value in model.distilled.parameters())
     assert 4 * weights < len(content) < 4 * weights + 120_000
+
+
+def test_all_that_nodes_report_and_keep_goes_with_two_heads(tmp_path: Path) -> None:
+    config = CONFIG | {
+        "strategy": "multi-head(local_rounds=2, teachers=private, frozen_backbone=true)", "baseline": "none",
+        "model": "mlp(prune=0.5),resnet2(prune=0.2)", "pooling": "nearness", "record-gradients": True,
+        "validation-share": 0.2, "local-steps": 20, "evaluate-every": 1, "samples-per-node": 60,
+    }  # fmt: skip
+    sim.run(config, 3, tmp_path / "run")
+    run = results.read(tmp_path / "run")
+    by_round = run.history.groupby("round")[["label-gradient", "kd-gradient"]].min()
+    assert (by_round["label-gradient"] > 0).all()
+    assert by_round["kd-gradient"].notna().tolist() == [False, False, True]
+    losses = run.history.pivot_table(index="round", columns="vertex", values="validation-loss")
+    assert (losses.idxmin() < 3).any()  # that of a first phase is no candidate
+    best = tomllib.loads((tmp_path / "run" / "models" / "model.toml").read_text())["best"]
+    assert {vertex: score["round"] for vertex, score in best.items()} == {"0": 3, "1": 3, "2": 3}
+    pruned = {vertex: network["parameters"] - network["kept"] for network in run.summary.networks
+              for vertex in network["nodes"]}  # fmt: skip
+    assert pruned[0] == round(0.5 * 64 * 64) + round(0.5 * 640)
+    for vertex in range(3):
+        model = load_model(tmp_path / "run", node=vertex, best=True)
+        assert model.in_use is model.distilled
+        assert pruning.num_pruned(model.local) == pruned[vertex]
+        masks = [pruning.fingerprint(network.backbone) for network in (model.local, model.distilled)]
+        assert masks[0] == masks[1] != ""
+        assert pruning.num_pruned(model.distilled.head) == 0
+    content = export(load_model(tmp_path / "run", node=1), load_card(tmp_path / "run", node=1), "torchscript")
+    assert len(content) > 0

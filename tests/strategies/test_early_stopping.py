@@ -13,7 +13,7 @@ from flower_kd.clients import Node, make_client_app, state
 from flower_kd.clients.training import evaluate
 from flower_kd.errors import InputError
 from flower_kd.sim import InProcessGrid
-from flower_kd.strategies import DSGD, DDist, NeighborKD, Silo
+from flower_kd.strategies import DSGD, DDist, MultiHead, NeighborKD, Silo
 from flower_kd.strategies.early_stopping import EarlyStopping
 
 ROUNDS = 12
@@ -148,6 +148,8 @@ def test_a_node_that_lost_its_weights_trains_again(ring: nx.Graph) -> None:
 
 def test_who_cannot_stop() -> None:
     ring = nx.cycle_graph(4)
+    with pytest.raises(InputError, match="patience = 3: MultiHead trains two heads in phases of fixed lengths"):
+        MultiHead(ring, patience=3)
     with pytest.raises(InputError, match=r"patience = 3: DSGD averages weights, so that no node can stop"):
         DSGD(ring, patience=3)
     without = InProcessGrid(make_client_app(build_blob_node), 4, {})

@@ -73,7 +73,21 @@ def decode_mutated(count: int) -> Counter[str]:
 
 def read_mutated_hellos(count: int) -> Counter[str]:
     """Read mutated answers to the handshake, and count the outcomes."""
-    honest = Hello(2, "bob", 4, 10, "mlp", 5000, 20_000, 400, "ab" * 32, class_counts=[7] * 10)
+    honest = Hello(
+        vertex=2,
+        name="bob",
+        partitions=4,
+        classes=10,
+        model="mlp",
+        parameters=5000,
+        pruned=100,
+        mask="cd" * 32,
+        weights_bytes=20_000,
+        stored_bytes=21_000,
+        reference_rows=400,
+        fingerprint="ab" * 32,
+        class_counts=[7] * 10,
+    )
     FaultyGrid(make_client_app(build_same_model_node), 1, {})  # sets up the sender for Flower
     found: Counter[str] = Counter()
     for seed in range(count):
