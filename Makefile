@@ -20,8 +20,9 @@ $(READY): pyproject.toml
 demo: $(READY)
 	$(DEMO) sh sim/demo.sh
 
+# Files of tests are distributed in their order, so that those of Flower's engines, which mostly wait, do not come last.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .
