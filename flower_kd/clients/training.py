@@ -59,7 +59,8 @@ def train(
     vertex : int
         The node's place in the graph, for its random streams.
     ask : callable (Tensor) -> Teacher or None, optional
-        Returns the teacher on private inputs [batch, ...]: the node then distills on its private batches.
+        Returns the teacher on private inputs [batch, ...]: the node then distills on its private batches, unless it has
+        a teacher on reference rows.
 
     Returns
     -------
@@ -119,21 +120,18 @@ def train(
             if gradients is not None:
                 gradients.of_labels(own, labels)
             loss = label_loss if label_weight == 1 else label_weight * label_loss
+            distilled: tuple[Tensor, Tensor, Tensor | None] | None = None  # logits, the teacher's log q, its weights
             if kd_batch is not None and kd_batch[1] is not None and teacher is not None:
-                kd_loss = _kd_loss(measure, shared, kd_batch[1], teacher.weights, order)
+                distilled = shared, kd_batch[1], teacher.weights
+            elif ask is not None and order.kd_weight > 0 and (asked := ask(inputs)) is not None:
+                # A view, whose gradient is that of this term only.
+                distilled = own.view_as(own), asked.soft_labels.to(device).log(), asked.weights
+            if distilled is not None:
+                kd_loss = _kd_loss(measure, *distilled, order)
                 loss = loss + order.kd_weight * kd_loss
                 kd_losses.append(kd_loss.detach())
                 if gradients is not None:
-                    gradients.of_distillation(shared)
-            asked = ask(inputs) if ask is not None and order.kd_weight > 0 else None
-            if asked is not None:
-                log_q = asked.soft_labels.to(device).log()
-                student = own.view_as(own)  # its gradient is that of this term only
-                kd_loss = _kd_loss(measure, student, log_q, asked.weights, order)
-                loss = loss + order.kd_weight * kd_loss
-                kd_losses.append(kd_loss.detach())
-                if gradients is not None:
-                    gradients.of_distillation(student)
+                    gradients.of_distillation(distilled[0])
             loss.backward()
             set_rates(done)
             node.optimizer.step()

@@ -10,7 +10,7 @@ from flower_kd import wire
 from flower_kd.errors import InputError
 from flower_kd.protocol import ARRAYS, NO_BASE, UPDATE
 from flower_kd.strategies.network import Network
-from flower_kd.strategies.resumable import State
+from flower_kd.strategies.resumable import State, by_vertex, of_vertices
 from flower_kd.wire import Compressor, compression
 
 BASE = "base"  # how its names in a state begin
@@ -47,21 +47,11 @@ class Bases:
 
     def state_dict(self) -> State:
         """Return the bases, by vertex and name."""
-        return {
-            f"{BASE}/{vertex}/{name}": array
-            for vertex, weights in self._weights.items()
-            for name, array in weights.items()
-        }
+        return of_vertices(BASE, self._weights)
 
     def load_state_dict(self, state: State) -> None:
         """Restore the bases in a state, which may have other arrays."""
-        found: dict[int, wire.Arrays] = {}
-        for key, array in state.items():
-            kind, _, rest = key.partition("/")
-            if kind == BASE:
-                number, _, name = rest.partition("/")
-                found.setdefault(int(number), {})[name] = array
-        for vertex, weights in found.items():
+        for vertex, weights in by_vertex(BASE, state).items():
             self.set([vertex], weights)
 
     def expand(

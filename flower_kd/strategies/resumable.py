@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -15,6 +15,22 @@ State = dict[str, np.ndarray]
 """The state of a strategy between two rounds: arrays by name."""
 
 _KINDS = "biuf"  # of dtypes that safetensors can write: booleans, integers, floats
+
+
+def of_vertices(kind: str, arrays: Mapping[int, Mapping[str, np.ndarray]]) -> State:
+    """Return arrays by vertex and name as a state, with names that begin with their kind."""
+    return {f"{kind}/{vertex}/{name}": array for vertex, named in arrays.items() for name, array in named.items()}
+
+
+def by_vertex(kind: str, state: State) -> dict[int, dict[str, np.ndarray]]:
+    """Return the arrays of a kind in a state, which may have others, by vertex and name."""
+    found: dict[int, dict[str, np.ndarray]] = {}
+    for key, array in state.items():
+        of, _, rest = key.partition("/")
+        if of == kind:
+            number, _, name = rest.partition("/")
+            found.setdefault(int(number), {})[name] = array
+    return found
 
 
 class Resumable:

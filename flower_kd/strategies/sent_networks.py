@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord, RecordDict
 
 from flower_kd import wire
 from flower_kd.protocol import Hello
-from flower_kd.strategies.resumable import State
+from flower_kd.strategies.resumable import State, by_vertex, of_vertices
 from flower_kd.strategies.weights import usable_weights
 
 NETWORK = "network"  # how their names in a state begin
@@ -43,21 +43,15 @@ class SentNetworks:
 
     def state_dict(self) -> State:
         """Return the weights, by vertex and name."""
-        return {
-            f"{NETWORK}/{vertex}/{name}": wire.read(name, array)
+        weights = {
+            vertex: {name: wire.read(name, array) for name, array in record.items()}
             for vertex, record in self.records.items()
-            for name, array in record.items()
         }
+        return of_vertices(NETWORK, weights)
 
     def load_state_dict(self, state: State) -> None:
         """Restore the weights in a state, which may have other arrays."""
-        found: dict[int, wire.Arrays] = {}
-        for key, array in state.items():
-            kind, _, rest = key.partition("/")
-            if kind == NETWORK:
-                number, _, name = rest.partition("/")
-                found.setdefault(int(number), {})[name] = array
-        self.records = {vertex: _record(weights) for vertex, weights in found.items()}
+        self.records = {vertex: _record(weights) for vertex, weights in by_vertex(NETWORK, state).items()}
 
 
 def _record(weights: wire.Arrays) -> ArrayRecord:
