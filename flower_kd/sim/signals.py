@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SECOND_TRY_SECONDS = 0.01  # by then the destructor that swallowed the first has ended
 
 
 @contextmanager
@@ -18,10 +21,32 @@ def as_interruption() -> Iterator[None]:
     for number in handled:
         signal.signal(number, signal.default_int_handler)
     try:
-        yield
+        with not_lost_in_destructors(signal.SIGINT):
+            yield
     finally:
         for number in handled:
             signal.signal(number, before[number])
+
+
+@contextmanager
+def not_lost_in_destructors(number: signal.Signals) -> Iterator[None]:
+    """Send this signal again if the KeyboardInterrupt that its handler raises in a block is swallowed.
+
+    Python prints and drops an exception raised in `__del__`: the program would go on, uninterrupted.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            threading.Timer(SECOND_TRY_SECONDS, os.kill, (os.getpid(), number)).start()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager

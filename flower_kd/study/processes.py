@@ -16,7 +16,7 @@ from multiprocessing.queues import Queue
 
 from flower_kd import unused
 from flower_kd.sim import orphans, preload
-from flower_kd.sim.signals import deferred_signals
+from flower_kd.sim.signals import deferred_signals, not_lost_in_destructors
 from flower_kd.study import PRELOADED
 from flower_kd.study.job import Job, Outcome, attempt
 from flower_kd.study.logs import warnings_to
@@ -153,7 +153,10 @@ def _work(job: Job, workers: int, tensorboard: bool) -> Outcome:
     try:
         _interruption.working = True
         if not _interruption.requested:
-            with warnings_to(lambda line: _messages.put((job.name, line)), known=(unused.WARNING,)):
+            with (
+                not_lost_in_destructors(signal.SIGTERM),
+                warnings_to(lambda line: _messages.put((job.name, line)), known=(unused.WARNING,)),
+            ):
                 return attempt(job, report, workers=workers, tensorboard=tensorboard)
     except KeyboardInterrupt:
         pass  # the main process does not wait for this outcome

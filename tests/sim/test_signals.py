@@ -1,4 +1,6 @@
 import signal
+import sys
+import time
 
 import pytest
 
@@ -36,3 +38,22 @@ def test_deferred_signals_arrive_after_the_block() -> None:
     with pytest.raises(KeyboardInterrupt):
         work()
     assert done == ["block"]
+
+
+class Interrupted:
+    """Its destructor is interrupted."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interruption_that_a_destructor_swallows_comes_again(capfd: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        with as_interruption():
+            Interrupted()
+            time.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert capfd.readouterr().err == ""
+    assert sys.unraisablehook.__module__ != as_interruption.__module__
