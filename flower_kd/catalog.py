@@ -37,7 +37,7 @@ KINDS = {kind: kind for kind in REGISTRIES} | {"reference_augment": "augment"}
 
 # Keys that a strategy's parentheses may not set: the run needs them elsewhere too, or they name other parts.
 OF_THE_RUN = (
-    *("seed", "local_steps", "exchange_every", "evaluate_every", "exchange_rows"),
+    *("seed", "local_steps", "exchange_every", "evaluate_every", "exchange_rows", "participation", "message_loss"),
     *("wire", "compression", "dissimilarity", "pooling", "consensus"),
 )
 

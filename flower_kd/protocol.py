@@ -34,6 +34,8 @@ VALIDATION_LOSS = "validation-loss"
 # The stage of a run in which nodes train alone, for comparison; the other stage has the strategy's name.
 ALONE = "alone"
 
+LAST = -1  # an `Order.taught` of the previous exchange
+
 NO_BASE = 0  # an `Order.base` of nothing; no digest is 0
 
 Reply = Literal["nothing", "logits", "weights"]
@@ -192,7 +194,7 @@ class Order(_Record):
         What to send back beside the metrics.
     exchange : int
         Which exchange the reply's rows belong to (`exchanged_rows`); the teacher's are those of the previous one, or of
-        this one if `joint`.
+        this one if `joint`, unless `taught` says otherwise.
     joint : bool
         Take the reply's logits from the forward pass of the last step, whose reference rows are also those of the
         teacher, if there is one: no further pass is needed, except for models with batch normalization.
@@ -232,6 +234,9 @@ class Order(_Record):
     moving_base : bool
         Whether updates also move the base, as in CHOCO-SGD; what compression leaves out then stays in the node's
         weights. If not, it is added to the next update (error feedback).
+    taught : int
+        Which exchange the teacher's rows belong to, for a node that missed exchanges; -1 (`LAST`) for the previous one,
+        or this one if `joint`.
     """
 
     server_round: int
@@ -257,6 +262,7 @@ class Order(_Record):
     total_steps: int = 0
     compression: str = "none"
     moving_base: bool = False
+    taught: int = LAST
 
     @property
     def first_step(self) -> int:

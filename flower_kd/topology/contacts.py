@@ -73,7 +73,7 @@ class Contacts:
         """Return the number of nodes to which each node sends in an exchange, [nodes]."""
         if self.participation == 1 and not self.graphs.varies:
             return self._receivers_of_all
-        return _senders_per_column(self._sent(exchange))
+        return _receivers_of_columns(self._sent(exchange))
 
     def received(self, exchange: int) -> csr_array | None:
         """Return whose messages arrive at whom, with a 1 at (n, m) if n receives what m sends, [nodes, nodes].
@@ -98,11 +98,18 @@ class Contacts:
 
     @cached_property
     def _receivers_of_all(self) -> np.ndarray:
-        return _senders_per_column(self._sent(0))
+        return _receivers_of_columns(self._sent(0))
+
+    @cached_property
+    def _only_pattern(self) -> csr_array:
+        return in_adjacency(self.graphs.at(0))
+
+    def _pattern(self, exchange: int) -> csr_array:
+        return in_adjacency(self.graphs.at(exchange)) if self.graphs.varies else self._only_pattern
 
     def _sent(self, exchange: int) -> csr_array:
         """Return a 1 at (n, m) if m sends to n, and on the diagonal for nodes that take part."""
-        pattern = in_adjacency(self.graphs.at(exchange))
+        pattern = self._pattern(exchange)
         if self.participation == 1:
             return pattern
         here = diags_array(self.taking_part(exchange).astype(float))
@@ -111,22 +118,22 @@ class Contacts:
         return sent
 
     def _arriving(self, exchange: int) -> csr_array:
-        arriving = self._sent(exchange).copy()
+        sent = self._sent(exchange)
         if not self.message_loss:
-            return arriving
-        # Drawn for each edge of the graph, so that it does not matter who takes part.
-        pattern = in_adjacency(self.graphs.at(exchange))
-        pattern.sort_indices()
+            return sent
+        # Drawn for each edge of the graph, in the order of receivers and senders: it does not matter who takes part.
+        kept = self._pattern(exchange).copy()
+        kept.sort_indices()
         rng = np.random.default_rng(derive(self.seed, "message loss", exchange))
-        pattern.data = (rng.random(pattern.nnz) >= self.message_loss).astype(float)
-        pattern.setdiag(1.0)
+        kept.data = (rng.random(kept.nnz) >= self.message_loss).astype(float)
+        kept.setdiag(1.0)
         if self.both_ways:
-            pattern = pattern.multiply(pattern.T)
-        arriving = csr_array(arriving.multiply(pattern))
+            kept = kept.multiply(kept.T)
+        arriving = csr_array(sent.multiply(kept))
         arriving.eliminate_zeros()
         return arriving
 
 
-def _senders_per_column(sent: csr_array) -> np.ndarray:
+def _receivers_of_columns(sent: csr_array) -> np.ndarray:
     """Return the number of receivers of each sender, [nodes], without itself."""
     return np.bincount(sent.indices, minlength=sent.shape[0]) - (sent.diagonal() > 0)

@@ -88,7 +88,7 @@ class GraphSequence:
         union.add_nodes_from(range(self.num_nodes))
         for exchange in range(self.exchanges):
             edges = self.at(exchange).edges
-            counts.update(edges if union.is_directed() else (tuple(sorted(edge)) for edge in edges))
+            counts.update(edge if union.is_directed() else (min(edge), max(edge)) for edge in edges)
         union.add_edges_from((*edge, {EXCHANGES: count}) for edge, count in sorted(counts.items()))
         require_connected(union, f"the union of {self.what} over {self.exchanges} exchanges")
         return union
