@@ -19,7 +19,7 @@ def require_two(num_nodes: int) -> None:
 
 def is_connected(graph: nx.Graph) -> bool:
     """Return whether a graph is connected, or strongly connected if directed."""
-    if len(graph) == 0:
+    if len(graph) == 0:  # networkx raises an error
         return False
     return nx.is_strongly_connected(graph) if graph.is_directed() else nx.is_connected(graph)
 

@@ -169,7 +169,7 @@ def first_connected(draw: Callable[[], nx.Graph], rng: np.random.Generator) -> n
     for _ in range(_DRAWS):
         before = rng.bit_generator.state
         graph = draw()
-        if is_connected(graph) or rng.bit_generator.state == before:
+        if rng.bit_generator.state == before or is_connected(graph):
             break
     return graph
 
