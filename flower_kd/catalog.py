@@ -15,7 +15,7 @@ from flower_kd.parts.registry import Registry
 from flower_kd.pooling import POOLINGS
 from flower_kd.schedule import SCHEDULES
 from flower_kd.strategies import CONSENSUS, STRATEGIES
-from flower_kd.topology import TOPOLOGIES
+from flower_kd.topology import TOPOLOGIES, varying
 from flower_kd.wire import CODECS, COMPRESSIONS
 
 REGISTRIES: dict[str, Registry[Any]] = {
@@ -55,6 +55,8 @@ def texts(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from ((kind, text) for text in dict.fromkeys(name for name, _ in models.parse(settings[kind])))
         elif kind != "topology" or not topology.is_file(settings[kind]):
             yield kind, settings[key]
+            if kind == "topology" and (drawn := varying.drawn_by(settings[key])):
+                yield kind, drawn
 
 
 def problems(settings: Mapping[str, Any]) -> list[str]:

@@ -39,6 +39,12 @@ class Varying:
         return graph
 
 
+def drawn_by(text: str) -> str:
+    """Return the topology that one named by a text draws from in each exchange; empty if there is none."""
+    part = TOPOLOGIES.parse(text)
+    return str(part.arguments.get("graph", "")) if TOPOLOGIES.get(part.name) is Varying else ""
+
+
 @TOPOLOGIES.register("one-peer-exponential")
 def one_peer_exponential(num_nodes: int, rng: np.random.Generator, exchange: int) -> nx.DiGraph:
     """Return the graph in which each node sends to the one that is 2^(exchange mod log2 nodes) further on.
