@@ -343,7 +343,8 @@ class Network(Grid):
             if training:
                 self.participation[vertex].taken += 1  # reverted by leave_out
             self.leave_out(server_round, vertex, missing[vertex])
-        self.greeting = replace(self.greeting, server_round=server_round)  # for nodes that come back later
+        if server_round:  # not in a round without an evaluation
+            self.greeting = replace(self.greeting, server_round=server_round)  # for nodes that come back later
         if training:
             self._empty_exchanges = 0 if answered else self._empty_exchanges + 1
         else:
