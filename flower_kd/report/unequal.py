@@ -11,7 +11,16 @@ from flower_kd.unused import effective
 # Keys that change a node's training under any strategy.
 TRAINING = (
     *("dataset", "image-size", "normalization", "partition", "gamma", "dirichlet-alpha", "samples-per-node"),
-    *("validation-share", "patience", "model", "weights-file", "num-server-rounds", "local-steps", "batch-size", "learning-rate"),
+    *(
+        "validation-share",
+        "patience",
+        "model",
+        "weights-file",
+        "num-server-rounds",
+        "local-steps",
+        "batch-size",
+        "learning-rate",
+    ),
     *("momentum", "weight-decay", "schedule", "augment", "reference-augment"),
 )
 _WIDTH = 100  # of one line in the terminal

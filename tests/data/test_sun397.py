@@ -90,7 +90,8 @@ def test_what_is_incomplete_is_refused_in_one_sentence(tmp_path: Path) -> None:
     folder = write_scenes(tmp_path, per_class=1)
     (folder / "ClassName.txt").write_text("/a/abbey\n/b/beach\n/y/youth_hostel\n")
     with pytest.raises(
-        InputError, match=r"data set: ClassName.txt does not list the class of a/apartment_building/outdoor/sun_1000.jpg$"
+        InputError,
+        match=r"data set: ClassName.txt does not list the class of a/apartment_building/outdoor/sun_1000.jpg$",
     ):
         data.load(DataSpec(dataset=str(folder)))
     empty = tmp_path / "empty"
