@@ -208,3 +208,10 @@ def test_weights_from_a_file_are_those_of_the_backbone(tmp_path) -> None:
     assert torch.equal(model.local.backbone[0].weight, trained[0].weight)
     model.begin_distillation()
     assert torch.equal(model.distilled.backbone[0].weight, trained[0].weight)
+
+
+def test_features_of_another_width_than_stated_are_refused() -> None:
+    backbone = Features()
+    backbone.num_features = 6
+    with pytest.raises(InputError, match=r"features of shape \[4, 7\], but its num_features is 6$"):
+        TwoHeads(backbone, classes=3)(IMAGES)
