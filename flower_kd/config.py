@@ -89,6 +89,8 @@ class RunConfig:
         `digits` (embedded), a name on the hub, or a folder with images and labels.
     image_size : int
         Side in pixels to which images are resized; 0 to keep their size.
+    normalization : {"auto", "imagenet"}
+        Means and standard deviations of pixels: the data set's own, or `imagenet` for those of torchvision's weights.
     partition : str
         How private samples are split over nodes.
     gamma : float
@@ -184,6 +186,7 @@ class RunConfig:
 
     dataset: str = "digits"
     image_size: Whole = 0
+    normalization: Literal["auto", "imagenet"] = "auto"
     partition: str = "skew"
     gamma: NonNegative = 15.0
     dirichlet_alpha: Positive = 0.5

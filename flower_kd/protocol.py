@@ -306,6 +306,9 @@ class Order(_Record):
     head : int
         Which head of a `flower_kd.models.TwoHeads` is trained, 1 or 2; 0 for any other model. A node keeps the teacher
         with which it trains head 2 for all later orders.
+    best_head_1 : bool
+        Whether head 1 ends with its best weights by validation: after the steps of an order that trains it, those
+        included, or else before head 2 begins.
     frozen_backbone : bool
         Whether only the head itself is trained.
     networks : list of str
@@ -347,6 +350,7 @@ class Order(_Record):
     record_gradients: bool = False
     stopped: bool = False
     head: int = 0
+    best_head_1: bool = False
     frozen_backbone: bool = False
     networks: list[str] = field(default_factory=list)
     pooling: str = ""

@@ -21,7 +21,7 @@ from flower_kd.runs import results, run_folder, shortfalls
 from flower_kd.runs.identity import identity
 from flower_kd.runs.results import RunRecord
 from flower_kd.runs.run_folder import RunFolder
-from flower_kd.strategies import Network, Silo
+from flower_kd.strategies import DistillationStrategy, Network, Silo
 from flower_kd.strategies.resumable import Resumable
 
 SUMMARY = "flower-kd.summary"
@@ -76,6 +76,8 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
         answering.
     """
     graph, strategy = plan(config, num_nodes)
+    if isinstance(strategy, DistillationStrategy):  # now, as the nodes may be trained alone first
+        strategy.warn_if_untaught(config.num_server_rounds, config.reference_size)
     stages = {config.strategy: strategy}
     if results.has_baseline(config):
         log(INFO, "training each node alone first, for comparison (baseline = 'silo')")
@@ -113,6 +115,7 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
                     network.saved_rounds,
                     network.early_stopping.stopped,
                     getattr(each, "head_1_round", 0),
+                    next(iter(network.early_stopping.stopped_before), ()),
                 )
         shortfalls.check(records[config.strategy])
     except BaseException:

@@ -195,7 +195,6 @@ def test_an_unknown_key_that_is_a_setting_of_a_part_says_of_which(run_config: di
             "patience = 3: strategy 'd-sgd' averages weights, so that no node can stop",
         ),
         ({"patience": 3, "validation-share": 0.2, "strategy": "fedavg"}, "strategy 'fedavg' averages weights"),
-        ({"patience": 3, "validation-share": 0.2, "strategy": "multi-head"}, "strategy 'multi-head' trains two heads"),
         ({"validation-share": 0.2, "strategy": "neighbor-kd(patience=3)"}, "cannot set patience"),
         ({"patience": -1}, "patience = -1 must be at least 0"),
     ],

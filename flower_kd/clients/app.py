@@ -188,7 +188,10 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         teacher = predictions.teacher(message.content, order, rows=len(rows), classes=node.classes)
         with state.restored_on_error(context, node):
             _load_weights(node, message)
-            begins = heads.set_head(node, order)
+            begins = heads.begins_head_2(node, order)
+            if begins and order.best_head_1:  # it may have missed the round in which head 1 ended
+                state.restore_best(context, node)
+            heads.set_head(node, order)
             if order.head == 2:
                 teacher = heads.kept_teacher(node, teacher)
                 neighbor_networks.receive(node, order, message.content)
@@ -199,6 +202,9 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                 metrics, logits = {"num-examples": len(node.private)}, None
             else:
                 metrics, logits = train(node, order, teacher, rows, vertex, neighbor_networks.teachers(node, order))
+                if order.head == 1 and order.best_head_1:
+                    validate(context, node, order.server_round)
+                    state.restore_best(context, node)
             content = RecordDict({METRICS: MetricRecord({**metrics})})
             if order.reply == "weights":
                 name, record = updates.reply(node, order, base)

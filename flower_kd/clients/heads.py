@@ -23,8 +23,8 @@ def check_two_heads(node: Node) -> None:
         )
 
 
-def set_head(node: Node, order: Order) -> bool:
-    """Prepare the head that an order trains, and return whether the second begins now, where the first has ended."""
+def begins_head_2(node: Node, order: Order) -> bool:
+    """Return whether head 2 begins with an order; raises InputError if the node cannot train the order's head."""
     if not order.head:
         return False
     check_two_heads(node)
@@ -33,13 +33,21 @@ def set_head(node: Node, order: Order) -> bool:
     begun = bool(model.distilling)
     if begun and order.head == 1:
         raise InputError("head 1 cannot be trained any more: its network is the teacher of others")
-    begins = order.head == 2 and not begun
+    return order.head == 2 and not begun
+
+
+def set_head(node: Node, order: Order) -> None:
+    """Prepare the head that an order trains; the second begins where the first has ended."""
+    if not order.head:
+        return
+    begins = begins_head_2(node, order)
+    model = node.model
+    assert isinstance(model, TwoHeads)
     if begins:
         model.begin_distillation()
         for parameter in model.local.parameters():  # what the optimizer knows of them is not needed any more
             node.optimizer.state.pop(parameter, None)
     model.distilled.freeze_backbone(order.frozen_backbone)
-    return begins
 
 
 def kept_teacher(node: Node, received: Teacher | None) -> Teacher | None:

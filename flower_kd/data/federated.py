@@ -154,7 +154,7 @@ class FederatedData:
     @cached_property
     def _read_reference(self) -> tuple[Tensor, str]:
         """The reference set's images in [0, 1], and the fingerprint, in one pass: decoded pixels are not kept."""
-        known = known_normalization(self.spec.dataset)
+        known = known_normalization(self.spec.dataset, self.spec.normalization)
         digest = hashlib.sha256(f"image-size {self.spec.image_size}, normalization {known}".encode())
         pixels = self._source.train.decode(self._reference_rows)
         for each in pixels:
@@ -167,10 +167,10 @@ class FederatedData:
     @cached_property
     def normalization(self) -> Normalization:
         """What turns images in [0, 1] into inputs."""
-        return normalization(self.spec.dataset, self._unnormalized_reference)
+        return normalization(self.spec.dataset, self._unnormalized_reference, self.spec.normalization)
 
     def _samples(self, split: Split, rows: np.ndarray) -> Samples:
-        images = self.normalization(split.images(split.decode(rows)))
+        images = self.normalization(split.read(rows))
         return images, torch.from_numpy(split.labels[rows].astype(np.int64))
 
 

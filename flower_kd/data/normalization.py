@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flower_kd.errors import InputError
+
 # Of the training images in [0, 1], one value per channel.
 STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "digits": ((0.3053,), (0.3760,)),
@@ -17,6 +19,8 @@ STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "cifar100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
     "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
 }
+AUTO, IMAGENET = "auto", "imagenet"
+CHOICES = (AUTO, IMAGENET)
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Normalization:
         return images.mul(std).add_(mean)
 
 
-def normalization(dataset: str, reference: Tensor) -> Normalization:
+def normalization(dataset: str, reference: Tensor, chosen: str = AUTO) -> Normalization:
     """Return the statistics of a known data set, else those of the reference set, which all nodes share.
 
     Parameters
@@ -46,8 +50,19 @@ def normalization(dataset: str, reference: Tensor) -> Normalization:
         A name or folder; only its last part is used ("ylecun/mnist").
     reference : Tensor
         Reference images in [0, 1], [rows, channels, height, width]; if empty, pixels are scaled to [-1, 1].
+    chosen : {"auto", "imagenet"}
+        "imagenet" for the statistics with which torchvision's ImageNet weights were trained, whatever the data set.
+
+    Raises
+    ------
+    InputError
+        If ImageNet's are chosen for images without three channels.
     """
-    channels, known = reference.shape[1], known_normalization(dataset)
+    channels, known = reference.shape[1], known_normalization(dataset, chosen)
+    if chosen == IMAGENET and channels != 3:
+        raise InputError(
+            f"normalization = 'imagenet' is for color images, but those of dataset {dataset!r} have {channels} channel"
+        )
     if known is not None and len(known.mean) == channels:
         return known
     if len(reference) == 0:
@@ -58,7 +73,9 @@ def normalization(dataset: str, reference: Tensor) -> Normalization:
     return Normalization(tuple(pixels.mean(dim=1).tolist()), tuple(std.tolist()))
 
 
-def known_normalization(dataset: str) -> Normalization | None:
+def known_normalization(dataset: str, chosen: str = AUTO) -> Normalization | None:
     """Return the statistics for a data set's name or folder, if known; see `normalization`."""
+    if chosen == IMAGENET:
+        return Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     name = re.sub(r"[^a-z0-9]", "", dataset.rstrip("/").rsplit("/", 1)[-1].lower())
     return Normalization(*STATISTICS[name]) if name in STATISTICS else None

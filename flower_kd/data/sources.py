@@ -1,9 +1,9 @@
-"""Sources of images and labels: scikit-learn's digits, a folder, or the hub."""
+"""Sources of images and labels: scikit-learn's digits, a folder (SUN397 as it is distributed, too), or the hub."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ from datasets.utils.file_utils import xopen
 from torch import Tensor
 
 from flower_kd import folders
-from flower_kd.data import pixel_cache
+from flower_kd.data import pixel_cache, sun397
 from flower_kd.data.pixel_cache import PixelCache
 from flower_kd.errors import InputError
 from flower_kd.seeding import derive
@@ -47,6 +47,9 @@ class Split(Protocol):
 
     def images(self, pixels: list[Pixels]) -> Tensor:
         """Return decoded pixels of at least one row as images [rows, channels, height, width] in [0, 1], float32."""
+
+    def read(self, rows: np.ndarray) -> Tensor:
+        """Return some rows, at least one, as images; large ones are in memory as pixels for a short time only."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,10 @@ class DigitsSplit:
         images = torch.from_numpy(np.stack(pixels)[:, None].astype(np.float32) / 16)
         return _resized(images, self.image_size, self.image_size)
 
+    def read(self, rows: np.ndarray) -> Tensor:
+        """Return some rows as images."""
+        return self.images(self.decode(rows))
+
 
 @dataclass(frozen=True)
 class TableSplit:
@@ -118,12 +125,22 @@ class TableSplit:
         InputError
             If an image cannot be decoded, or has values outside the range of its kind.
         """
+        return [pixels for part in self._in_parts(rows, self._pixels) for pixels in part]
+
+    def read(self, rows: np.ndarray) -> Tensor:
+        """Return some rows as images; raises the same errors as `decode` and `images`."""
+        if not self.image_size:
+            return self.images(self.decode(rows))
+        return torch.cat(self._in_parts(rows, lambda part: self.images(self._pixels(part))))
+
+    def _pixels(self, rows: np.ndarray) -> list[Pixels]:
+        return self._cache.pixels(self._files(rows), self._decoded)
+
+    def _in_parts(self, rows: np.ndarray, work: Callable[[np.ndarray], Any]) -> list[Any]:
+        """Return what is made of each part of some rows, in their order."""
         parts = np.array_split(rows, -(-len(rows) // PART) or 1)
-        decoded = {
-            part: self._cache.pixels(self._files(parts[part]), self._decoded)
-            for part in pixel_cache.shared_order(len(parts))
-        }
-        return [pixels for part in range(len(parts)) for pixels in decoded[part]]
+        done = {part: work(parts[part]) for part in pixel_cache.shared_order(len(parts))}
+        return [done[part] for part in range(len(parts))]
 
     def images(self, pixels: list[Pixels]) -> Tensor:
         """Return pixels as images [rows, channels, height, width] in [0, 1], float32.
@@ -259,6 +276,9 @@ def _load(dataset: str) -> DatasetDict:
         raise InputError(f"dataset {dataset!r}: the folder does not exist")
     try:
         with _bars(download=not local):
+            scenes = sun397.folder_of(path) if local else None
+            if scenes is not None:
+                return DatasetDict(train=sun397.table(scenes))
             splits = load_dataset(str(path) if local else dataset)
     except Exception as error:  # datasets and its readers raise many kinds
         where = (

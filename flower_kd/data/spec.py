@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flower_kd.errors import InputError
+from flower_kd.data.normalization import AUTO, CHOICES
+from flower_kd.errors import InputError, unknown
 from flower_kd.ranges import require_number
 
 
@@ -34,11 +35,13 @@ class DataSpec:
         Rows of the reference set.
     image_size : int
         Side in pixels to which images are resized; 0 to keep their size.
+    normalization : {"auto", "imagenet"}
+        Means and standard deviations of pixels: the data set's own, or those with which ImageNet weights were trained.
 
     Raises
     ------
     InputError
-        If a number is out of range.
+        If a number is out of range, or there is no such normalization.
     """
 
     dataset: str = "digits"
@@ -51,6 +54,7 @@ class DataSpec:
     validation_share: float = 0.0
     reference_size: int = 0
     image_size: int = 0
+    normalization: str = AUTO
 
     def __post_init__(self) -> None:
         if self.num_partitions < 1:
@@ -60,3 +64,5 @@ class DataSpec:
             if value < 0:
                 raise InputError(f"{name.replace('_', '-')} = {value} must be at least 0")
         require_number("validation-share", self.validation_share, 0, 0.5)
+        if self.normalization not in CHOICES:
+            raise InputError(unknown("normalization", self.normalization, list(CHOICES)))

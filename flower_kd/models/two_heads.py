@@ -30,6 +30,7 @@ class Headed(nn.Module):
         self.backbone = backbone
         self.head = head
         self._frozen = False
+        self._width = next(layer.in_features for layer in head.modules() if isinstance(layer, nn.Linear))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return logits [batch, classes]."""
@@ -41,6 +42,10 @@ class Headed(nn.Module):
         if features.ndim != 2:
             raise InputError(
                 f"the backbone returns features of shape {list(features.shape)}, not [batch, num_features]"
+            )
+        if features.shape[1] != self._width:
+            raise InputError(
+                f"the backbone returns features of shape {list(features.shape)}, but its num_features is {self._width}"
             )
         return self.head(features)
 

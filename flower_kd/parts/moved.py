@@ -39,8 +39,8 @@ HOMES = {
     "labels-per-node": Home("partition", ("pathological", "skew"), unset=0),
     "eta": Home("consensus", ("gradient",)),
     "clamp": Home("consensus", ("gradient",)),
-    "pooling-weights": Home("strategy", ("neighbor-kd",)),
-    "pooling-self": Home("strategy", ("neighbor-kd",)),
+    "pooling-weights": Home("strategy", ("neighbor-kd", "multi-head")),
+    "pooling-self": Home("strategy", ("neighbor-kd", "multi-head")),
 }
 
 

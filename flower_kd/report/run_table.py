@@ -40,6 +40,8 @@ def table(summary: Summary) -> RenderableType:
     if shortfalls.missed(summary)[0]:
         parts = summary.participation
         columns.append(("exchanges", lambda vertex: f"{parts[vertex]['taken']} of {parts[vertex]['due']}"))
+    if summary.head_1 and any(before := summary.head_1.get("stopped", [])):
+        columns.append(("head 1 stopped", lambda vertex: _round(before[vertex])))
     if any(summary.stopped):
         columns.append(("stopped after", lambda vertex: _round(summary.stopped[vertex])))
     for name, _ in columns:

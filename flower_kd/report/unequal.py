@@ -10,9 +10,18 @@ from flower_kd.unused import effective
 
 # Keys that change a node's training under any strategy.
 TRAINING = (
-    *("dataset", "image-size", "partition", "gamma", "dirichlet-alpha", "samples-per-node", "validation-share"),
-    *("model", "weights-file", "num-server-rounds", "local-steps", "batch-size", "learning-rate", "momentum"),
-    *("weight-decay", "schedule", "augment", "reference-augment"),
+    *("dataset", "image-size", "normalization", "partition", "gamma", "dirichlet-alpha", "samples-per-node"),
+    *(
+        "validation-share",
+        "patience",
+        "model",
+        "weights-file",
+        "num-server-rounds",
+        "local-steps",
+        "batch-size",
+        "learning-rate",
+    ),
+    *("momentum", "weight-decay", "schedule", "augment", "reference-augment"),
 )
 _WIDTH = 100  # of one line in the terminal
 

@@ -50,6 +50,7 @@ class RunRecord:
     saved_rounds: Sequence[int] | np.ndarray = ()  # by vertex: the last round whose end state the node was to save
     stopped: Sequence[int] | np.ndarray = ()  # by vertex: the round after which it stopped early, 0 for none
     head_1_round: int = 0  # after which the first of two heads was evaluated; 0 if there is only one
+    head_1_stopped: Sequence[int] | np.ndarray = ()  # as `stopped`, in the training of the first of two heads
 
     @property
     def num_nodes(self) -> int:
@@ -162,14 +163,16 @@ class Summary:
     baseline : dict or None
         As `accuracy`, of the same nodes trained alone; None if they were not.
     head_1 : dict or None
-        As `accuracy`, of the first of two heads at the end of its training (`multi-head`); None if there is only one.
+        As `accuracy`, of the first of two heads at the end of its training (`multi-head`), and in `stopped` the same as
+        below for that training; None if there is only one.
     participation : list of dict
         By vertex: `due`, the number of train exchanges it should have taken part in; `taken`, how many it did;
         `reasons`, how often it was left out for each reason.
     diverged : list of int
         Vertices whose test loss is no longer meaningful (`MEANINGLESS_LOSS`).
     stopped : list of (int or None)
-        With patience, by vertex: the round after which it stopped, None for one that trained to the end; else empty.
+        With patience, by vertex: the round after which it stopped, None for one that trained to the end; else empty. Of
+        two heads, it is about the second.
     identity : str
         The run's identity (`flower_kd.runs.identity`).
     """
@@ -246,11 +249,20 @@ def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
         dataset=config.dataset,
         initial_weights="common" if config.common_weights else "separate",
         baseline=_over_nodes(baseline.final("test-accuracy")) if baseline else None,
-        head_1=_over_nodes(record.values("test-accuracy", record.head_1_round)) if record.head_1_round else None,
+        head_1=_head_1(record) if record.head_1_round else None,
         participation=[asdict(part) for _, part in sorted(record.participation.items())],
         diverged=record.diverged,
-        stopped=[int(last) or None for last in record.stopped] if config.patience else [],
+        stopped=_stopped(record.stopped) if config.patience else [],
     )
+
+
+def _head_1(record: RunRecord) -> dict[str, Any]:
+    stopped = _stopped(record.head_1_stopped) if record.config.patience else []
+    return {**_over_nodes(record.values("test-accuracy", record.head_1_round)), "stopped": stopped}
+
+
+def _stopped(rounds: Sequence[int] | np.ndarray) -> list[int | None]:
+    return [int(last) or None for last in rounds]
 
 
 def _networks(hellos: Sequence[Hello]) -> list[dict[str, Any]]:

@@ -52,7 +52,8 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         Rounds between two evaluations; the last round of each phase is always evaluated.
     patience : int
         A node whose validation loss has not improved in so many evaluations stops: it takes its best weights back,
-        trains no more, and still answers. At the end of the run, every node has its best weights. 0 for no stopping.
+        trains no more, and still answers. At the end of the run, every node has its best weights. Each phase of a run
+        stops by itself. 0 for no stopping.
     participation : float
         Share of the nodes that take part in an exchange, drawn anew for each; the others neither train nor send.
     message_loss : float
@@ -306,11 +307,8 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         self._restore()
         self.summary()
         result, arrays, started = Result(), ArrayRecord(), time.monotonic()
-        for server_round in range(self.last_round + 1, num_rounds + 1):
-            if network.early_stopping.everyone:
-                log(INFO, "all nodes have stopped: the run ends after round %d", server_round - 1)
-                self._check_exchanged()
-                break
+        for server_round in self._rounds(network):
+            self._exchange = (server_round - 1) * exchanges
             for _ in range(exchanges):
                 messages = self.configure_train(server_round, arrays, train_config or ConfigRecord(), network)
                 _, metrics = self.aggregate_train(server_round, network.exchange(messages, timeout=timeout))
@@ -320,13 +318,15 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             messages = self.configure_evaluate(server_round, arrays, config, network)
             tested = self.aggregate_evaluate(server_round, network.exchange(messages, timeout=timeout))
             self._stop(server_round, tested)
-            if self.patience and (server_round == num_rounds or network.early_stopping.everyone):
+            if self._ends(server_round, network):
                 config = ConfigRecord({**config, BEST: True})
                 messages = self.configure_evaluate(server_round, arrays, config, network)
                 tested = self.aggregate_evaluate(server_round, network.exchange(messages, timeout=timeout))
             if tested is not None:
                 result.evaluate_metrics_clientapp[server_round] = tested
                 log(INFO, "[ROUND %d/%d] accuracy %.4f", server_round, num_rounds, tested["accuracy"])
+            if server_round in self._phase_ends[:-1]:
+                network.early_stopping.begin_phase()
             self._finish_round(server_round)
         for sentence in missed_exchanges([network.participation[vertex] for vertex in range(self.num_nodes)]):
             log(INFO, "%s", sentence)
@@ -418,6 +418,36 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         """Whether the current exchange is the last one of the run: what nodes reply is not sent to any other node."""
         return self._exchange + 1 == self._num_rounds * (self.local_steps // self.exchange_every)
 
+    @property
+    def _phase_ends(self) -> list[int]:
+        """The last round of each phase."""
+        return list(accumulate(self.phases))
+
+    def _rounds(self, network: Network) -> Iterator[int]:
+        """Yield the rounds of the run; when all nodes have stopped, only the last one of their phase is left.
+
+        That round has what later phases need. In the last phase there is nothing of the kind, and the run ends.
+        """
+        server_round = self.last_round
+        while server_round < self._num_rounds:
+            server_round += 1
+            if network.early_stopping.everyone:
+                end = next(end for end in self._phase_ends if server_round <= end)
+                if end == self._num_rounds:
+                    log(INFO, "all nodes have stopped: the run ends after round %d", server_round - 1)
+                    self._check_exchanged()
+                    return
+                if end > server_round:
+                    log(INFO, "all nodes have stopped: round %d, the last of this phase, is next", end)
+                server_round = end
+            yield server_round
+
+    def _ends(self, server_round: int, network: Network) -> bool:
+        """Return whether nodes that can stop take back their best weights after a round, which ends the run."""
+        in_last_phase = server_round > self._num_rounds - self.phases[-1]
+        everyone = in_last_phase and network.early_stopping.everyone
+        return bool(self.patience) and (everyone or server_round == self._num_rounds)
+
     def _phase(self, server_round: int) -> tuple[int, int]:
         """Return the number of steps before the phase of a round, and in it."""
         for rounds, end in zip(self.phases, accumulate(self.phases), strict=True):
@@ -427,7 +457,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
 
     def is_evaluated(self, server_round: int) -> bool:
         """Return whether nodes are evaluated after a round: each `evaluate_every`-th, and the last of each phase."""
-        return due(server_round, self.evaluate_every, self._num_rounds) or server_round in accumulate(self.phases)
+        return due(server_round, self.evaluate_every, self._num_rounds) or server_round in self._phase_ends
 
     def _is_last_exchange(self, exchange: int) -> bool:
         """Return whether an exchange is the last one of its round."""
@@ -558,8 +588,6 @@ def no_patience(strategy: type, patience: int, name: str) -> str:
             f"patience = {patience}: {name} averages weights, so that no node can stop and keep its own best (use "
             "patience = 0, or a strategy that distills)"
         )
-    if patience and getattr(strategy, "two_heads", False):
-        return f"patience = {patience}: {name} trains two heads in phases of fixed lengths (use patience = 0)"
     return ""
 
 

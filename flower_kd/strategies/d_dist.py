@@ -136,6 +136,22 @@ class DDist(DistillationStrategy):
         self.update: ConsensusUpdate = CONSENSUS.make(consensus, {"mixing": self.mixing})
         self._of_distributions = dissimilarities.get(dissimilarity).of_distributions
 
+    def why_untaught(self, num_rounds: int, reference_rows: int) -> str:
+        """Return why a run would teach no node; with one exchange per step, rows teach when exchanged once more."""
+        if not self.order.joint:
+            return super().why_untaught(num_rounds, reference_rows)
+        exchanges, known = self._exchanges_in(num_rounds), np.zeros(reference_rows, dtype=bool)
+        for exchange in range(exchanges):
+            rows = exchanged_rows(self.order.seed, exchange, reference_rows, self.order.exchange_rows)
+            if known[rows].all():
+                return ""
+            known[rows] = True
+        return (
+            "with one exchange per step, reference rows teach from their second exchange on, but none of the run's "
+            f"{exchanges:,} exchanges has only rows of earlier ones, as {reference_rows:,} rows are exchanged "
+            f"{len(rows):,} at a time (use a smaller reference set, or more steps)"
+        )
+
     def try_parts(self, hellos: dict[int, Hello]) -> None:
         """Try the consensus."""
         rules.check(self.rule, self.mixing, hellos[0].classes)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from logging import WARNING
 from typing import Any, Literal
 
 import networkx as nx
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, RecordDict
+from flwr.common.logger import log
 from flwr.serverapp import Grid
 from torch import Tensor
 
@@ -102,6 +104,7 @@ class DistillationStrategy(GraphStrategy):
         self._reference_rows = 0
         self._classes = 0
         self._any_usable = False  # whether logits of any node arrived in this run
+        self._is_checked = False  # whether a run teaches anything
 
     def network(self, grid: Grid) -> Network:
         """Return the grid as a Network that asks each node whether it has the dissimilarity and the wire format."""
@@ -136,9 +139,26 @@ class DistillationStrategy(GraphStrategy):
         """
         raise NotImplementedError
 
+    def why_untaught(self, num_rounds: int, reference_rows: int) -> str:
+        """Return why a run would teach no node, even if no message is lost; empty if it would."""
+        if self._exchanges_in(num_rounds) > 1:
+            return ""
+        return "the run has one exchange, and what is sent in an exchange teaches in the next (use more rounds)"
+
+    def warn_if_untaught(self, num_rounds: int, reference_rows: int) -> None:
+        """Log a warning if a run would teach no node; once."""
+        why = "" if self._is_checked else self.why_untaught(num_rounds, reference_rows)
+        self._is_checked = True
+        if why:
+            log(WARNING, "no node will be taught: %s", why)
+
+    def _exchanges_in(self, num_rounds: int) -> int:
+        return num_rounds * (self.local_steps // self.exchange_every)
+
     def begin(self, hellos: dict[int, Hello]) -> None:
         """Store the shape of the logits."""
         self._reference_rows, self._classes = hellos[0].reference_rows, hellos[0].classes
+        self.warn_if_untaught(self._num_rounds, self._reference_rows)
         self._teachers, self._taught = {}, {}
         self._any_usable = False
         if self._reference_rows == 0:

@@ -59,7 +59,9 @@ class MultiHead(NeighborKD):
     sends one message. In the other rounds, a copy of the backbone with head 2 minimizes
     `alpha * CE(labels) + (1 - alpha) * rho * D(student, teacher)`, where the teacher is made of the head-1 logits of
     the neighbors, which do not change any more. Learning-rate schedules run over each of the two phases. Nodes need a
-    `flower_kd.TwoHeads`. Other arguments are those of NeighborKD, with the same defaults.
+    `flower_kd.TwoHeads`. With patience, each phase stops by itself: a node that stops in the first waits with the
+    head 1 that was best on its validation data. In every case that head 1 is the teacher of others, and what head 2
+    begins from. Other arguments are those of NeighborKD, with the same defaults.
 
     Parameters
     ----------
@@ -200,7 +202,8 @@ class MultiHead(NeighborKD):
 
     def ordered(self, order: Order) -> Order:
         """Return the order with the head that it trains; there is only one exchange, the first."""
-        order = replace(order, exchange=0, head=2 if self._distills else 1)
+        ends_head_1 = bool(self.patience) and (self._distills or self._exchanges)
+        order = replace(order, exchange=0, head=2 if self._distills else 1, best_head_1=ends_head_1)
         if not self._distills:
             return order
         order = replace(order, frozen_backbone=self.frozen_backbone)
@@ -261,6 +264,9 @@ class MultiHead(NeighborKD):
             said = why or "; ".join(dict.fromkeys(refused.values())) or "no node replied"
             raise InputError(f"nothing was exchanged: no node's head 1 can teach others ({said})")
         return refused
+
+    def _check_exchanged(self) -> None:
+        """Nothing is left to check: a run whose exchange failed has ended there."""
 
     @property
     def _distills(self) -> bool:

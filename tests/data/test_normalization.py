@@ -1,8 +1,11 @@
 import pytest
 import torch
+from torchvision.models import ResNet18_Weights
 from torchvision.transforms import v2
 
+from flower_kd.data import DataSpec
 from flower_kd.data.normalization import Normalization, normalization
+from flower_kd.errors import InputError
 
 
 @pytest.mark.parametrize("name", ["ylecun/mnist", "/somewhere/MNIST/", "mnist"])
@@ -45,3 +48,18 @@ def test_values_are_those_of_torchvision() -> None:
     chosen = normalization("cifar10", images)
     expected = v2.functional.normalize(images, list(chosen.mean), list(chosen.std))
     assert torch.equal(chosen(images), expected)
+
+
+def test_imagenet_statistics_are_those_of_torchvision_s_weights() -> None:
+    images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    wanted = ResNet18_Weights.IMAGENET1K_V1.transforms(crop_size=224, resize_size=224)(images)
+    for dataset in ("cifar10", "pictures"):
+        torch.testing.assert_close(normalization(dataset, images, "imagenet")(images), wanted, rtol=0, atol=1e-6)
+    assert normalization("cifar10", images) != normalization("cifar10", images, "imagenet")
+
+
+def test_imagenet_statistics_are_of_color_images() -> None:
+    with pytest.raises(InputError, match="'imagenet' is for color images, but those of dataset 'mnist' have 1 channel"):
+        normalization("mnist", torch.zeros(0, 1, 28, 28), "imagenet")
+    with pytest.raises(InputError, match=r"unknown normalization 'imagenet1k', did you mean 'imagenet'"):
+        DataSpec(normalization="imagenet1k")

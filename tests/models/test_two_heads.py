@@ -1,12 +1,14 @@
 """Networks with two heads: how they are made of any backbone, and what each head's training changes."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from flwr.app import ArrayRecord
 from torch import nn
 from torch.nn.utils import prune
+from torchvision.models import resnet18
 
 from flower_kd import models
 from flower_kd.errors import InputError
@@ -41,6 +43,21 @@ def test_head_1_of_an_own_model_is_the_model_itself(name: str) -> None:
     model.begin_distillation()
     assert model(IMAGES).shape == (4, 5)
     assert not torch.equal(model(IMAGES), whole(IMAGES))
+
+
+def test_weights_of_torchvision_s_resnet18_fit_the_backbone_with_any_number_of_classes(tmp_path: Path) -> None:
+    checkpoint = resnet18(num_classes=1000).state_dict()
+    torch.save(checkpoint, tmp_path / "resnet18.pth")
+    file = str(tmp_path / "resnet18.pth")
+    model = models.build("resnet18", 10, (3, 224, 224), weights_file=file, two_heads=True)
+    model.begin_distillation()
+    for network in (model.local, model.distilled):
+        found = network.backbone.state_dict()
+        assert found.keys() == {name for name in checkpoint if not name.startswith("fc.")}
+        assert all(torch.equal(found[name], checkpoint[name]) for name in found)
+    assert model.local.head.weight.shape == (10, 512)
+    with pytest.raises(InputError, match=r"resnet18.pth' belongs to another model: conv1.weight do not fit"):
+        models.build("resnet18", 10, (3, 32, 32), weights_file=file)  # images below 64 pixels get another stem
 
 
 def test_the_second_head_depends_on_the_seed_only() -> None:
@@ -191,3 +208,10 @@ def test_weights_from_a_file_are_those_of_the_backbone(tmp_path) -> None:
     assert torch.equal(model.local.backbone[0].weight, trained[0].weight)
     model.begin_distillation()
     assert torch.equal(model.distilled.backbone[0].weight, trained[0].weight)
+
+
+def test_features_of_another_width_than_stated_are_refused() -> None:
+    backbone = Features()
+    backbone.num_features = 6
+    with pytest.raises(InputError, match=r"features of shape \[4, 7\], but its num_features is 6$"):
+        TwoHeads(backbone, classes=3)(IMAGES)

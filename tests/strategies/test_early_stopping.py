@@ -13,7 +13,7 @@ from flower_kd.clients import Node, make_client_app, state
 from flower_kd.clients.training import evaluate
 from flower_kd.errors import InputError
 from flower_kd.sim import InProcessGrid
-from flower_kd.strategies import DSGD, DDist, MultiHead, NeighborKD, Silo
+from flower_kd.strategies import DSGD, DDist, NeighborKD, Silo
 from flower_kd.strategies.early_stopping import EarlyStopping
 
 ROUNDS = 12
@@ -60,6 +60,19 @@ def test_a_node_stops_after_so_many_evaluations_without_a_lower_loss() -> None:
     again.forget(1)
     assert again.stopped.tolist() == [3, 0, 5]
     assert not again.everyone
+
+
+def test_each_phase_stops_by_itself() -> None:
+    stopping = EarlyStopping(2, patience=1)
+    assert [stopping.observe(n, {0: 1.0 + n, 1: -n}) for n in (1, 2)] == [[], [0]]
+    stopping.begin_phase()
+    again = EarlyStopping(2, patience=1)
+    again.load_state_dict({name: value.copy() for name, value in stopping.state_dict().items()})
+    for each in (stopping, again):
+        assert each.stopped.tolist() == [0, 0]
+        assert each.observe(3, {0: 9.0, 1: 9.0}) == []  # the first of this phase
+        assert each.observe(4, {0: 9.0, 1: 8.0}) == [0]
+        assert (each.stopped.tolist(), each.stopped_before.tolist()) == ([4, 0], [[2, 0]])
 
 
 def test_without_patience_no_node_stops() -> None:
@@ -148,8 +161,6 @@ def test_a_node_that_lost_its_weights_trains_again(ring: nx.Graph) -> None:
 
 def test_who_cannot_stop() -> None:
     ring = nx.cycle_graph(4)
-    with pytest.raises(InputError, match="patience = 3: MultiHead trains two heads in phases of fixed lengths"):
-        MultiHead(ring, patience=3)
     with pytest.raises(InputError, match=r"patience = 3: DSGD averages weights, so that no node can stop"):
         DSGD(ring, patience=3)
     without = InProcessGrid(make_client_app(build_blob_node), 4, {})

@@ -156,6 +156,8 @@ def _nodes(summary: Summary) -> pd.DataFrame:
         nodes["alone"] = np.array(summary.baseline["per_node"], dtype=float)
     if shortfalls.missed(summary)[0]:
         nodes["exchanges"] = [f"{part['taken']} of {part['due']}" for part in summary.participation]
+    if summary.head_1 and any(before := summary.head_1.get("stopped", [])):
+        nodes["head 1 stopped"] = np.array(before, dtype=float)
     if any(summary.stopped):
         nodes["stopped"] = np.array(summary.stopped, dtype=float)
     return nodes
@@ -175,6 +177,8 @@ def _node_columns(nodes: pd.DataFrame) -> Iterator[Column]:
         yield Column("difference, points", nodes["accuracy"] - nodes["alone"], points, best="highest")
     if "exchanges" in nodes:
         yield Column("exchanges", nodes["exchanges"])
+    if "head 1 stopped" in nodes:
+        yield Column("head 1 stopped after round", nodes["head 1 stopped"], short)
     if "stopped" in nodes:
         yield Column("stopped after round", nodes["stopped"], short)
 
