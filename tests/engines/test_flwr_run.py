@@ -19,8 +19,8 @@ from installing import install
 from processes import ROOT, as_run_config
 
 from flower_kd import data, load_model, sim, strategies
-from flower_kd.bench import loopback
-from flower_kd.bench.loopback import environment, flwr_run, free_port, running, superlink
+from flower_kd.device import loopback
+from flower_kd.device.loopback import environment, flwr_run, free_port, running, superlink
 from flower_kd.parts.registry import forget_installed
 from flower_kd.runs import results
 
