@@ -90,8 +90,9 @@ class NodeOptions:
         if self.root_certificates is not None:
             from cryptography.x509 import load_pem_x509_certificates
 
+            certificates = _content(self.root_certificates, "--root-certificates")
             try:
-                load_pem_x509_certificates(_content(self.root_certificates, "--root-certificates"))
+                load_pem_x509_certificates(certificates)
             except ValueError:
                 raise InputError(
                     f"--root-certificates {str(self.root_certificates)!r} is not a certificate in PEM"
@@ -102,8 +103,9 @@ class NodeOptions:
             from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
             option = "--auth-supernode-private-key"
+            content = _content(self.private_key, option)
             try:
-                key = load_ssh_private_key(_content(self.private_key, option), None)
+                key = load_ssh_private_key(content, None)
             except (ValueError, TypeError, UnsupportedAlgorithm):
                 key = None
             if not isinstance(key, ec.EllipticCurvePrivateKey):

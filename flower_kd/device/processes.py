@@ -15,7 +15,7 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PROC = Path("/proc")
-_GROUP, _SESSION, _STARTED = 2, 3, 19  # fields of /proc/PID/stat, from the state on (proc(5))
+_STARTED = 19  # field of /proc/PID/stat, from the state on (proc(5)); the first are state, parent, group and session
 END_SECONDS = 15.0  # until what does not end by SIGTERM is killed; Flower's own processes give up after 5
 
 
@@ -55,21 +55,25 @@ class Identity:
 
 
 def end_sessions(leaders: Iterable[Identity], seconds: float = END_SECONDS) -> None:
-    """End processes that were started as leaders of sessions, with all others in their sessions.
+    """End processes that were started as leaders of sessions, with all that they started.
 
     Leaders get SIGTERM and may end the others; what is left after some seconds is killed. Nothing is sent to a process
     that only has the id of one that ended.
     """
-    running = [leader.pid for leader in leaders if leader.running]
-    for pid in running:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-    _wait(lambda: any(_members(_SESSION, pid) for pid in running), seconds)
-    for pid in running:
-        for member in _members(_SESSION, pid):
-            with suppress(ProcessLookupError):
-                os.kill(member, signal.SIGKILL)
-    _wait(lambda: any(_members(_SESSION, pid) for pid in running), seconds)
+    running = [leader for leader in leaders if leader.running]
+    families = {member for leader in running for member in _family(leader.pid)}
+    for leader in running:
+        _send(leader.pid, signal.SIGTERM)
+
+    def left() -> list[Identity]:
+        started_since = (member for leader in running for member in _family(leader.pid))
+        families.update(started_since)
+        return [member for member in families if member.running]
+
+    _wait(lambda: bool(left()), seconds)
+    for member in left():
+        _send(member.pid, signal.SIGKILL)
+    _wait(lambda: bool(left()), seconds)
 
 
 def end_child(child: subprocess.Popen[bytes], seconds: float = END_SECONDS) -> None:
@@ -77,7 +81,7 @@ def end_child(child: subprocess.Popen[bytes], seconds: float = END_SECONDS) -> N
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(child.pid, number)
-        if _wait(lambda: child.poll() is None or bool(_members(_GROUP, child.pid)), seconds):
+        if _wait(lambda: child.poll() is None or _group_runs(child.pid), seconds):
             break
     child.wait()
 
@@ -100,16 +104,42 @@ def _wait(going_on: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def _members(field: int, leader: int) -> list[int]:
-    """Return the running processes of a group or a session; zombies, which somebody else waits for, do not count."""
+def _send(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _family(leader: int) -> list[Identity]:
+    """Return the running processes of a session, and those that they started, which may have sessions of their own."""
+    table = _table()
+    pids = [pid for pid, row in table.items() if leader in (pid, row.session)]
+    for pid in pids:  # it grows meanwhile
+        pids += [child for child, row in table.items() if row.parent == pid and child not in pids]
+    return [identity for identity in map(Identity.of, pids) if identity is not None]
+
+
+def _group_runs(group: int) -> bool:
+    """Return whether a process of a group runs."""
+    return any(row.group == group for row in _table().values())
+
+
+@dataclass(frozen=True)
+class _Row:
+    parent: int
+    group: int
+    session: int  # 0 where sessions have no numbers
+
+
+def _table() -> dict[int, _Row]:
+    """Return all running processes by id; zombies, which somebody else waits for, do not count."""
     if sys.platform == "linux":
-        stats = ((int(entry.name), _stat(int(entry.name))) for entry in _PROC.iterdir() if entry.name.isdecimal())
-        return [pid for pid, stat in stats if stat is not None and stat[field] == str(leader)]
-    done = subprocess.run(
-        ["ps", "-A", "-o", "pid=,pgid=,stat="], capture_output=True, text=True
-    )  # sessions have no numbers
+        stats = {int(entry.name): _stat(int(entry.name)) for entry in _PROC.iterdir() if entry.name.isdecimal()}
+        return {pid: _Row(*map(int, stat[1:4])) for pid, stat in stats.items() if stat is not None}
+    done = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,pgid=,stat="], capture_output=True, text=True)
     rows = [line.split() for line in done.stdout.splitlines()]
-    return [int(pid) for pid, group, state in rows if group == str(leader) and not state.startswith("Z")]
+    return {
+        int(pid): _Row(int(parent), int(group), 0) for pid, parent, group, state in rows if not state.startswith("Z")
+    }
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -8,6 +8,7 @@ The node that started it keeps the other end of its standard input: the process 
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -18,14 +19,19 @@ import signal
 import socket
 import struct
 import sys
+import threading
+import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from flower_kd.device import app_modules, launch
 from flower_kd.sim import preload
 
 ENTRY = "flwr.supernode.cli.flwr_clientapp:flwr_clientapp"
+MODULES = [*preload.NODES, "sklearn.datasets", "networkx"]  # at their first use, messages import the last two
 RETIRED = 75  # the exit status of one that has served its time
 MOST_MESSAGES = 1000
 MOST_GROWTH = 200_000_000  # bytes by which its peak memory may grow
@@ -230,7 +236,7 @@ def main(folder: str, entry: str = ENTRY, *modules: str) -> None:
     """
     module, _, function = entry.partition(":")
     call = getattr(importlib.import_module(module), function)
-    for name in modules or preload.NODES:
+    for name in modules or MODULES:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # collections in the children do not copy the pages of what is imported
@@ -238,7 +244,27 @@ def main(folder: str, entry: str = ENTRY, *modules: str) -> None:
     if request is not None:
         request.adopt()
         app_modules.prefer_those_of_the_app()
-        sys.exit(call())
+        _run(call)
+
+
+def _run(call: Callable[[], object]) -> NoReturn:
+    """Run the entry in a child, and exit as a process of multiprocessing does, without taking all modules apart."""
+    status: object = 1
+    try:
+        status = call()
+    except SystemExit as end:
+        status = end.code
+    except BaseException:
+        traceback.print_exc()
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+        status = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status if isinstance(status, int) else 0)
 
 
 if __name__ == "__main__":
