@@ -153,9 +153,8 @@ def _private_folder(own: str) -> Iterator[Path]:
 
 
 def _short_folder() -> str | None:
-    """Return where private folders are made: the path of a socket may have 100 characters."""
-    longest = 60
-    return None if len(tempfile.gettempdir()) <= longest else "/tmp"
+    """Return where private folders are made: the path of a socket may have 103 characters, of which they need 26."""
+    return None if len(os.fsencode(tempfile.gettempdir())) <= 77 else "/tmp"
 
 
 @contextmanager
