@@ -29,7 +29,7 @@ def node(
     name: Annotated[str, typer.Option(help="Name of the node, as in a graph file.", show_default=False)] = "",
     data_dir: Annotated[Path | None, typer.Option(help="The device's own data.", show_default=False)] = None,
     state_dir: Annotated[
-        Path | None, typer.Option(help="Where the node keeps its model, so that it outlasts a restart.")
+        Path | None, typer.Option(help="Folder in which the node keeps its model over a restart.")
     ] = None,
     model: Annotated[str, typer.Option(help="The node's model (default: the run config's).", show_default=False)] = "",
     insecure: Annotated[bool, typer.Option("--insecure", help="Connect without TLS, for one machine.")] = False,

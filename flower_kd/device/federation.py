@@ -363,6 +363,7 @@ def _start_superlink(federation: Federation) -> None:
 
 def _start_node(federation: Federation, vertex: int) -> None:
     folder = federation.node_folder(vertex)
+    (folder / "state").mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "flower_kd", "node", "--superlink", federation.address]
     command += ["--partition-id", str(vertex), "--num-partitions", str(federation.nodes)]
     command += ["--state-dir", str(folder / "state"), "--cold" if federation.cold else "--warm"]

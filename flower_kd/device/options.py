@@ -58,6 +58,8 @@ class NodeOptions:
         if self.data_dir is not None and not folders.expanded(self.data_dir).is_dir():
             raise InputError(f"--data-dir {str(self.data_dir)!r} is not a folder")
         if self.state_dir is not None:
+            if not folders.expanded(self.state_dir).is_dir():  # it could be on a disk that is not mounted
+                raise InputError(f"--state-dir {str(self.state_dir)!r} is not a folder: make it before the first start")
             folders.check_writable(folders.expanded(self.state_dir).absolute(), "--state-dir")
         self.node_config()
         if self.model:

@@ -78,7 +78,7 @@ def test_mistakes_are_one_sentence(made: keys.Keys, tmp_path: Path) -> None:
         ({"num_partitions": 0, **secure}, "--num-partitions 0 must be at least 1"),
         ({"partition_id": 2, **secure}, "--partition-id 2 must be from 0 to 1"),
         ({"data_dir": tmp_path / "nope", **secure}, "--data-dir '.*nope' is not a folder"),
-        ({"state_dir": tmp_path / "file" / "state", **secure}, "--state-dir '.*state' cannot be created"),
+        ({"state_dir": tmp_path / "file" / "state", **secure}, "--state-dir '.*state' is not a folder: make it"),
         ({"name": "both \" and '", **secure}, "has both kinds of quotes"),
         ({"name": "two\nlines", **secure}, "cannot be printed"),
     ]
