@@ -98,7 +98,7 @@ class Server:
                 worn = messages >= self.most_messages or _peak() > before + self.most_growth
                 if worn and not self.children:
                     (self.folder / launch.STARTING).touch()  # a message waits for the next one
-                    raise SystemExit(RETIRED)
+                    os._exit(RETIRED)
                 asking = [connection for connection in self.children.values() if connection is not None]
                 waiting = [sys.stdin.fileno(), wake, *asking, *([] if worn else [listener])]
                 ready, _, _ = select.select(waiting, [], [])
@@ -241,10 +241,11 @@ def main(folder: str, entry: str = ENTRY, *modules: str) -> None:
     gc.collect()
     gc.freeze()  # collections in the children do not copy the pages of what is imported
     request = Server(Path(folder)).serve()
-    if request is not None:
-        request.adopt()
-        app_modules.prefer_those_of_the_app()
-        _run(call)
+    if request is None:
+        os._exit(0)  # there is nothing to tidy up, and libraries complain about frozen objects
+    request.adopt()
+    app_modules.prefer_those_of_the_app()
+    _run(call)
 
 
 def _run(call: Callable[[], object]) -> NoReturn:
