@@ -28,7 +28,7 @@ from flower_kd.errors import InputError
 FILE = "federation.json"
 CONNECTION = "federation"  # what `flwr run` calls the SuperLink
 SUPERLINK = "superlink"
-ONLINE_SECONDS = 90.0
+ONLINE_SECONDS = 60.0, 15.0  # and for each node: they all import torch at the same time
 LOST_HEARTBEATS = 2  # of which Flower waits for the next before a node counts as offline
 
 _APP = """\
@@ -399,7 +399,7 @@ def _register(federation: Federation, superlink: SuperLink) -> None:
 
 
 def _wait_until_online(federation: Federation, superlink: SuperLink) -> None:
-    deadline = time.monotonic() + ONLINE_SECONDS
+    deadline = time.monotonic() + ONLINE_SECONDS[0] + ONLINE_SECONDS[1] * federation.nodes
     names = [f"node-{vertex}" for vertex in range(federation.nodes)]
     while True:
         known = _by_name(federation, superlink.nodes())
