@@ -78,7 +78,7 @@ def devices() -> list[Figure]:
 def _measured(folder: Path, *, cold: bool) -> _Measured:
     with federation.temporary(folder, NODES, tls=False, cold=cold) as running:
         before = _cpu_seconds(running)
-        summary = results.read(federation.run(running, CONFIG)).summary
+        summary = results.read(federation.run(running, CONFIG, log=folder / "run.log")).summary
         after = _cpu_seconds(running)
         messages = NODES * (1 + 2 * ROUNDS)  # the handshake, and two a round
         cpu = (after - before) / messages

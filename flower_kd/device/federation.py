@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -216,7 +216,9 @@ def temporary(folder: Path, nodes: int, *, tls: bool, cold: bool = False) -> Ite
         down(federation)
 
 
-def run(federation: Federation, settings: Mapping[str, Any], app: Path | None = None) -> Path:
+def run(
+    federation: Federation, settings: Mapping[str, Any], app: Path | None = None, *, log: Path | None = None
+) -> Path:
     """Submit an app with `flwr run`, show what it logs until it ends, and return its results folder.
 
     Parameters
@@ -228,6 +230,8 @@ def run(federation: Federation, settings: Mapping[str, Any], app: Path | None = 
         take part.
     app : Path, optional
         An app of one's own; flower-kd's apps by default.
+    log : Path, optional
+        A file for what it logs; shown by default.
 
     Raises
     ------
@@ -256,7 +260,8 @@ def run(federation: Federation, settings: Mapping[str, Any], app: Path | None = 
     summary = results / "summary.json"
     before = summary.stat().st_mtime_ns if summary.exists() else None
     command = ["flwr", "run", str(app), CONNECTION, *options, "--stream"]
-    subprocess.run(command, env=federation.environment(), check=False)
+    with nullcontext() if log is None else log.open("wb") as output:
+        subprocess.run(command, env=federation.environment(), stdout=output, stderr=output, check=False)
     if not summary.exists() or (summary.stat().st_mtime_ns == before and not settings.get("resume")):
         raise InputError(f"the run did not finish: there is no summary in {str(results)!r}")
     return results
