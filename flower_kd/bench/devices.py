@@ -36,7 +36,7 @@ class _Measured:
     accuracy: list[float]
 
 
-def devices() -> list[Figure]:
+def device_rounds() -> list[Figure]:
     """Return the seconds of a round with warm starts, and how far its figures are from those in process.
 
     Raises
