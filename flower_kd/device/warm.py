@@ -15,6 +15,7 @@ import json
 import os
 import resource
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -242,6 +243,7 @@ def main(folder: str, entry: str = ENTRY, *modules: str) -> None:
     gc.freeze()  # collections in the children do not copy the pages of what is imported
     request = Server(Path(folder)).serve()
     if request is None:
+        shutil.rmtree(folder, ignore_errors=True)  # a killed node leaves it behind
         os._exit(0)  # there is nothing to tidy up, and libraries complain about frozen objects
     request.adopt()
     app_modules.prefer_those_of_the_app()

@@ -277,3 +277,4 @@ def test_the_warm_process_ends_with_its_node(folder: Path, tmp_path: Path) -> No
     while _group(str(pid)):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    assert not folder.exists()
