@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from flower_kd.bench.devices import device_rounds
 from flower_kd.bench.dissimilarity_cost import dissimilarity_costs
 from flower_kd.bench.figure import Figure
 from flower_kd.bench.flower import against_flower
@@ -35,8 +36,9 @@ MEASUREMENTS: dict[str, Callable[[], Figure | list[Figure]]] = {
     "neighbors": neighbors,
     "dissimilarities": dissimilarity_costs,
     "sweep": two_jobs,
+    "devices": device_rounds,
 }
-LONG = ("full-scale",)  # half an hour: only on request
+LONG = ("full-scale", "devices")  # half an hour, and minutes of waiting: only on request
 
 
 def run(json_file: Path | None, only: Sequence[str], console: Console) -> None:

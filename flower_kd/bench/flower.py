@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from flower_kd.bench import apps
 from flower_kd.bench.figure import Figure
-from flower_kd.bench.loopback import end_of, flwr_run, simulation
+from flower_kd.device.loopback import end_of, flwr_run, simulation
 from flower_kd.errors import InputError
 from flower_kd.sim.engine import run_apps
 

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 
 from flower_kd.bench.figure import Figure
-from flower_kd.bench.loopback import end_of
+from flower_kd.device.loopback import end_of
 from flower_kd.errors import InputError
 
 PAIRS = 7

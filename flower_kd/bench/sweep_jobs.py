@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from flower_kd.bench.figure import Figure
-from flower_kd.bench.loopback import end_of
+from flower_kd.device.loopback import end_of
 from flower_kd.errors import InputError
 
 SWEEP = [

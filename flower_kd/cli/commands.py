@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from flower_kd.cli import gradient_command, model_commands
+from flower_kd.cli import device_commands, gradient_command, model_commands
 from flower_kd.cli.terminal import console as _console
 from flower_kd.errors import InputError, unknown
 from flower_kd.sim.signals import as_interruption
@@ -422,6 +422,9 @@ def cache(
 app.command()(gradient_command.gradients)
 app.command()(model_commands.predict)
 app.command()(model_commands.export)
+app.command()(device_commands.node)
+app.command()(device_commands.keys)
+app.add_typer(device_commands.federation, name="federation")
 
 
 def _find_modules_in_current_folder() -> None:

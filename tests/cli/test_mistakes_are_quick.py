@@ -21,6 +21,10 @@ COMMANDS = [
     (["topology", "ring", "-c", "gama=3.0"], "unknown key 'gama'"),
     (["settings", "gama"], "unknown key 'gama', did you mean 'gamma'?"),
     (["report", "nowhere"], "'nowhere' is not a folder"),
+    (["node", "--superlink", "kd", "--name", "a"], "--superlink 'kd' must be HOST:PORT"),
+    (["node", "--superlink", "kd:1", "--name", "a"], "--root-certificates FILE is missing"),
+    (["keys", "keys", "--nodes", "0"], "Invalid value for '--nodes'"),
+    (["federation", "nope"], "No such command 'nope'"),
 ]
 SCRIPT = """
 import contextlib, io, json, sys

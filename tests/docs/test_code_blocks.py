@@ -20,6 +20,7 @@ ELSEWHERE = ("flwr", "flower-superlink", "flower-supernode", "make", "pip", "uv"
 # Minutes, or data that is not here.
 TOO_LONG = (
     "flower-kd bench",
+    "flower-kd federation",
     "flower-kd compare preset:mnist",
     "flower-kd compare preset:digits --num-nodes 8 --seeds",
     "python sim/liars.py",

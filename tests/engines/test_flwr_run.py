@@ -8,7 +8,6 @@ import subprocess
 import threading
 import time
 import tomllib
-from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
@@ -19,8 +18,9 @@ from installing import install
 from processes import ROOT, as_run_config
 
 from flower_kd import data, load_model, sim, strategies
-from flower_kd.bench import loopback
-from flower_kd.bench.loopback import environment, flwr_run, free_port, running, superlink
+from flower_kd.device import federation as federations
+from flower_kd.device import loopback
+from flower_kd.device.loopback import flwr_run
 from flower_kd.parts.registry import forget_installed
 from flower_kd.runs import results
 
@@ -207,22 +207,13 @@ def test_the_documentations_own_app(simulation, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def devices(plugins, tmp_path_factory: pytest.TempPathFactory):
-    """Return what runs this repository's app on a SuperLink and two SuperNodes, processes as on devices."""
-    folder, port = tmp_path_factory.mktemp("devices"), free_port()
-    env = environment(folder / "home", FLWR_SUPEREXEC_TASK_POLL_INTERVAL="0.05")
-    (folder / "home" / "config.toml").write_text(
-        f'[superlink]\ndefault = "loopback"\n[superlink.loopback]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
-    )
-    with ExitStack() as processes:
-        processes.enter_context(superlink(env, port, folder / "superlink.log"))
-        for vertex in range(2):
-            command = ["flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{port}", "--port", str(free_port())]
-            command += ["--node-config", f"partition-id={vertex} num-partitions=2"]
-            processes.enter_context(running(command, env, folder / f"supernode-{vertex}.log"))
+    """Return what runs this repository's app on a SuperLink and two nodes, processes as on devices."""
+    with federations.temporary(tmp_path_factory.mktemp("devices") / "federation", 2, tls=False) as federation:
 
         def run(config: dict[str, object]) -> str:
+            env = federation.environment()
             output = flwr_run(ROOT, env, "--run-config", as_run_config(config), timeout=PATIENCE)
-            return output + "".join(path.read_text(errors="replace") for path in folder.glob("*.log"))
+            return output + "".join(path.read_text(errors="replace") for path in federation.folder.glob("*/*.log"))
 
         yield run
 
@@ -235,6 +226,7 @@ def test_superlink_and_supernodes_on_loopback(devices, tmp_path: Path) -> None:
     flower = json.loads((tmp_path / "flower" / "summary.json").read_text())
     here = sim.run(config, 2, tmp_path / "here")
     assert flower["models"] == ["tiny(width=12)", "lenet5"]
+    assert "flower-kd: " not in output  # each message had a warm start, with the modules imported before
     assert flower["accuracy"]["per_node"] == pytest.approx(here.accuracy["per_node"], abs=1e-6)
     assert flower["bytes"] == here.bytes
 

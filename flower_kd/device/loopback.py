@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from flower_kd.device import processes
 from flower_kd.errors import InputError
 
 START_SECONDS = 60.0
+QUICKLY = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05"}  # seconds; it is 1 otherwise
 
 
 def free_port() -> int:
@@ -25,11 +27,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def commands_first(env: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment with the commands that were installed with this interpreter first in PATH."""
+    return {**env, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', os.defpath)}"}
+
+
 def environment(home: Path, **more: str) -> dict[str, str]:
     """Return an environment with its own Flower folder and this interpreter's commands first in PATH."""
     home.mkdir(parents=True, exist_ok=True)
-    return os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    return commands_first(os.environ) | {
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -46,15 +52,7 @@ def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[subp
     try:
         yield process
     finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, number)
-                process.wait(timeout=10)
-            except ProcessLookupError:
-                break
-            except subprocess.TimeoutExpired:
-                continue
-        process.wait()
+        processes.end_child(process)
 
 
 @contextmanager
@@ -62,16 +60,35 @@ def superlink(env: dict[str, str], port: int, log: Path, *options: str) -> Itera
     """Run a SuperLink until the end of the block; raises InputError if it does not start."""
     command = ["flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(port), *options]
     with running(command, env, log) as process:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise InputError(f"flower-superlink did not start: {end_of(log.read_text())}") from None
-                time.sleep(0.2)
+        wait_for_superlink(port, lambda: process.poll() is None, log)
         yield
+
+
+def wait_for_superlink(port: int, is_running: Callable[[], bool], log: Path, certificate: Path | None = None) -> None:
+    """Wait until a SuperLink answers; raises InputError with the end of its log if it does not.
+
+    Parameters
+    ----------
+    port : int
+        Its port on the loopback interface.
+    is_running : callable
+        Whether its process has not ended.
+    log : Path
+        What it prints.
+    certificate : Path, optional
+        The certificate of its authority, if it has TLS.
+    """
+    trusted = None if certificate is None else ssl.create_default_context(cafile=str(certificate))
+    address = f"{'http' if trusted is None else 'https'}://127.0.0.1:{port}/health"
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(address, timeout=1, context=trusted)
+            return
+        except OSError:
+            if not is_running() or time.monotonic() > deadline:
+                raise InputError(f"flower-superlink did not start: {end_of(log.read_text())}") from None
+            time.sleep(0.2)
 
 
 @contextmanager
@@ -84,9 +101,7 @@ def simulation(folder: Path) -> Iterator[dict[str, str]]:
         Folder of Flower's files and the log.
     """
     port = free_port()
-    env = environment(
-        folder / "flwr", FLWR_LOCAL_SUPERLINK_HTTP_API_PORT=str(port), FLWR_SUPEREXEC_TASK_POLL_INTERVAL="0.05"
-    )
+    env = environment(folder / "flwr", FLWR_LOCAL_SUPERLINK_HTTP_API_PORT=str(port), **QUICKLY)
     with superlink(env, port, folder / "superlink.log", "--simulation", "--isolation", "subprocess"):
         yield env
 
