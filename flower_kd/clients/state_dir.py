@@ -108,11 +108,10 @@ class StateDir:
             self.files(greeting, run_id).forget()  # of an earlier attempt
         folders.replace_file(self.folder / folders.NODE_MARKER, json.dumps(marker).encode(), durable=True)
         self._marker = marker
-        runs = self._runs()
         current = self._run_folder(greeting.token or f"flower-{run_id}")
-        for folder in [runs[number] for number in sorted(runs)][:-KEPT_RUNS]:
-            if folder != current:
-                folders.remove_states(folder)
+        others = [folder for _, folder in sorted(self._runs().items()) if folder != current]
+        for folder in others[: 1 - KEPT_RUNS]:
+            folders.remove_states(folder)
 
     def current(self, run_id: int) -> Greeting | None:
         """Return the greeting of the current part of a run; None if another run is the last one here."""

@@ -190,9 +190,7 @@ class Network(Grid):
         self.traffic.up[vertex] += message_bytes(reply)
         if returning:
             if self.is_behind(vertex) and not hello.fresh:
-                words = (
-                    "node %s returns with an older state, of round %d: it had that of round %d (a backup, a full disk?)"
-                )
+                words = "node %s returns with an older state, of round %d instead of %d: a backup, or a full disk"
                 log(WARNING, words, self._label(vertex), hello.restored_round, self.saved_rounds[vertex])
             self.on_return(vertex, hello)
             self.saved_rounds[vertex] = min(self.saved_rounds[vertex], hello.restored_round)
