@@ -53,9 +53,8 @@ def test_each_device_has_the_model_that_the_run_evaluated(devices: Path) -> None
     corpus = data.load(run.config.data_spec(3))
     for vertex in range(3):
         rows = run.history[run.history["vertex"] == vertex].set_index("round")
-        found = [
-            evaluate(load_model(devices / f"device-{vertex}", vertex, best=b), [corpus.test]) for b in (False, True)
-        ]
+        kept = [load_model(devices / f"device-{vertex}", vertex, best=best) for best in (False, True)]
+        found = [evaluate(model, [corpus.test]) for model in kept]
         assert found[0]["accuracy"] == pytest.approx(rows.loc[4, "test-accuracy"], abs=1e-6)
         best = rows.loc[rows["validation-loss"].idxmin()]
         assert found[1]["accuracy"] == pytest.approx(best["test-accuracy"], abs=1e-6)
