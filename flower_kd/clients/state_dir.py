@@ -95,7 +95,8 @@ class StateDir:
     def claim(self, greeting: Greeting, run_id: int) -> None:
         """Make a part of a run the current one, and remove the states of old runs.
 
-        To be called when the node begins to train in it: a node that only asks to join changes nothing.
+        To be called when the node begins to train in it, after the round of its greeting: a node that only asks to
+        join changes nothing.
 
         Raises
         ------
@@ -104,8 +105,8 @@ class StateDir:
         """
         record = {**greeting.to_record(), "server-round": 0}  # it moves on with the rounds
         marker = {"node": self._label, "run-id": str(run_id), "greeting": record}
-        if greeting.fresh:
-            self.files(greeting, run_id).forget()  # of an earlier attempt
+        # Of an earlier attempt, or of rounds that are repeated: they must not pass for the newest.
+        self.files(greeting, run_id).forget_after(greeting.server_round)
         folders.replace_file(self.folder / folders.NODE_MARKER, json.dumps(marker).encode(), durable=True)
         self._marker = marker
         current = self._run_folder(greeting.token or f"flower-{run_id}")
@@ -170,10 +171,10 @@ class DeviceFiles(NodeFiles):
         super().save_best(node, score)
         self._publish(node)
 
-    def forget(self) -> None:
-        """Remove all states of an earlier attempt; raises OSError if this fails."""
-        self._forget_after(-1, STATE)
-        self._forget_after(-1, BEST)
+    def forget_after(self, server_round: int) -> None:
+        """Remove states and best models of later rounds; raises OSError if this fails."""
+        self._forget_after(server_round, STATE)
+        self._forget_after(server_round, BEST)
 
     def _publish(self, node: Node) -> None:
         """Write a node's model, the best so far if that is another one by now, and how they are used."""

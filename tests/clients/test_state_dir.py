@@ -68,7 +68,7 @@ def test_states_of_the_last_runs_are_kept_and_never_mixed(tmp_path: Path) -> Non
     assert StateDir(tmp_path, 2, "cam-3").files(greeting("run4", "silo"), RUN).load(node, 9) == 0
     # The run that is resumed is the current one, however old it is.
     home = StateDir(tmp_path, 2, "cam-3")
-    home.claim(greeting("run3", fresh=False), RUN + 1)
+    home.claim(greeting("run3", fresh=False, server_round=3), RUN + 1)
     assert home.current(RUN) is None
     assert StateDir(tmp_path, 2, "cam-3").current(RUN + 1).token == "run3"
     assert home.files(greeting("run3"), RUN + 1).load(node_of(0.0), 9) == 3
@@ -84,6 +84,10 @@ def test_a_run_that_begins_anew_forgets_its_first_attempt(tmp_path: Path) -> Non
             files.save(node_of(1.0), server_round)
             files.save_best(node_of(1.0), Score(server_round, 0.5, 1.0))
     assert len(list((tmp_path / "runs").iterdir())) == 1
+    # The server was restored from a backup, too: rounds that it does not know are not the newest.
+    home = StateDir(tmp_path, 0)
+    home.claim(greeting("", fresh=False, server_round=1), RUN)
+    assert home.files(greeting(""), RUN).position()[0] == 1
 
 
 def test_the_model_of_the_last_round_can_be_used(tmp_path: Path) -> None:
@@ -188,8 +192,8 @@ WRITER = """
 def files_of(folder: Path) -> DeviceFiles:
     """Return the files of a node that has begun to train in a run."""
     home = StateDir(folder, 0)
-    home.claim(greeting("a", fresh=False), RUN)
-    return home.files(greeting("a", fresh=False), RUN)
+    home.claim(greeting("a", fresh=False, server_round=10**9), RUN)
+    return home.files(greeting("a"), RUN)
 
 
 @pytest.fixture
