@@ -15,7 +15,7 @@ from flower_kd.parts.registry import Registry
 from flower_kd.pooling import POOLINGS
 from flower_kd.schedule import SCHEDULES
 from flower_kd.strategies import CONSENSUS, STRATEGIES
-from flower_kd.topology import TOPOLOGIES
+from flower_kd.topology import TOPOLOGIES, varying
 from flower_kd.wire import CODECS, COMPRESSIONS
 
 REGISTRIES: dict[str, Registry[Any]] = {
@@ -38,6 +38,7 @@ KINDS = {kind: kind for kind in REGISTRIES} | {"reference_augment": "augment"}
 # Keys that a strategy's parentheses may not set: the run needs them elsewhere too, or they name other parts.
 OF_THE_RUN = (
     *("seed", "local_steps", "exchange_every", "evaluate_every", "patience", "exchange_rows"),
+    *("participation", "message_loss"),
     *("wire", "compression", "dissimilarity", "pooling", "consensus"),
 )
 
@@ -55,6 +56,8 @@ def texts(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from ((kind, text) for text in dict.fromkeys(name for name, _ in models.parse(settings[kind])))
         elif kind != "topology" or not topology.is_file(settings[kind]):
             yield kind, settings[key]
+            if kind == "topology" and (drawn := varying.drawn_by(settings[key])):
+                yield kind, drawn
 
 
 def owners(setting: str) -> dict[str, list[str]]:

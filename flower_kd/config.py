@@ -16,13 +16,24 @@ from flower_kd.errors import InputError
 from flower_kd.parts import moved
 from flower_kd.parts import text as part_text
 from flower_kd.parts.values import checked
-from flower_kd.ranges import Count, Momentum, NonNegative, Positive, Share, UpToHalf, Whole
+from flower_kd.ranges import (
+    Count,
+    LossProbability,
+    Momentum,
+    NonNegative,
+    Positive,
+    PositiveShare,
+    Share,
+    UpToHalf,
+    Whole,
+)
 
 if TYPE_CHECKING:
     import networkx as nx
 
     from flower_kd.data import DataSpec
     from flower_kd.parts.registry import Registry
+    from flower_kd.topology import GraphSequence
 
 # Keys whose value names a part; that of a topology may also be a file, and that of a model a list.
 PART_KEYS = (
@@ -99,7 +110,11 @@ class RunConfig:
     initial_weights : {"auto", "common", "separate"}
         Whether nodes with the same model start from equal weights; `auto`: if the strategy averages weights.
     topology : str
-        The communication graph; also a file (edge list, or GraphML).
+        The communication graph, or another one in each exchange; also a file (edge list, or GraphML).
+    participation : float
+        Share of the nodes that take part in an exchange, drawn anew for each; the others neither train nor send.
+    message_loss : float
+        Probability that a message over an edge is lost, drawn anew for each message.
     reference_size : int
         Rows of the reference set.
     exchange_rows : int
@@ -181,6 +196,8 @@ class RunConfig:
     initial_weights: Literal["auto", "common", "separate"] = "auto"
 
     topology: str = "ring"
+    participation: PositiveShare = 1.0
+    message_loss: LossProbability = 0.0
 
     reference_size: Whole = 400
     exchange_rows: Whole = 0
@@ -306,15 +323,20 @@ class RunConfig:
         values["partition"] = self._with_settings(self.partition, data.PARTITIONS)
         return data.DataSpec(num_partitions=num_nodes, **values)
 
-    def graph(self, num_nodes: int) -> nx.Graph:
-        """Return the communication graph."""
+    def graphs(self, num_nodes: int) -> GraphSequence:
+        """Return the communication graph of each exchange."""
         from flower_kd import topology
 
         name = self.topology
         text = name if topology.is_file(name) else self._with_settings(name, topology.TOPOLOGIES)
-        return topology.build(text, num_nodes, seed=self.seed)
+        exchanges = self.num_server_rounds * (self.local_steps // (self.exchange_every or self.local_steps))
+        return topology.sequence(text, num_nodes, seed=self.seed, exchanges=exchanges)
 
-    def build_strategy(self, graph: nx.Graph) -> Any:
+    def graph(self, num_nodes: int) -> nx.Graph:
+        """Return the communication graph; if it varies, the union over all exchanges."""
+        return self.graphs(num_nodes).union
+
+    def build_strategy(self, graph: nx.Graph | GraphSequence) -> Any:
         """Return the strategy on a graph."""
         from flower_kd import strategies
         from flower_kd.catalog import REGISTRIES

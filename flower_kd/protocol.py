@@ -42,6 +42,7 @@ ALONE = "alone"
 
 # The error code of a node that has lost its state, in a restart under the same id: it must be greeted again.
 NOT_JOINED = 4801
+LAST = -1  # an `Order.taught` of the previous exchange
 
 NO_BASE = 0  # an `Order.base` of nothing; no digest is 0
 
@@ -258,7 +259,7 @@ class Order(_Record):
         What to send back beside the metrics; "network" are the weights of head 1 and its backbone.
     exchange : int
         Which exchange the reply's rows belong to (`exchanged_rows`); the teacher's are those of the previous one, or of
-        this one if `joint`.
+        this one if `joint`, unless `taught` says otherwise.
     joint : bool
         Take the reply's logits from the forward pass of the last step, whose reference rows are also those of the
         teacher, if there is one: no further pass is needed, except for models with batch normalization.
@@ -316,6 +317,9 @@ class Order(_Record):
         How they are pooled; empty if the node's teacher is about reference rows.
     teacher_mode : {"eval", "train"}
         Mode of these networks: "train" normalizes by the statistics of the batch.
+    taught : int
+        Which exchange the teacher's rows belong to, for a node that missed exchanges; -1 (`LAST`) for the previous one,
+        or this one if `joint`.
     """
 
     server_round: int
@@ -349,6 +353,7 @@ class Order(_Record):
     networks: list[str] = field(default_factory=list)
     pooling: str = ""
     teacher_mode: TeacherMode = "eval"
+    taught: int = LAST
 
     @property
     def first_step(self) -> int:

@@ -19,6 +19,10 @@ Count = Annotated[int, Interval(ge=1, le=LARGEST)]
 """Whole numbers from 1."""
 Share = Annotated[float, Interval(ge=0, le=1)]
 """Numbers from 0 to 1."""
+PositiveShare = Annotated[float, Interval(gt=0, le=1)]
+"""Numbers above 0, up to 1."""
+LossProbability = Annotated[float, Interval(ge=0, lt=1)]
+"""Numbers from 0, below 1."""
 UpToHalf = Annotated[float, Interval(ge=0, le=0.5)]
 """Numbers from 0 to 0.5."""
 Momentum = Annotated[float, Interval(ge=0, le=0.999)]

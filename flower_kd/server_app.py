@@ -79,13 +79,8 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
     stages = {config.strategy: strategy}
     if results.has_baseline(config):
         log(INFO, "training each node alone first, for comparison (baseline = 'silo')")
-        alone = Silo(
-            graph,
-            seed=config.seed,
-            local_steps=config.local_steps,
-            evaluate_every=config.evaluate_every,
-            patience=config.patience,
-        )
+        shared = ("seed", "local_steps", "evaluate_every", "patience", "participation")
+        alone = Silo(graph, **{name: getattr(config, name) for name in shared})
         # It runs on the same nodes, and so fails where the run itself would.
         stages = {ALONE: alone, **stages}
     records: dict[str, RunRecord] = {}
@@ -143,10 +138,13 @@ def _record_rounds(
 
 
 def plan(config: RunConfig, num_nodes: int) -> tuple[nx.Graph, Any]:
-    """Return the graph and the strategy of a run; raises InputError if they, or the models, do not fit the nodes."""
+    """Return the graph and the strategy of a run; raises InputError if they, or the models, do not fit the nodes.
+
+    The graph is the union over all exchanges if it varies.
+    """
     models.assign(config.model, num_nodes)
-    graph = config.graph(num_nodes)
-    return graph, config.build_strategy(graph)
+    graphs = config.graphs(num_nodes)
+    return graphs.union, config.build_strategy(graphs)
 
 
 def _keep_unfinished(folder: RunFolder, record: RunRecord | None, baseline: RunRecord | None) -> None:

@@ -42,6 +42,7 @@ from flower_kd.protocol import (
     BUILT,
     CONFIG,
     HELLO,
+    LAST,
     METRICS,
     NOT_JOINED,
     VALIDATION_ACCURACY,
@@ -238,7 +239,9 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         reference = node.reference
         assert isinstance(reference, Tensor)
         vertex = order.vertex if order.vertex >= 0 else _vertex(context)
-        taught = order.exchange if order.joint else max(order.exchange - 1, 0)
+        taught = order.taught
+        if taught == LAST:
+            taught = order.exchange if order.joint else max(order.exchange - 1, 0)
         rows = exchanged_rows(order.seed, taught, len(reference), order.exchange_rows)
         teacher = predictions.teacher(message.content, order, rows=len(rows), classes=node.classes)
         with state.restored_on_error(context, node):

@@ -17,6 +17,7 @@ from flower_kd.config import RunConfig
 from flower_kd.protocol import ARRAYS, LOGITS
 from flower_kd.report.pictures import draw_graph
 from flower_kd.strategies import STRATEGIES, sends_to
+from flower_kd.topology.sequence import EXCHANGES
 
 NUM_EXAMPLES = 100  # typical: its size in a message is that of its bits
 
@@ -28,7 +29,11 @@ class TopologyCard:
     Parameters
     ----------
     graph : networkx graph
-        The graph.
+        The graph; if it varies, the union over all exchanges.
+    varying_over : int
+        Number of exchanges over which it varies; 0 if it does not.
+    edges : float
+        Mean number of edges in an exchange.
     description : Description
         Degrees, diameter, spectral gap.
     rows, classes, wire : int, int, str
@@ -44,6 +49,8 @@ class TopologyCard:
     """
 
     graph: nx.Graph
+    varying_over: int
+    edges: float
     description: topology.Description
     rows: int
     classes: int
@@ -57,7 +64,9 @@ class TopologyCard:
 
 def card(config: RunConfig, num_nodes: int) -> TopologyCard:
     """Return the card of a config's graph; raises InputError if the config does not fit the number of nodes."""
-    graph = config.graph(num_nodes)
+    graphs = config.graphs(num_nodes)
+    graph = graphs.union
+    per_exchange = [count for _, _, count in graph.edges(data=EXCHANGES)] if graphs.varies else []
     description = topology.describe(graph)
     # One partition is enough to know shape and classes, however many nodes there are.
     corpus = data.load(replace(config, partition="iid").data_spec(1))
@@ -67,6 +76,8 @@ def card(config: RunConfig, num_nodes: int) -> TopologyCard:
     weights = {name: _weights_bytes(name, corpus) for name in set(names)}
     return TopologyCard(
         graph=graph,
+        varying_over=graphs.exchanges if graphs.varies else 0,
+        edges=sum(per_exchange) / graphs.exchanges if graphs.varies else graph.number_of_edges(),
         description=description,
         rows=rows,
         classes=corpus.num_classes,
@@ -97,6 +108,10 @@ def table(card: TopologyCard, name: str) -> Table:
     found, nodes, edges = card.description, card.graph.number_of_nodes(), card.graph.number_of_edges()
     directed = card.graph.is_directed()
     shown = Table(title=Text(f"{name} of {nodes} nodes", style="table.title"), show_header=False)
+    if card.varying_over:
+        shown.add_row("edges in an exchange", f"mean {card.edges:.4g}{' (directed)' if directed else ''}")
+        shown.add_section()
+        shown.add_row(f"union of {card.varying_over:,} exchanges", "")
     shown.add_row("edges", f"{edges:,}{' (directed)' if directed else ''}")
     shown.add_row("degree", _degree(found))
     shown.add_row("diameter", f"{found.diameter}{'' if found.diameter_is_exact else ' or more'}")
@@ -107,7 +122,7 @@ def table(card: TopologyCard, name: str) -> Table:
     shown.add_row(f"logits over an edge, {each}", f"{_bytes(card.logits_bytes)}: {_logits(card)}")
     shown.add_row(f"weights over an edge, {each}", Text(f"{_bytes(card.weights_bytes)}: {card.model}"))
     shown.add_row("weights over logits", f"{card.weights_bytes / card.logits_bytes:,.2f}")
-    a_round = card.exchanges * edges * (1 if directed else 2)
+    a_round = card.exchanges * card.edges * (1 if directed else 2)
     exchanges = f"{card.exchanges} exchange{'s' if card.exchanges > 1 else ''}"
     shown.add_row(f"logits over all edges, per round of {exchanges}", _bytes(card.logits_bytes * a_round))
     shown.add_row(f"weights over all edges, per round of {exchanges}", _bytes(card.weights_bytes * a_round))

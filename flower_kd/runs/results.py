@@ -23,6 +23,7 @@ from flower_kd.parts import moved
 from flower_kd.protocol import Hello
 from flower_kd.strategies import STRATEGIES, links
 from flower_kd.strategies.node_records import NodeMetrics, Participation, Traffic
+from flower_kd.topology.sequence import EXCHANGES
 
 CONFIG_FILE = "config.toml"
 SUMMARY_FILE = "summary.json"
@@ -138,8 +139,9 @@ class Summary:
         Of serialized Flower messages, means over nodes except `total`. `total`: in both directions with handshake,
         metrics and evaluation. `uplink_per_node`: all that a node sent, counted once for all its neighbors.
         `messages_per_edge` and `per_message`: how often a node sends over one edge in one direction in the whole run,
-        and how much each time; `per_edge`: both together. `per_node`: what a node would send over all its edges if
-        neighbors were linked directly, its out-degree times its bytes per edge; under a server, over that one link.
+        and how much each time; `per_edge`: both together. Of a graph that varies, an edge is one that any exchange has.
+        `per_node`: what a node would send over all its edges if neighbors were linked directly; under a server, over
+        that one link. Lost messages were sent.
         `d_sgd_per_message`: the weights that D-SGD would send; `d_sgd_same_frequency_per_edge`: as often as in this
         run; `d_sgd_per_edge`: in every step.
     seconds : dict
@@ -217,7 +219,9 @@ def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
     steps = record.last_round * config.local_steps
     hellos = [record.hellos[vertex] for vertex in sorted(record.hellos)]
     traffic, weights = record.traffic, float(np.median([hello.weights_bytes for hello in hellos]))
-    messages = float(traffic.messages.mean())
+    out_degrees = np.maximum(links(STRATEGIES.get(config.strategy), record.graph), 1)  # those alone send nothing
+    messages = float((traffic.messages_over_links / out_degrees).mean())
+    per_edge = float((traffic.over_links / out_degrees).mean())
     return Summary(
         strategy=config.strategy,
         num_nodes=record.num_nodes,
@@ -228,9 +232,9 @@ def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
             "total": int(traffic.up.sum() + traffic.down.sum()),
             "uplink_per_node": float(traffic.up.mean()),
             "messages_per_edge": messages,
-            "per_message": float(traffic.shared.mean()) / messages if messages else 0.0,
-            "per_edge": float(traffic.shared.mean()),
-            "per_node": float((traffic.shared * links(STRATEGIES.get(config.strategy), record.graph)).mean()),
+            "per_message": per_edge / messages if messages else 0.0,
+            "per_edge": per_edge,
+            "per_node": float(traffic.over_links.mean()),
             "d_sgd_per_message": weights,
             "d_sgd_same_frequency_per_edge": weights * messages,
             "d_sgd_per_edge": weights * steps,
@@ -376,11 +380,16 @@ def _line(error: Exception) -> str:
 
 
 def graph_to_bytes(graph: nx.Graph) -> bytes:
-    """Return a communication graph as GraphML, from which `topology.build` builds the same graph."""
+    """Return a communication graph as GraphML, from which `topology.build` builds the same graph.
+
+    The edges of a union keep the number of exchanges that have them.
+    """
     names = nx.get_node_attributes(graph, "name")
     plain = nx.DiGraph() if graph.is_directed() else nx.Graph()
     plain.add_nodes_from(names.get(vertex, vertex) for vertex in sorted(graph))
-    plain.add_edges_from((names.get(source, source), names.get(target, target)) for source, target in graph.edges)
+    for source, target, attributes in graph.edges(data=True):
+        kept = {EXCHANGES: attributes[EXCHANGES]} if EXCHANGES in attributes else {}
+        plain.add_edge(names.get(source, source), names.get(target, target), **kept)
     return "\n".join(nx.generate_graphml(plain)).encode()
 
 

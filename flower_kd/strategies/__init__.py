@@ -18,6 +18,7 @@ from flower_kd.strategies.neighbor_kd import NeighborKD
 from flower_kd.strategies.network import Network
 from flower_kd.strategies.registry import STRATEGIES, links, sends_to
 from flower_kd.strategies.silo import Silo
+from flower_kd.topology import GraphSequence
 
 __all__ = [
     "CONSENSUS",
@@ -43,7 +44,7 @@ def names() -> list[str]:
     return STRATEGIES.names()
 
 
-def build(name: str, graph: nx.Graph, settings: Mapping[str, Any]) -> Any:
+def build(name: str, graph: nx.Graph | GraphSequence, settings: Mapping[str, Any]) -> Any:
     """Return a strategy on a graph.
 
     Parameters
@@ -51,7 +52,7 @@ def build(name: str, graph: nx.Graph, settings: Mapping[str, Any]) -> Any:
     name : str
         One of `names()` or `module:attribute`, with settings in parentheses if it has any:
         "neighbor-kd(pooling_self=true)".
-    graph : networkx graph
+    graph : networkx graph or GraphSequence
         Its vertices are the nodes.
     settings : mapping
         Values by name for what the parentheses leave open; others than the strategy's arguments are ignored.

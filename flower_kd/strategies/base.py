@@ -19,13 +19,14 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from flower_kd import wire
 from flower_kd.errors import InputError, of_type
-from flower_kd.protocol import ARRAYS, BEST, CONFIG, NO_BASE, VALIDATION_LOSS, Hello, Order, Reply
-from flower_kd.ranges import Count, Whole, require_number, require_whole
+from flower_kd.protocol import ARRAYS, BEST, CONFIG, LAST, NO_BASE, VALIDATION_LOSS, Hello, Order, Reply
+from flower_kd.ranges import Count, LossProbability, PositiveShare, Whole, require_number, require_whole
 from flower_kd.strategies.early_stopping import EarlyStopping
 from flower_kd.strategies.network import Network
 from flower_kd.strategies.node_records import TEST, VALIDATION, missed_exchanges
-from flower_kd.strategies.registry import NamedArguments, Recipient, links
+from flower_kd.strategies.registry import NamedArguments, Recipient, links, sends_to
 from flower_kd.strategies.resumable import Resumable
+from flower_kd.topology import Contacts, GraphSequence
 
 
 class GraphStrategy(NamedArguments, Resumable, Strategy):
@@ -38,8 +39,8 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
 
     Parameters
     ----------
-    graph : networkx graph
-        Vertices 0, 1, ...; see `flower_kd.topology.build`.
+    graph : networkx graph or GraphSequence
+        Vertices 0, 1, ...; see `flower_kd.topology.build` and, for another graph in each exchange, `sequence`.
     order : Order
         What each node should do in one exchange; the strategy fills in `server_round`, `num_steps`, `step`,
         `exchange`, `keep`, `total_steps` and, for replies that leave out what is known, `base`.
@@ -52,6 +53,17 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
     patience : int
         A node whose validation loss has not improved in so many evaluations stops: it takes its best weights back,
         trains no more, and still answers. At the end of the run, every node has its best weights. 0 for no stopping.
+    participation : float
+        Share of the nodes that take part in an exchange, drawn anew for each; the others neither train nor send.
+    message_loss : float
+        Probability that a message over an edge is lost, drawn anew for each message.
+
+    Attributes
+    ----------
+    graphs : GraphSequence
+        The graph of each exchange.
+    contacts : Contacts
+        Who takes part in an exchange, and which messages arrive.
 
     Raises
     ------
@@ -72,21 +84,23 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
 
     def __init__(
         self,
-        graph: nx.Graph,
+        graph: nx.Graph | GraphSequence,
         order: Order,
         *,
         local_steps: Count = 25,
         exchange_every: Whole = 0,
         evaluate_every: Count = 1,
         patience: Whole = 0,
+        participation: PositiveShare = 1.0,
+        message_loss: LossProbability = 0.0,
     ) -> None:
-        check_graph(graph)
         require_whole("seed", order.seed, 0)
         if why := no_patience(type(self), patience, type(self).__name__):
             raise InputError(why)
         self.patience = patience
-        self.graph = graph
-        self.num_nodes = graph.number_of_nodes()
+        self.graphs = GraphSequence.of(graph)
+        self.contacts = Contacts(self.graphs, order.seed, participation, message_loss)
+        self.num_nodes = self.graphs.num_nodes
         self.local_steps = local_steps
         self.exchange_every = exchange_every or local_steps
         self.evaluate_every = evaluate_every
@@ -95,10 +109,35 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         self.order = replace(order, num_steps=self.exchange_every)
         self.phases: list[int] = []  # rounds of each, in a run
         self._exchange = 0
+        self._round_ends = -1, np.zeros(0)  # a round, and the last exchange of it for which each node is drawn
         self._num_rounds = 0
         self._network: Network | None = None
         self._weights_at_start = ArrayRecord()
         self._initial: dict[int, ArrayRecord] = {}  # of nodes that have not received them yet
+
+    @property
+    def graph(self) -> nx.Graph:
+        """Who receives from whom in the current exchange, without nodes that are not drawn and without lost messages.
+
+        A node that takes part but fails is still in it.
+        """
+        return self.contacts.graph(self._exchange)
+
+    def require_every_message(self, setting: str, instead: str) -> None:
+        """Raise InputError, with a setting and what to use instead, if a node may miss a message of a neighbor.
+
+        What a node sends may refer to what it sent before only if all that receive it have that too.
+        """
+        contacts = self.contacts
+        if self.graphs.varies:
+            why = "a topology with another graph in each exchange"
+        elif contacts.message_loss:
+            why = f"message-loss = {contacts.message_loss}"
+        elif contacts.participation < 1:
+            why = f"participation = {contacts.participation}"
+        else:
+            return
+        raise InputError(f"{setting} needs neighbors that get every message, which {why} does not allow: use {instead}")
 
     # -- to be overridden ----------------------------------------------------------------------------------------------
 
@@ -155,6 +194,10 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
     def base(self, vertex: int) -> int:
         """Return the `base` of a vertex's order in the current exchange: of what its reply may leave out."""
         return NO_BASE
+
+    def taught(self, vertex: int) -> int:
+        """Return the `taught` of a vertex's order in the current exchange: which one its teacher is of."""
+        return LAST
 
     def payload(self, vertex: int) -> dict[str, ArrayRecord]:
         """Return the records for a vertex in the next train message, beside the order.
@@ -292,14 +335,14 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
 
     def network(self, grid: Grid) -> Network:
         """Return the grid as a Network for this strategy's graph."""
-        names = nx.get_node_attributes(self.graph, "name")
+        names = nx.get_node_attributes(self.graphs.at(0), "name")
         network = Network(
             grid,
             self.num_nodes,
             vertex_names=[str(names[vertex]) for vertex in range(self.num_nodes)] if names else None,
             same_reference=self.same_reference,
             same_model=self.same_model,
-            links=links(type(self), self.graph),
+            links=links(type(self), self.graphs.at(0)),
         )
         network.try_parts = self.try_parts
         return network
@@ -307,10 +350,13 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Yield one message per node, with its order and what its neighbors sent."""
+        """Yield one message per node that takes part, with its order and what its neighbors sent."""
         network = self._joined(grid)
+        if sends_to(type(self)) == "neighbors":
+            network.links = self.contacts.receivers(self._exchange)
         step = self._exchange * self.exchange_every
-        keep = self._is_last_exchange(self._exchange)
+        drawn, ends = self.contacts.taking_part(self._exchange), self._round_ends_of()
+        keep = bool(ends.all())
         phase_start, total_steps = self._phase(server_round)
         order = replace(
             self.order,
@@ -327,10 +373,16 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         record = order.to_record()
         record.update(config)
         for vertex, node in enumerate(network.get_node_ids()):
+            if not drawn[vertex]:
+                continue
             fields: dict[str, Any] = {"vertex": vertex} if network.hellos[vertex].vertex != vertex else {}
             fields |= self.fields(vertex)
             if base := self.base(vertex):
                 fields["base"] = base
+            if (taught := self.taught(vertex)) != LAST:
+                fields["taught"] = taught
+            if ends[vertex] and not keep:
+                fields["keep"] = True
             if network.early_stopping.stopped[vertex]:
                 fields["stopped"] = True
             own = ConfigRecord({**record, **fields}) if fields else record
@@ -380,6 +432,19 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
     def _is_last_exchange(self, exchange: int) -> bool:
         """Return whether an exchange is the last one of its round."""
         return (exchange + 1) % (self.local_steps // self.exchange_every) == 0
+
+    def _round_ends_of(self) -> np.ndarray:
+        """Return which nodes take part in no later exchange of the round, bool [nodes]."""
+        exchanges = self.local_steps // self.exchange_every
+        this_round = self._exchange // exchanges
+        if self.contacts.participation == 1:
+            return np.full(self.num_nodes, self._is_last_exchange(self._exchange))
+        if self._round_ends[0] != this_round:
+            ends = np.full(self.num_nodes, -1)
+            for exchange in range(this_round * exchanges, (this_round + 1) * exchanges):
+                ends[self.contacts.taking_part(exchange)] = exchange
+            self._round_ends = this_round, ends
+        return self._round_ends[1] == self._exchange
 
     def _incoming(
         self, replies: Iterable[Message], answered: list[int], of_engine: list[Exception]
@@ -444,7 +509,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             "%s: %s, %s, %s per round, one exchange every %s",
             type(self).__name__,
             _counted(self.num_nodes, "node"),
-            _counted(self.graph.number_of_edges(), "edge"),
+            _counted(self.graphs.union.number_of_edges(), "edge"),
             _counted(self.local_steps, "local step"),
             _counted(self.exchange_every, "step"),
         )
@@ -478,14 +543,6 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         if network is None:
             raise RuntimeError("start() runs the handshake first")
         return network
-
-
-def check_graph(graph: nx.Graph) -> None:
-    """Raise InputError unless a graph is one of networkx."""
-    if not isinstance(graph, nx.Graph):
-        raise InputError(
-            f"the graph is of type {type(graph).__name__}, but must be a networkx graph, as returned by topology.build"
-        )
 
 
 def check_run(num_rounds: int, timeout: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -22,6 +23,7 @@ from flower_kd.strategies.consensus import CONSENSUS, ConsensusUpdate, tracking
 from flower_kd.strategies.distillation import DistillationStrategy, Reduction
 from flower_kd.strategies.registry import STRATEGIES
 from flower_kd.strategies.resumable import State
+from flower_kd.topology import GraphSequence
 from flower_kd.wire import Coding
 
 
@@ -39,7 +41,7 @@ class DDist(DistillationStrategy):
 
     Parameters
     ----------
-    graph : networkx graph
+    graph : networkx graph or GraphSequence
         Directed graphs must be strongly connected; the mixing matrix is doubly stochastic.
     rho : float
         Weight of the distillation term, not negative.
@@ -79,11 +81,14 @@ class DDist(DistillationStrategy):
         Rounds between two evaluations; the last round is always evaluated. 1 if omitted.
     patience : int
         Evaluations without a lower validation loss after which a node stops. 0, or omitted: no node stops.
+    participation, message_loss : float
+        As in GraphStrategy. With tracking, a lost message also costs that in the other direction, or the mean of z
+        would no longer be that of all predictions.
     """
 
     def __init__(
         self,
-        graph: nx.Graph,
+        graph: nx.Graph | GraphSequence,
         *,
         rho: NonNegative = 4.0,
         consensus: str = "gradient",
@@ -98,7 +103,7 @@ class DDist(DistillationStrategy):
         logit_adjustment: NonNegative = 0.0,
         record_gradients: bool = False,
         seed: Whole = 0,
-        **schedule: int,
+        **schedule: Any,
     ) -> None:
         if clip and CONSENSUS.get(consensus) is tracking:
             raise InputError(
@@ -124,7 +129,9 @@ class DDist(DistillationStrategy):
         every_row = reference_batch == 0 or 0 < exchange_rows <= reference_batch
         self.order = replace(self.order, joint=self.exchange_every == 1 and every_row)
         self.mix = partial(clipped_mix, radius=clip) if clip else mix
-        self.mixing = topology.Mixing(graph)
+        self.mixing = topology.Mixing(self.graphs)
+        if CONSENSUS.get(consensus) is tracking:
+            self.contacts = self.contacts.used_both_ways()
         self.rule = consensus
         self.update: ConsensusUpdate = CONSENSUS.make(consensus, {"mixing": self.mixing})
         self._of_distributions = dissimilarities.get(dissimilarity).of_distributions
@@ -161,7 +168,8 @@ class DDist(DistillationStrategy):
             # A node enters the consensus on a row with its own prediction, which keeps the mean of tracking.
             enters = torch.from_numpy(first)[..., None]
             consensus, before = torch.where(enters, now, consensus), torch.where(enters, now, before)
-        mixed = self.mix(self.mixing.among(present), consensus)
+        weights = self.mixing.among(present, self._exchange, self.contacts.received(self._exchange))
+        mixed = self.mix(weights, consensus)
         moved = rules.update(self.rule, self.update, mixed, consensus, now, before)
         if not present.all():
             here = torch.from_numpy(present)[:, None, None]

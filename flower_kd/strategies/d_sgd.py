@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -22,6 +23,7 @@ from flower_kd.strategies.network import Network
 from flower_kd.strategies.registry import STRATEGIES
 from flower_kd.strategies.resumable import State
 from flower_kd.strategies.weights import usable_weights
+from flower_kd.topology import GraphSequence
 
 
 @STRATEGIES.register("d-sgd")
@@ -35,7 +37,7 @@ class DSGD(GraphStrategy):
 
     Parameters
     ----------
-    graph : networkx graph
+    graph : networkx graph or GraphSequence
         Communication graph; the mixing matrix is doubly stochastic.
     clip : float
         Radius of self-centered clipping, in Euclidean distance of two nodes' weights; 0 for none.
@@ -52,26 +54,31 @@ class DSGD(GraphStrategy):
         SGD steps per exchange; must divide `local_steps`. 0, or omitted: once per round.
     evaluate_every : int
         Rounds between two evaluations; the last round is always evaluated. 1 if omitted.
+    participation, message_loss : float
+        As in GraphStrategy. The weight of a lost message goes to the receiver's own weights: rows of the mixing matrix
+        sum to 1, its columns only on average.
     """
 
     same_model = True
 
     def __init__(
         self,
-        graph: nx.Graph,
+        graph: nx.Graph | GraphSequence,
         *,
         clip: NonNegative = 0.0,
         compression: str = "none",
         consensus_step: Share = 0.0,
         seed: Whole = 0,
-        **schedule: int,
+        **schedule: Any,
     ) -> None:
         order = Order(server_round=0, num_steps=0, seed=seed, reply="weights", compression=compression)
         self.compressor = compressor(compression)
         super().__init__(graph, replace(order, moving_base=self.compressor is not None), **schedule)
         if consensus_step and self.compressor is None:
             raise InputError(f"consensus_step = {consensus_step} needs a compression")
-        self.mixing = topology.Mixing(graph)
+        if self.compressor is not None:
+            self.require_every_message(f"compression = {compression!r}", "'none'")
+        self.mixing = topology.Mixing(self.graphs)
         self.clip = clip
         self.consensus_step = consensus_step or (self.compressor.consensus_step if self.compressor else 1.0)
         self._bases = Bases()
@@ -143,7 +150,7 @@ class DSGD(GraphStrategy):
                 self._bases.set([vertex], estimate)
         present = np.zeros(self.num_nodes, dtype=bool)
         present[list(weights)] = True
-        matrix = self.mixing.among(present)
+        matrix = self.mixing.among(present, self._exchange, self.contacts.received(self._exchange))
         if self.clip:
             floats = {v: [a for a in arrays.values() if _is_averaged(a)] for v, arrays in weights.items()}
             matrix = clipped_matrix(matrix, floats, self.clip)

@@ -17,6 +17,7 @@ from flower_kd import dissimilarity, wire
 from flower_kd.errors import InputError, of_type
 from flower_kd.pooling import Teacher
 from flower_kd.protocol import (
+    LAST,
     LOGITS,
     NO_BASE,
     TEACHER,
@@ -33,6 +34,7 @@ from flower_kd.strategies.network import Network
 from flower_kd.strategies.node_records import most_frequent
 from flower_kd.strategies.resumable import State
 from flower_kd.teacher import problem
+from flower_kd.topology import GraphSequence
 
 Reduction = Literal["mean", "sum"]  # of the distillation term, over the rows of a step
 
@@ -44,7 +46,7 @@ class DistillationStrategy(GraphStrategy):
 
     Parameters
     ----------
-    graph : networkx graph
+    graph : networkx graph or GraphSequence
         Vertices 0, 1, ...; see `flower_kd.topology.build`.
     order : Order
         What each node should do. Its temperature, dissimilarity, reduction, wire format and numbers of rows are
@@ -57,13 +59,15 @@ class DistillationStrategy(GraphStrategy):
         Rounds between two evaluations; the last round is always evaluated. 1 if omitted.
     patience : int
         Evaluations without a lower validation loss after which a node stops. 0, or omitted: no node stops.
+    participation, message_loss : float
+        As in GraphStrategy.
 
     Attributes
     ----------
     order : Order
         The order of all nodes, with its temperature, seed and numbers of rows.
     graph : networkx graph
-        The communication graph.
+        Who receives from whom in the current exchange.
     num_nodes : int
         Its number of vertices.
 
@@ -80,7 +84,7 @@ class DistillationStrategy(GraphStrategy):
         """Return whether nodes need a reference set, beside such settings of the strategy."""
         return True
 
-    def __init__(self, graph: nx.Graph, order: Order, **schedule: int) -> None:
+    def __init__(self, graph: nx.Graph | GraphSequence, order: Order, **schedule: Any) -> None:
         super().__init__(graph, replace(order, reply="logits"), **schedule)
         require_number("temperature", order.temperature, above=0)
         require_number("logit_adjustment", order.logit_adjustment, 0)
@@ -90,8 +94,11 @@ class DistillationStrategy(GraphStrategy):
             raise InputError(f"unknown kd-reduction {order.kd_reduction!r} (allowed: mean, sum)")
         dissimilarity.get(order.dissimilarity)
         self.wire = wire.get(order.wire, order.wire_coding)
+        if self.wire.coding == "delta":
+            self.require_every_message("wire-coding = 'delta'", "'entropy'")
         self._last_rows: list[wire.LastRows] = []
         self._teachers: dict[int, Teacher] = {}
+        self._taught: dict[int, int] = {}  # the exchanges in which they were made
         self._reference_rows = 0
         self._classes = 0
         self._any_usable = False  # whether logits of any node arrived in this run
@@ -132,7 +139,7 @@ class DistillationStrategy(GraphStrategy):
     def begin(self, hellos: dict[int, Hello]) -> None:
         """Store the shape of the logits."""
         self._reference_rows, self._classes = hellos[0].reference_rows, hellos[0].classes
-        self._teachers = {}
+        self._teachers, self._taught = {}, {}
         self._any_usable = False
         if self._reference_rows == 0:
             raise InputError("the nodes have no reference set: distillation needs reference-size above 0")
@@ -149,6 +156,7 @@ class DistillationStrategy(GraphStrategy):
             found["last-rows-known"] = np.stack([last.known for last in self._last_rows])
         for vertex, teacher in self._teachers.items():
             found[f"teacher.{vertex}"] = teacher.soft_labels.numpy()
+            found[f"taught.{vertex}"] = np.array(self._taught[vertex])
             if teacher.weights is not None:
                 found[f"teacher-weights.{vertex}"] = teacher.weights.numpy()
         return found
@@ -164,6 +172,7 @@ class DistillationStrategy(GraphStrategy):
                 self._teachers[int(number)] = Teacher(
                     torch.from_numpy(soft_labels), None if weights is None else torch.from_numpy(weights)
                 )
+                self._taught[int(number)] = int(state[f"taught.{number}"])
 
     def reply(self) -> Reply:
         """Request no logits in the run's last exchange, as no node would learn from them."""
@@ -172,6 +181,11 @@ class DistillationStrategy(GraphStrategy):
     def base(self, vertex: int) -> int:
         """Return the digest of the rows from which a vertex can make a delta."""
         return NO_BASE if self.ends_run or not self._last_rows else self._last_rows[vertex].digest(self._rows())
+
+    def taught(self, vertex: int) -> int:
+        """Return the exchange of a vertex's teacher, unless it is as expected or there is none."""
+        exchange = self._taught.get(vertex, LAST)
+        return LAST if self.order.joint or vertex not in self._teachers or exchange == self._exchange - 1 else exchange
 
     def payload(self, vertex: int) -> dict[str, ArrayRecord]:
         """Return a vertex's teacher in the wire format, if it has one; it is sent once."""
@@ -204,8 +218,13 @@ class DistillationStrategy(GraphStrategy):
                 refused[vertex] = str(error)
         self._any_usable |= bool(present.any())
         with self._named("teach"):
-            self._teachers = self.teach(rows, logits, present)
-        self._check_teachers(len(rows))
+            teachers = self.teach(rows, logits, present)
+        self._check_teachers(teachers, len(rows))
+        if self.order.joint:  # the rows of an earlier exchange are of no use
+            self._teachers = {}
+        # Nodes that take no part in the next exchange get theirs later.
+        self._teachers |= teachers
+        self._taught |= dict.fromkeys(teachers, self._exchange)
         return refused
 
     def _check_exchanged(self) -> None:
@@ -223,12 +242,11 @@ class DistillationStrategy(GraphStrategy):
             return self._last_rows[vertex].decode(record, rows)
         return self.wire.decode(record, (len(rows), self._classes))
 
-    def _check_teachers(self, rows: int) -> None:
-        if not isinstance(self._teachers, dict):
-            found = of_type(self._teachers)
-            raise InputError(f"{self._method('teach')} returns {found}, not a dict of teachers by vertex")
-        for vertex, teacher in self._teachers.items():
-            if vertex not in self.graph:
+    def _check_teachers(self, teachers: dict[int, Teacher], rows: int) -> None:
+        if not isinstance(teachers, dict):
+            raise InputError(f"{self._method('teach')} returns {of_type(teachers)}, not a dict of teachers by vertex")
+        for vertex, teacher in teachers.items():
+            if vertex not in self.graphs.at(0):
                 allowed = f"0 to {self.num_nodes - 1}"
                 raise InputError(
                     f"{self._method('teach')} returns a teacher for vertex {vertex!r} (allowed: {allowed})"

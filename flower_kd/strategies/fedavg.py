@@ -15,13 +15,14 @@ from flwr.serverapp.strategy import Result
 
 from flower_kd import wire
 from flower_kd.protocol import ARRAYS, METRICS, Greeting, Order
-from flower_kd.ranges import Count, Whole
-from flower_kd.strategies.base import check_graph, check_run, due, over_nodes
+from flower_kd.ranges import Count, PositiveShare, Whole
+from flower_kd.strategies.base import check_run, due, over_nodes
 from flower_kd.strategies.bases import Bases, compressor, start_weights
 from flower_kd.strategies.network import Network
 from flower_kd.strategies.registry import STRATEGIES, NamedArguments, Recipient
 from flower_kd.strategies.resumable import Resumable, State
 from flower_kd.strategies.weights import usable_weights
+from flower_kd.topology import Contacts, GraphSequence
 
 NUM_EXAMPLES = "num-examples"
 LARGEST_SHARE = 3  # times the median (of an even number of nodes, the lower of the middle two)
@@ -38,7 +39,7 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
 
     Parameters
     ----------
-    graph : networkx graph
+    graph : networkx graph or GraphSequence
         Its vertices are the nodes; its edges are not used.
     compression : str
         Of the weights that nodes send; "none" for all of them in full.
@@ -48,6 +49,9 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
         SGD steps per round.
     evaluate_every : int
         Rounds between two evaluations; the last round is always evaluated.
+    participation : float
+        Share of the nodes that take part in a round, drawn anew for each: `fraction_train` of Flower's FedAvg, but
+        from the seed.
     """
 
     same_model = True
@@ -55,15 +59,16 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
 
     def __init__(
         self,
-        graph: nx.Graph,
+        graph: nx.Graph | GraphSequence,
         *,
         compression: str = "none",
         seed: Whole = 0,
         local_steps: Count = 25,
         evaluate_every: Count = 1,
+        participation: PositiveShare = 1.0,
     ) -> None:
-        check_graph(graph)
-        num_nodes = graph.number_of_nodes()
+        self.contacts = Contacts(GraphSequence.of(graph), seed, participation)
+        num_nodes = self.contacts.graphs.num_nodes
         super().__init__(min_train_nodes=num_nodes, min_evaluate_nodes=num_nodes, min_available_nodes=num_nodes)
         self.compressor = compressor(compression)
         order = Order(server_round=0, num_steps=local_steps, seed=seed, reply="weights", keep=True)
@@ -133,7 +138,10 @@ class FedAvg(NamedArguments, Resumable, flower.FedAvg):
         """Number the rounds from the beginning of the run; tell nodes the digest of the base of their updates."""
         if self.compressor is not None:
             config["base"] = self._bases.digest(0)
-        return super().configure_train(self.last_round + server_round, arrays, config, grid)
+        server_round += self.last_round
+        drawn = self.contacts.taking_part(server_round - 1)
+        messages = super().configure_train(server_round, arrays, config, grid)
+        return [message for message in messages if drawn[self._joined().vertex(message.metadata.dst_node_id)]]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

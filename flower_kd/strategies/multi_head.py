@@ -17,6 +17,7 @@ from scipy.sparse import csr_array, diags_array
 from flower_kd import wire
 from flower_kd.errors import InputError
 from flower_kd.protocol import (
+    LAST,
     NO_BASE,
     TEACHER_WEIGHTS,
     Hello,
@@ -34,6 +35,7 @@ from flower_kd.strategies.node_records import most_frequent
 from flower_kd.strategies.registry import STRATEGIES
 from flower_kd.strategies.resumable import State
 from flower_kd.strategies.sent_networks import SentNetworks
+from flower_kd.topology import GraphSequence
 
 REFERENCE, PRIVATE = "reference", "private"
 
@@ -61,8 +63,9 @@ class MultiHead(NeighborKD):
 
     Parameters
     ----------
-    graph : networkx graph
-        Communication graph.
+    graph : networkx graph or GraphSequence
+        Communication graph; if it varies, that of the exchange at the end of the first phase counts. Nodes that are not
+        drawn for this exchange neither send nor get a teacher.
     local_rounds : int
         Rounds of the first phase; 0 for half of all rounds, rounded down.
     teachers : {"reference", "private"}
@@ -82,7 +85,7 @@ class MultiHead(NeighborKD):
 
     def __init__(
         self,
-        graph: nx.Graph,
+        graph: nx.Graph | GraphSequence,
         *,
         local_rounds: Whole = 0,
         teachers: Literal["reference", "private"] = "reference",
@@ -109,7 +112,8 @@ class MultiHead(NeighborKD):
                 "cannot be used with teachers = 'private'"
             )
         self._sent = SentNetworks()
-        self._taught: set[int] = set()  # vertices that have received their teacher
+        self._teaching = self.weights  # in the exchange in which networks are sent
+        self._delivered: set[int] = set()  # vertices that have received their teacher
 
     @classmethod
     def phases_of(cls, num_rounds: int, settings: Mapping[str, Any]) -> list[int]:
@@ -162,7 +166,7 @@ class MultiHead(NeighborKD):
 
     def begin(self, hellos: dict[int, Hello]) -> None:
         """Begin without teachers."""
-        self._sent, self._taught = SentNetworks(), set()
+        self._sent, self._delivered = SentNetworks(), set()
         if self.is_private:
             GraphStrategy.begin(self, hellos)
             self._hellos = dict(hellos)
@@ -171,18 +175,22 @@ class MultiHead(NeighborKD):
 
     def state_dict(self) -> State:
         """Return also who has received its teacher, and the networks that were sent."""
-        return {**super().state_dict(), **self._sent.state_dict(), "taught": np.array(sorted(self._taught), np.int64)}
+        return {
+            **super().state_dict(),
+            **self._sent.state_dict(),
+            "delivered": np.array(sorted(self._delivered), np.int64),
+        }
 
     def load_state_dict(self, state: State) -> None:
         """Restore also who has received its teacher, and the networks that were sent."""
         super().load_state_dict(state)
         self._sent.load_state_dict(state)
-        self._taught = set(state["taught"].tolist())
+        self._delivered = set(state["delivered"].tolist())
 
     def node_returned(self, vertex: int, hello: Hello) -> None:
         """Send its teacher again to a node that may have lost it."""
         super().node_returned(vertex, hello)
-        self._taught.discard(vertex)
+        self._delivered.discard(vertex)
         if hello.fresh and self._distills:
             log(
                 WARNING,
@@ -210,6 +218,10 @@ class MultiHead(NeighborKD):
         """Return that nothing is known of a vertex: it sends once."""
         return NO_BASE
 
+    def taught(self, vertex: int) -> int:
+        """Return that teachers are of the exchange in the order: there is no other."""
+        return LAST
+
     def fields(self, vertex: int) -> dict[str, list[str]]:
         """Return the names of the networks that a vertex is sent."""
         if not self._is_due(vertex) or not self.is_private:
@@ -236,7 +248,7 @@ class MultiHead(NeighborKD):
         if not self._exchanges:
             for vertex, _ in replies:
                 if self._distills:
-                    self._taught.add(vertex)
+                    self._delivered.add(vertex)
             return {}
         if self.is_private:
             refused = self._sent.receive(replies, self._hellos)
@@ -261,24 +273,24 @@ class MultiHead(NeighborKD):
         return self._exchange + 1 == self.phases[0]
 
     def _is_due(self, vertex: int) -> bool:
-        return self._distills and vertex not in self._taught
+        return self._distills and vertex not in self._delivered
 
     def _rows(self) -> np.ndarray:
         return exchanged_rows(self.order.seed, 0, self._reference_rows, self.order.exchange_rows)
 
     def _sources(self, hellos: Mapping[int, Hello]) -> dict[int, list[int]]:
         """Return, by vertex, the others whose networks it is sent."""
-        rows = self.weights.indptr
+        weights = self._teaching = self._weights_in(self.phases[0] - 1)[0]
+        rows = weights.indptr
         return {
-            vertex: sorted({*self.weights.indices[rows[vertex] : rows[vertex + 1]].tolist()} - {vertex})
-            for vertex in hellos
+            vertex: sorted({*weights.indices[rows[vertex] : rows[vertex + 1]].tolist()} - {vertex}) for vertex in hellos
         }
 
     def _networks_for(self, vertex: int) -> tuple[list[int], np.ndarray]:
         """Return the vertices whose networks a vertex is sent, and the weights of its own and of theirs."""
         present = np.zeros(self.num_nodes)
         present[[*self._sent.records, vertex]] = 1
-        row = normalized(csr_array(self.weights[[vertex]] @ diags_array(present)))
+        row = normalized(csr_array(self._teaching[[vertex]] @ diags_array(present)))
         found = dict(zip(row.indices.tolist(), row.data.tolist(), strict=True))
         own = found.pop(vertex, 0.0)
         sources = sorted(found)

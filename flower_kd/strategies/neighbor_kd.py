@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import networkx as nx
 import numpy as np
@@ -22,6 +23,7 @@ from flower_kd.strategies.class_counts import bounded_class_counts
 from flower_kd.strategies.distillation import DistillationStrategy, Reduction
 from flower_kd.strategies.network import Network
 from flower_kd.strategies.registry import STRATEGIES
+from flower_kd.topology import GraphSequence
 from flower_kd.wire import Coding
 
 
@@ -35,7 +37,7 @@ class NeighborKD(DistillationStrategy):
 
     Parameters
     ----------
-    graph : networkx graph
+    graph : networkx graph or GraphSequence
         Communication graph.
     dissimilarity : str
         Any of `flower_kd.dissimilarity.names()`, or `module:attribute`, with settings in parentheses if it has any.
@@ -77,11 +79,13 @@ class NeighborKD(DistillationStrategy):
         Rounds between two evaluations; the last round is always evaluated. 1 if omitted.
     patience : int
         Evaluations without a lower validation loss after which a node stops. 0, or omitted: no node stops.
+    participation, message_loss : float
+        As in GraphStrategy.
     """
 
     def __init__(
         self,
-        graph: nx.Graph,
+        graph: nx.Graph | GraphSequence,
         *,
         dissimilarity: str = "kl",
         temperature: Positive = 2.0,
@@ -98,7 +102,7 @@ class NeighborKD(DistillationStrategy):
         logit_adjustment: NonNegative = 0.0,
         record_gradients: bool = False,
         seed: Whole = 0,
-        **schedule: int,
+        **schedule: Any,
     ) -> None:
         order = Order(
             server_round=0,
@@ -122,7 +126,13 @@ class NeighborKD(DistillationStrategy):
         robust = isinstance(self.pool, RobustPooling)
         if robust and pooling_weights != "uniform":
             raise InputError(f"pooling = {pooling!r} gives each node one vote, so pooling_weights must be 'uniform'")
-        self.weights = teacher_weights(graph, pooling_weights, with_self=pooling_self or robust)
+        self._weights_of = partial(
+            teacher_weights,
+            name=pooling_weights,
+            with_self=pooling_self or robust,
+            connected=not self.graphs.varies,
+        )
+        self.weights = self._weights_of(self.graphs.at(0))
         self._takes_class_counts = poolings.takes_class_counts(self.pool)
         self._hellos: dict[int, Hello] = {}
         self._class_counts: Tensor | None = None
@@ -151,28 +161,38 @@ class NeighborKD(DistillationStrategy):
         self._class_counts = self._counts(self._hellos)
 
     def teach(self, rows: np.ndarray, logits: Tensor, present: np.ndarray) -> dict[int, Teacher]:
-        """Pool the logits of each vertex's present neighbors."""
-        weights = self.weights if present.all() else normalized(self.weights @ diags_array(present.astype(float)))
+        """Pool the logits of each vertex's present neighbors whose messages arrived."""
+        weights, all_arrive = self._weights_in(self._exchange)
+        if not (all_arrive and present.all()):
+            weights = normalized(weights @ diags_array(present.astype(float)))
         temperature = self.order.temperature
         sent = torch.from_numpy(present)
         teachers = poolings.pool(self.pooling, self.pool, logits, weights, temperature, self._class_counts, sent)
         return {vertex: teacher for vertex, teacher in enumerate(teachers) if teacher is not None}
 
+    def _weights_in(self, exchange: int) -> tuple[csr_array, bool]:
+        """Return the weights of teachers in an exchange, 0 for messages that do not arrive, and whether all arrive."""
+        weights = self._weights_of(self.graphs.at(exchange)) if self.graphs.varies else self.weights
+        received = self.contacts.received(exchange)
+        return (weights, True) if received is None else (csr_array(weights.multiply(received)), False)
+
     def _counts(self, hellos: dict[int, Hello]) -> Tensor | None:
         return bounded_class_counts(hellos) if self._takes_class_counts else None
 
 
-def teacher_weights(graph: nx.Graph, name: str, *, with_self: bool) -> csr_array:
-    """Return the weights [nodes, nodes] that each node gives to its teachers; rows sum to 1.
+def teacher_weights(graph: nx.Graph, name: str, *, with_self: bool, connected: bool = True) -> csr_array:
+    """Return the weights [nodes, nodes] that each node gives to its teachers; rows sum to 1, or are empty.
 
     Raises
     ------
     InputError
-        If the name is neither "uniform" nor "mixing", or the graph has no mixing matrix.
+        If the name is neither "uniform" nor "mixing", or the graph has no mixing matrix: if it is not connected, but
+        must be `connected`.
     """
     if name not in ("uniform", "mixing"):
         raise InputError(f"unknown pooling_weights {name!r} (allowed: uniform, mixing)")
-    matrix = topology.mixing_matrix(graph) if name == "mixing" else topology.uniform_matrix(graph)
+    mixing = name == "mixing"
+    matrix = topology.mixing_matrix(graph, connected=connected) if mixing else topology.uniform_matrix(graph)
     return normalized(matrix if with_self else matrix - diags_array(matrix.diagonal()))
 
 

@@ -58,7 +58,8 @@ class Network(Grid):
     same_model : bool
         Whether all nodes must train the same model.
     links : sequence of int, optional
-        Number of links over which each vertex sends to others; by default one.
+        Number of links over which each vertex sends to others, until a strategy sets it for an exchange; by default
+        one.
     connect_seconds : float
         How long to wait for all nodes to connect.
     """
@@ -280,7 +281,7 @@ class Network(Grid):
 
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned, in a network whose nodes have joined."""
-        self.traffic = Traffic(state["up"], state["down"], state["shared"], state["messages"])
+        self.traffic = Traffic(**{name: state[name] for name in vars(self.traffic)})
         parts = json.loads(state["participation"].tobytes())
         self.participation = {int(vertex): Participation(**part) for vertex, part in parts.items()}
         self.saved_rounds = state["saved-rounds"]
@@ -367,7 +368,8 @@ class Network(Grid):
             if training:
                 self.participation[vertex].taken += 1  # reverted by leave_out
             self.leave_out(server_round, vertex, missing[vertex])
-        self.greeting = replace(self.greeting, server_round=server_round)  # for nodes that come back later
+        if server_round:  # not in a round without an evaluation
+            self.greeting = replace(self.greeting, server_round=server_round)  # for nodes that come back later
         if training:
             self._empty_exchanges = 0 if answered else self._empty_exchanges + 1
         else:
@@ -399,13 +401,15 @@ class Network(Grid):
         if any(isinstance(record, ArrayRecord) for record in reply.content.values()):
             self.traffic.shared[vertex] += size
             self.traffic.messages[vertex] += 1
+            self.traffic.over_links[vertex] += size * self.links[vertex]
+            self.traffic.messages_over_links[vertex] += self.links[vertex]
         if vertex in self._training:
             self.participation[vertex].taken += 1
         evaluation = reply.metadata.message_type == MessageType.EVALUATE
         kept = self.metrics.setdefault((server_round, vertex), NodeMetrics(server_round, vertex))
         kept.values.update(named(metrics, evaluation=evaluation))
         kept.values["bytes-shared"] = float(self.traffic.shared[vertex])
-        kept.values["bytes-all-edges"] = float(self.traffic.shared[vertex] * self.links[vertex])
+        kept.values["bytes-all-edges"] = float(self.traffic.over_links[vertex])
 
     def _weights(self, vertex: int, given: bool) -> str:
         """Return, for the log, with which weights a node returns."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -23,17 +23,21 @@ class Traffic:
         All that a node sent and received, including handshake, metrics and evaluation, [nodes].
     shared, messages : ndarray
         What a node sent for its neighbors (replies with arrays), in bytes and in messages, [nodes].
+    over_links, messages_over_links : ndarray
+        The same, once for each link over which it would be sent if neighbors were linked directly, [nodes].
     """
 
     up: np.ndarray
     down: np.ndarray
     shared: np.ndarray
     messages: np.ndarray
+    over_links: np.ndarray
+    messages_over_links: np.ndarray
 
     @classmethod
     def none(cls, num_nodes: int) -> Traffic:
         """Return zero bytes for each vertex."""
-        return cls(*(np.zeros(num_nodes, dtype=np.int64) for _ in range(4)))
+        return cls(*(np.zeros(num_nodes, dtype=np.int64) for _ in fields(cls)))
 
 
 @dataclass

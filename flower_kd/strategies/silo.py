@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import networkx as nx
 
 from flower_kd.protocol import Order
-from flower_kd.ranges import Count, Whole
+from flower_kd.ranges import Count, PositiveShare, Whole
 from flower_kd.strategies.base import GraphStrategy
 from flower_kd.strategies.registry import STRATEGIES
+from flower_kd.topology import GraphSequence
 
 
 @STRATEGIES.register("silo")
@@ -16,7 +19,7 @@ class Silo(GraphStrategy):
 
     Parameters
     ----------
-    graph : networkx graph
+    graph : networkx graph or GraphSequence
         Its edges are not used.
     seed : int
         The run's seed.
@@ -26,18 +29,22 @@ class Silo(GraphStrategy):
         Rounds between two evaluations; the last round is always evaluated.
     patience : int
         Evaluations without a lower validation loss after which a node stops; 0 for no stopping.
+    participation : float
+        Share of the nodes that train in a round, drawn anew for each.
     """
 
     sends_to = "none"
 
     def __init__(
         self,
-        graph: nx.Graph,
+        graph: nx.Graph | GraphSequence,
         *,
         seed: Whole = 0,
         local_steps: Count = 25,
         evaluate_every: Count = 1,
         patience: Whole = 0,
+        participation: PositiveShare = 1.0,
     ) -> None:
         order = Order(server_round=0, num_steps=0, seed=seed, reply="nothing")
-        super().__init__(graph, order, local_steps=local_steps, evaluate_every=evaluate_every, patience=patience)
+        schedule: dict[str, Any] = {"local_steps": local_steps, "evaluate_every": evaluate_every, "patience": patience}
+        super().__init__(graph, order, participation=participation, **schedule)

@@ -17,6 +17,13 @@ def require_two(num_nodes: int) -> None:
     require_whole("num_nodes", num_nodes, 2)
 
 
+def is_connected(graph: nx.Graph) -> bool:
+    """Return whether a graph is connected, or strongly connected if directed."""
+    if len(graph) == 0:  # networkx raises an error
+        return False
+    return nx.is_strongly_connected(graph) if graph.is_directed() else nx.is_connected(graph)
+
+
 def require_connected(graph: nx.Graph, what: str) -> None:
     """Raise InputError unless a graph is connected, or strongly connected if directed."""
     if graph.is_directed():

@@ -1,8 +1,10 @@
-"""The registered topologies: functions from a number of nodes to a connected graph."""
+"""The registered topologies with one graph for a whole run: functions from a number of nodes to a graph.
+
+A random graph that is not connected is drawn again, see `flower_kd.topology.build`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import count
 from math import isqrt, log
 from typing import Annotated
@@ -15,8 +17,6 @@ from flower_kd.errors import InputError
 from flower_kd.ranges import Count, Share
 from flower_kd.topology.checks import some
 from flower_kd.topology.registry import TOPOLOGIES
-
-_DRAWS = 100
 
 
 @TOPOLOGIES.register("ring")
@@ -77,14 +77,10 @@ def regular(num_nodes: int, rng: np.random.Generator, *, degree: Count = 4) -> n
     _require_between("degree", degree, 1, num_nodes - 1, num_nodes)
     if num_nodes * degree % 2:
         raise InputError(f"a regular graph needs an even number of edge ends, not {num_nodes} nodes of degree {degree}")
-
-    def draw() -> nx.Graph:
-        if 2 * degree < num_nodes:
-            return nx.random_regular_graph(degree, num_nodes, seed=rng)
-        # Pairing the edge ends of a dense graph fails repeatedly; for its complement it succeeds at once.
-        return nx.complement(nx.random_regular_graph(num_nodes - 1 - degree, num_nodes, seed=rng))
-
-    return _first_connected(draw, f"degree = {degree} is too low for {num_nodes} nodes")
+    if 2 * degree < num_nodes:
+        return nx.random_regular_graph(degree, num_nodes, seed=rng)
+    # Pairing the edge ends of a dense graph fails repeatedly; for its complement it succeeds at once.
+    return nx.complement(nx.random_regular_graph(num_nodes - 1 - degree, num_nodes, seed=rng))
 
 
 @TOPOLOGIES.register("erdos-renyi")
@@ -97,10 +93,7 @@ def erdos_renyi(
     """
     if edge_probability is None:
         edge_probability = min(1.0, 2 * log(num_nodes) / num_nodes)
-    return _first_connected(
-        lambda: nx.fast_gnp_random_graph(num_nodes, edge_probability, seed=rng),
-        f"edge_probability = {edge_probability:.3g} is too low for {num_nodes} nodes",
-    )
+    return nx.fast_gnp_random_graph(num_nodes, edge_probability, seed=rng)
 
 
 @TOPOLOGIES.register("small-world")
@@ -111,10 +104,7 @@ def small_world(
     _require_between("degree", degree, 2, num_nodes - 1, num_nodes)
     if degree % 2:
         raise InputError(f"degree = {degree} must be even in a small world: half of the neighbors are on either side")
-    return _first_connected(
-        lambda: nx.watts_strogatz_graph(num_nodes, degree, rewire_probability, seed=rng),
-        f"degree = {degree} is too low for {num_nodes} nodes at rewire_probability = {rewire_probability}",
-    )
+    return nx.watts_strogatz_graph(num_nodes, degree, rewire_probability, seed=rng)
 
 
 @TOPOLOGIES.register("scale-free")
@@ -149,14 +139,6 @@ def random_directed(
         others = others + (others >= max(vertex, successor))
         graph.add_edges_from((vertex, target) for target in [successor, *others.tolist()])
     return graph
-
-
-def _first_connected(draw: Callable[[], nx.Graph], why: str) -> nx.Graph:
-    for _ in range(_DRAWS):
-        graph = draw()
-        if nx.is_connected(graph):
-            return graph
-    raise InputError(f"{_DRAWS} draws gave no connected graph: {why}")
 
 
 def _require_between(option: str, value: int, low: int, high: int, num_nodes: int) -> None:

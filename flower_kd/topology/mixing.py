@@ -16,13 +16,14 @@ from scipy.sparse.linalg import LinearOperator, cg
 
 from flower_kd.errors import InputError
 from flower_kd.topology.checks import require_connected, require_two, some
+from flower_kd.topology.sequence import GraphSequence
 from flower_kd.topology.spectrum import stable_step
 
 _BALANCING_STEPS = 1000
 _BALANCING_TOLERANCE = 1e-12
 
 
-def mixing_matrix(graph: nx.Graph) -> csr_array:
+def mixing_matrix(graph: nx.Graph, *, connected: bool = True) -> csr_array:
     """Return doubly stochastic weights with a positive diagonal.
 
     Undirected graphs get Metropolis-Hastings weights, 1 / (1 + max(degree n, degree m)) (Xiao, Boyd and Lashkari, A
@@ -35,6 +36,9 @@ def mixing_matrix(graph: nx.Graph) -> csr_array:
     ----------
     graph : networkx graph
         Vertices 0, 1, ..., connected; strongly if directed. Weights, self-loops and parallel edges are ignored.
+    connected : bool
+        Whether it must be connected. If not, each component mixes within itself, if directed each strongly connected
+        one: other edges get no weight, as in every doubly stochastic matrix.
 
     Returns
     -------
@@ -46,8 +50,11 @@ def mixing_matrix(graph: nx.Graph) -> csr_array:
     InputError
         If the vertices are not 0, 1, ..., the graph is not connected, or its balancing does not converge.
     """
-    pattern = _in_adjacency(graph)
-    require_connected(graph, "the communication graph")
+    pattern = in_adjacency(graph)
+    if connected:
+        require_connected(graph, "the communication graph")
+    elif graph.is_directed():
+        pattern = _within_components(pattern)
     return _balanced(pattern) if graph.is_directed() else _metropolis(pattern)
 
 
@@ -69,68 +76,100 @@ def uniform_matrix(graph: nx.Graph) -> csr_array:
     InputError
         If the vertices are not 0, 1, ...
     """
-    matrix = _in_adjacency(graph)
+    matrix = in_adjacency(graph)
     counts = np.diff(matrix.indptr)
     matrix.data = np.repeat(1.0 / counts, counts)
     return matrix
 
 
 class Mixing:
-    """The mixing matrix of a graph, adapted while nodes are absent.
+    """The mixing matrix of each exchange, adapted to absent nodes and lost messages.
 
     Parameters
     ----------
-    graph : networkx graph
-        As in `mixing_matrix`, which raises the same errors.
+    graph : networkx graph or GraphSequence
+        As in `mixing_matrix`, which raises the same errors; graphs of a sequence that varies need not be connected.
 
     Attributes
     ----------
     matrix : csr_array
-        The weights if all nodes are present, [nodes, nodes].
+        The weights of the first exchange if all nodes are present, [nodes, nodes]: of all exchanges unless the graph
+        varies.
     """
 
-    def __init__(self, graph: nx.Graph) -> None:
-        self.matrix = mixing_matrix(graph)
-        self._directed = graph.is_directed()
-        self._present = np.ones(graph.number_of_nodes(), dtype=bool)
+    def __init__(self, graph: nx.Graph | GraphSequence) -> None:
+        self._graphs = GraphSequence.of(graph)
+        self.matrix = mixing_matrix(self._graphs.at(0), connected=not self._graphs.varies)
+        self._directed = self._graphs.directed
+        self._exchange = 0
+        self._whole = self.matrix  # of the current exchange, if all nodes are present
+        self._present = np.ones(self._graphs.num_nodes, dtype=bool)
         self._among = self.matrix
         self._steps: dict[float, float] = {}
 
-    def among(self, present: np.ndarray) -> csr_array:
-        """Return doubly stochastic weights [nodes, nodes] in which absent nodes take no part.
+    def among(self, present: np.ndarray, exchange: int = 0, received: csr_array | None = None) -> csr_array:
+        """Return weights [nodes, nodes] in which absent nodes and lost messages take no part; rows sum to 1.
 
-        In an undirected graph the weight of an absent node goes back to the self-weight of each neighbor. In a directed
-        one that would leave row and column sums unequal, so the remaining weights are balanced again. Edges between its
-        strongly connected components get no weight then, as in every doubly stochastic matrix: where absences cut such
-        a graph, each component mixes within itself until the nodes between are back.
+        Without `received` they are doubly stochastic. In an undirected graph the weight of an absent node goes back to
+        the self-weight of each neighbor. In a directed one that would leave row and column sums unequal, so the
+        remaining weights are balanced again. Edges between its strongly connected components get no weight then, as in
+        every doubly stochastic matrix: where absences cut such a graph, each component mixes within itself until the
+        nodes between are back.
+
+        With it, the weights of absent nodes and of lost messages go back to the self-weight of those that miss them, as
+        a node without knowledge of the others must do. Columns then sum to 1 only if the graph is undirected and the
+        messages of an edge are lost in both directions or none.
 
         Parameters
         ----------
         present : ndarray of bool
             [nodes]; the row and the column of an absent node are those of the identity.
+        exchange : int
+            Number of the exchange, from 0.
+        received : csr_array, optional
+            [nodes, nodes], see `Contacts.received`.
         """
-        if not np.array_equal(present, self._present):  # absences usually last for many exchanges
-            self._present = present.copy()
-            if self._directed:
-                self._steps = {}
-            if present.all():
-                self._among = self.matrix
-            else:
-                self._among = (_rebalanced if self._directed else _folded)(self.matrix, present)
+        if self._graphs.varies and exchange != self._exchange:
+            self._exchange = exchange
+            self._whole = mixing_matrix(self._graphs.at(exchange), connected=False)
+            self._present, self._among, self._steps = np.ones(len(present), dtype=bool), self._whole, {}
+        if received is not None:
+            self._balance(np.ones(len(present), dtype=bool))
+            return _folded(csr_array(self._whole.multiply(received)), present)
+        self._balance(present)
         return self._among
+
+    def _balance(self, present: np.ndarray) -> None:
+        """Compute the doubly stochastic weights among present nodes."""
+        if np.array_equal(present, self._present):  # absences usually last for many exchanges
+            return
+        self._present = present.copy()
+        if self._directed:
+            self._steps = {}
+        if present.all():
+            self._among = self._whole
+        else:
+            self._among = (_rebalanced if self._directed else _folded)(self._whole, present)
 
     def stable_step(self, step: float) -> float:
         """Return `stable_step` of the weights that `among` returned last, computed once.
 
-        In an undirected graph it is that of all nodes: weights that go back to the diagonal raise all eigenvalues.
+        In an undirected graph it is that of all nodes: weights that go back to the diagonal raise all eigenvalues. So
+        do, on average over what is lost, those of lost messages.
         """
         if step not in self._steps:
-            self._steps[step] = stable_step(self._among if self._directed else self.matrix, step)
+            self._steps[step] = stable_step(self._among if self._directed else self._whole, step)
         return self._steps[step]
 
 
-def _in_adjacency(graph: nx.Graph) -> csr_array:
-    """Return [nodes, nodes] with a 1 on the diagonal and at (n, m) for each edge m -> n."""
+def in_adjacency(graph: nx.Graph) -> csr_array:
+    """Return [nodes, nodes] with a 1 on the diagonal and at (n, m) for each edge m -> n.
+
+    Raises
+    ------
+    InputError
+        If the vertices are not 0, 1, ...
+    """
     num_nodes = graph.number_of_nodes()
     require_two(num_nodes)
     if set(graph) != set(range(num_nodes)):
@@ -188,15 +227,20 @@ def _folded(matrix: csr_array, present: np.ndarray) -> csr_array:
 
 
 def _rebalanced(matrix: csr_array, present: np.ndarray) -> csr_array:
-    kept = _among_present(matrix, present)
-    _, component = connected_components(kept, directed=True, connection="strong")
-    weights = kept.tocoo()
-    within = component[weights.row] == component[weights.col]
-    edges = coo_array((weights.data[within], (weights.row[within], weights.col[within])), shape=matrix.shape)
+    edges = _within_components(_among_present(matrix, present))
     # Absent nodes have no self-weight left: each becomes its own component.
     pattern = csr_array(edges + diags_array((~present).astype(float)))
     pattern.eliminate_zeros()
     return _balanced(pattern)
+
+
+def _within_components(pattern: csr_array) -> csr_array:
+    """Return a pattern without the edges between its strongly connected components."""
+    _, component = connected_components(pattern, directed=True, connection="strong")
+    weights = pattern.tocoo()
+    within = component[weights.row] == component[weights.col]
+    edges = (weights.data[within], (weights.row[within], weights.col[within]))
+    return csr_array(coo_array(edges, shape=pattern.shape))
 
 
 def _among_present(matrix: csr_array, present: np.ndarray) -> csr_array:

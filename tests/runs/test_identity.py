@@ -63,6 +63,14 @@ def test_the_module_of_a_part_of_any_kind_counts(kind: str, tmp_path: Path) -> N
         assert identity(RunConfig(), 4) == plain
 
 
+def test_the_module_of_the_graph_that_varies_counts(tmp_path: Path) -> None:
+    with module(tmp_path, "parts_of_identity") as name:
+        config = RunConfig(topology=f"varying(graph='{name}:{TEXTS['topology'][0]}')")
+        before = identity(config, 4)
+        (tmp_path / "parts_of_identity.py").write_text("# shorter")
+        assert identity(config, 4) != before
+
+
 def test_spaces_and_quotes_in_the_text_of_a_part_do_not_count(tmp_path: Path) -> None:
     texts = {
         "topology": ("regular(degree=4)", " regular( degree = 4, )"),

@@ -31,6 +31,17 @@ RUNS = {
     "head 2, when networks are about to be sent": {
         "strategy": "multi-head(local_rounds=2,teachers=private,teacher_mode=train)", "model": "mlp*1,resnet2*2",
     },
+    # Nodes that are not drawn in the last exchange of a round; teachers that wait for theirs.
+    "some nodes": {
+        "strategy": "neighbor-kd", "exchange-every": 1, "exchange-rows": 20, "participation": 0.6, "momentum": 0.5,
+    },
+    "another graph, some nodes, lost messages": {
+        "strategy": "d-sgd", "exchange-every": 1, "topology": "varying(graph='erdos-renyi(edge_probability=0.5)')",
+        "participation": 0.6, "message-loss": 0.3,
+    },
+    "tracking, lost messages": {
+        "strategy": "d-dist", "consensus": "tracking", "exchange-every": 1, "exchange-rows": 20, "message-loss": 0.3,
+    },
 }  # fmt: skip
 
 

@@ -105,7 +105,7 @@ def test_absent_nodes_keep_their_consensus_and_lose_their_weight() -> None:
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 @pytest.mark.parametrize("num_nodes", [4, 16, 64])
-@pytest.mark.parametrize("name", topology.names())
+@pytest.mark.parametrize("name", [name for name in topology.names() if name not in ("varying", "one-peer-exponential")])
 def test_the_gradient_consensus_settles_without_clamping(name: str, num_nodes: int, eta: float) -> None:
     options = {"degree": 3} if name == "regular" and num_nodes == 4 else {}
     if name == "small-world" and num_nodes == 4:

@@ -16,7 +16,7 @@ from conftest import CLASSES, FEATURES, FaultyGrid, build_blob_node, recorded_gr
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from torch import nn
 
-from flower_kd import TwoHeads, dissimilarity, wire
+from flower_kd import TwoHeads, dissimilarity, topology, wire
 from flower_kd.clients import Node, make_client_app
 from flower_kd.clients.checks import check_parts
 from flower_kd.errors import InputError
@@ -45,7 +45,15 @@ CASES: dict[str, Callable[[nx.Graph], MultiHead]] = {
     "private, mixing": lambda graph: MultiHead(
         graph, teachers="private", pooling_weights="mixing", pooling_self=True, **STEPS
     ),
+    "reference, from another node each time": lambda graph: MultiHead(one_peer(), participation=0.75, **STEPS),
+    "private, from another node each time": lambda graph: MultiHead(
+        one_peer(), teachers="private", participation=0.75, message_loss=0.2, seed=1, **STEPS
+    ),
 }
+
+
+def one_peer() -> topology.GraphSequence:
+    return topology.sequence("one-peer-exponential", 4, exchanges=3)
 
 
 def classifier(name: str) -> nn.Module:
@@ -156,6 +164,14 @@ def test_each_node_sends_once(teachers: str, record: str, app, ring: nx.Graph) -
     shorter = again.network(FaultyGrid(app, 4, {}))
     again.start(shorter, ArrayRecord(), num_rounds=4)
     assert ((down - shorter.traffic.down) < 1500).all()  # a round more costs two orders
+
+
+@pytest.mark.parametrize(("local_rounds", "hop"), [(1, 1), (2, 2)])
+def test_teachers_are_those_of_the_exchange_in_which_nodes_send(local_rounds: int, hop: int, app) -> None:
+    """One-peer exponential: node n hears n - 1 in the first exchange, n - 2 in the second."""
+    strategy = MultiHead(one_peer(), teachers="private", local_rounds=local_rounds, **STEPS)
+    run_strategy(strategy, InProcessGrid(app, 4, {}))
+    assert [strategy._networks_for(vertex)[0] for vertex in range(4)] == [[(vertex - hop) % 4] for vertex in range(4)]
 
 
 def test_the_last_round_of_head_1_is_evaluated(app, ring: nx.Graph) -> None:

@@ -272,13 +272,14 @@ def test_a_node_that_lost_its_weights_is_sent_those_it_mixed_last(
     grid, old = same_model_grid, list(same_model_grid.contexts)[2]
     original, sent = grid._call, []
     strategy = DSGD(ring, local_steps=2, evaluate_every=evaluate_every)
-    trained = []
+    trained, rounds = [], []
 
     def call(message: Message) -> Message:
         if message.metadata.dst_node_id not in grid.contexts:
             return Message(Error(1, "node is unavailable"), reply_to=message)
         if message.metadata.dst_node_id == 4242:
             sent.append(message.content.array_records.get("arrays"))
+            rounds.append(message.content["config"].get("server-round", 0))
         return original(message)
 
     def interfere(vertex: int, reply: Message) -> Message | None:
@@ -301,6 +302,7 @@ def test_a_node_that_lost_its_weights_is_sent_those_it_mixed_last(
     strategy.start(network, ArrayRecord(), num_rounds=4, timeout=1.0)
     assert network.node_id(2) == 4242
     assert network.hellos[2].fresh != keeps_state
+    assert rounds[0] == 2  # which its handshake says, so that it restores what it had then
     _, *messages = sent  # after the handshake
     if keeps_state and evaluate_every == 1:  # it got them with the first evaluation, and keeps training from them
         assert messages[0] is None

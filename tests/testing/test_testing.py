@@ -1,6 +1,7 @@
 """The published checks pass flower-kd's own parts, and fail each kind of broken one."""
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,17 @@ def unseeded(num_nodes: int, rng: np.random.Generator) -> nx.Graph:
     return nx.random_labeled_tree(num_nodes)
 
 
+def apart(num_nodes: int, rng: np.random.Generator, exchange: int) -> nx.Graph:
+    return nx.empty_graph(num_nodes)
+
+
+CALLS = count()
+
+
+def alternating(num_nodes: int, rng: np.random.Generator, exchange: int) -> nx.Graph:
+    return nx.path_graph(num_nodes) if next(CALLS) % 2 else nx.star_graph(num_nodes - 1)
+
+
 BROKEN_TOPOLOGIES: dict[str, Callable[..., Any]] = {
     "not connected": lambda num_nodes, rng: nx.empty_graph(num_nodes),
     "self-loops": lambda num_nodes, rng: nx.Graph([*nx.path_graph(num_nodes).edges, (0, 0)]),
@@ -107,6 +119,8 @@ BROKEN_TOPOLOGIES: dict[str, Callable[..., Any]] = {
     "not InputError": lambda num_nodes, rng: nx.hypercube_graph(num_nodes / 2),
     r"it refuses every number of nodes of 2, .*, 32; for 32: boom": refusing,
     "not a networkx graph": lambda num_nodes, rng: [],
+    "2 nodes: the union of 200 graphs is not connected": apart,
+    "exchange 7: the same seed gave two graphs": alternating,
 }
 
 

@@ -23,6 +23,8 @@ def test_names_are_those_of_the_contract() -> None:
         "small-world",
         "scale-free",
         "random-directed",
+        "varying",
+        "one-peer-exponential",
     ]
 
 
@@ -134,7 +136,7 @@ def test_settings_in_parentheses_and_by_keyword_are_the_same() -> None:
             "rng",
             4,
             {},
-            "unknown topology 'rng', did you mean 'ring'.*random-directed, module:attribute, an existing file",
+            "unknown topology 'rng', did you mean 'ring'.*one-peer-exponential, module:attribute, an existing file",
         ),
         ("no/such.edgelist", 4, {}, r"unknown topology 'no/such.edgelist' \(allowed"),
         ("math.sqrt(x=1)", 4, {}, "did you mean 'math:sqrt'"),
@@ -152,9 +154,9 @@ def test_settings_in_parentheses_and_by_keyword_are_the_same() -> None:
         ("hypercube", 6, {}, r"not 6 nodes \(nearest: 4, 8\)"),
         ("regular", 4, {}, "degree = 4 is outside 1 to 3 for 4 nodes"),
         ("regular", 7, {"degree": 3}, "not 7 nodes of degree 3"),
-        ("regular", 8, {"degree": 1}, "no connected graph: degree = 1 is too low for 8 nodes"),
+        ("regular", 8, {"degree": 1}, r"100 draws of .*'regular\(degree=1\)' gave no connected graph of 8 nodes"),
         ("erdos-renyi", 8, {"edge_probability": 1.5}, r"edge_probability = 1.5 must be above 0 and at most 1"),
-        ("erdos-renyi", 50, {"edge_probability": 0.001}, "edge_probability = 0.001 is too low for 50 nodes"),
+        ("erdos-renyi", 50, {"edge_probability": 0.001}, r"=0.001\)' gave no connected graph of 50 nodes"),
         ("small-world", 8, {"degree": 3}, "degree = 3 must be even"),
         ("small-world", 8, {"degree": 8}, "degree = 8 is outside 2 to 7"),
         ("small-world", 8, {"rewire_probability": -0.1}, r"rewire_probability = -0.1 must be at least 0 and at most 1"),

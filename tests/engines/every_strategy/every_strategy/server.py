@@ -37,6 +37,19 @@ RUNS = {
     "d-dist": {"strategy": "d-dist", "exchange_every": 1, "exchange_rows": 20, "reference_batch": 0},
     "d-dist, a consensus of a plugin": {"strategy": "d-dist", "consensus": "recent(share=0.3)", "exchange_every": 2},
     "d-dist, tracking": {"strategy": "d-dist", "consensus": "tracking", "exchange_every": 2},
+    "neighbor-kd, one peer, half of the nodes": {
+        "strategy": "neighbor-kd",
+        "topology": "one-peer-exponential",
+        "participation": 0.5,
+        "exchange_every": 1,
+        "exchange_rows": 20,
+    },
+    "d-sgd, another graph in each exchange, lost messages": {
+        "strategy": "d-sgd",
+        "topology": "varying(graph=erdos-renyi)",
+        "message_loss": 0.3,
+        "exchange_every": 1,
+    },
 }
 
 app = ServerApp()
