@@ -27,7 +27,7 @@ PATIENCE = 900.0
 NODES = 2
 ROUNDS = 5
 CONFIG: dict[str, object] = {
-    "model": "mlp,lenet5", "image-size": 28, "strategy": "neighbor-kd", "baseline": "none", "num-server-rounds": 4,
+    "model": "mlp,lenet5", "image-size": 28, "strategy": "neighbor-kd", "baseline": "none",
     "local-steps": 60, "samples-per-node": 60, "reference-size": 60, "momentum": 0.9, "learning-rate": 0.02,
     "timeout": 120.0, "num-nodes": NODES,
 }  # fmt: skip
@@ -173,8 +173,9 @@ def test_a_killed_supernode_goes_on_with_its_own_model(federation: Federation, t
 @pytest.mark.slow
 def test_a_killed_server_goes_on_at_its_round(federation: Federation, tmp_path: Path) -> None:
     """First the ServerApp is killed, then the SuperLink with it; figures are those of an uninterrupted run."""
-    output_dir = tmp_path / "server" / "run"
-    config = CONFIG | {"output-dir": str(output_dir), "resume": True}
+    output_dir, rounds = tmp_path / "server" / "run", 3
+    uninterrupted = CONFIG | {"num-server-rounds": rounds}
+    config = uninterrupted | {"output-dir": str(output_dir), "resume": True}
 
     def kill_server_app() -> None:
         wait(lambda: rounds_done(output_dir) >= 1)
@@ -192,9 +193,9 @@ def test_a_killed_server_goes_on_at_its_round(federation: Federation, tmp_path: 
     output = federation.run(config)
     assert output.count("resuming after round") >= 1, output
     flower = json.loads((output_dir / "summary.json").read_text())
-    here = sim.run(CONFIG, NODES, tmp_path / "here")
+    here = sim.run(uninterrupted, NODES, tmp_path / "here")
     assert flower["accuracy"]["per_node"] == pytest.approx(here.accuracy["per_node"], abs=1e-6)
     assert flower["bytes"] == here.bytes
     history = pd.read_csv(output_dir / "history.csv")
-    assert len(history) == CONFIG["num-server-rounds"] * NODES
+    assert len(history) == rounds * NODES
     assert not history.duplicated(["round", "vertex"]).any()
