@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from logging import ERROR, WARNING
+from logging import ERROR
 from math import inf
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -84,22 +85,20 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         greeting = state.greeting(context, server_round)
         if next_step is not None and state.next_step(context) is not None:
             state.remember_next_step(context, next_step)
-        files = files_of(context, greeting)
-        if files is not None:
-            try:
+        with _logged(f"round {server_round} cannot be resumed: a node's state cannot be written"):
+            files = files_of(context, greeting)
+            if files is not None:
                 files.save(node, server_round, state.next_step(context) or 0)
-            except OSError as error:
-                log(ERROR, "round %d cannot be resumed: a node's state cannot be written: %s", server_round, error)
 
     def claim(context: Context, order: Order) -> None:
         """Make the run the current one in the node's own folder, before it first trains in it."""
-        home = StateDir.of(context) if state.next_step(context) is None else None
-        if home is not None:
-            try:
+        if state.next_step(context) is not None:
+            return
+        with _logged("this node cannot go on after a restart"):
+            home = StateDir.of(context)
+            if home is not None:
                 home.claim(state.greeting(context), context.run_id)
                 state.remember_next_step(context, order.first_step)
-            except OSError as error:
-                log(ERROR, "this run cannot be resumed after a restart: state-dir cannot be written: %s", error)
 
     def joined(context: Context, follows: Callable[[int, int], bool]) -> Node:
         """Return the node of this run; after a restart, from its own folder if it has missed nothing since.
@@ -149,23 +148,19 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         # By loss: few samples allow few accuracies.
         if score.loss < (inf if best is None else best.loss):
             state.keep_best(context, score, node.model.state_dict())
-            files = files_of(context, state.greeting(context))
-            if files is not None:
-                try:
+            with _logged(f"a node's best model, of round {server_round}, cannot be written"):
+                files = files_of(context, state.greeting(context))
+                if files is not None:
                     files.save_best(node, score)
-                except OSError as error:
-                    log(ERROR, "a node's best model, of round %d, cannot be written: %s", server_round, error)
         return {VALIDATION_ACCURACY: score.accuracy, VALIDATION_LOSS: score.loss}
 
     def forget_best(context: Context) -> None:
         """Forget a node's best model: from now on, it trains another head."""
         state.forget_best(context)
-        files = files_of(context, state.greeting(context))
-        if files is not None:
-            try:
+        with _logged("a node's best model of an earlier phase cannot be removed"):
+            files = files_of(context, state.greeting(context))
+            if files is not None:
                 files.forget_best()
-            except OSError as error:
-                log(WARNING, "a node's best model of an earlier phase cannot be removed: %s", error)
 
     @app.query("join")
     def join(message: Message, context: Context) -> Message:
@@ -291,6 +286,15 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         return Message(RecordDict({METRICS: MetricRecord({**metrics})}), reply_to=message)
 
     return app
+
+
+@contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """Log that a folder cannot be used; the node goes on without it: a full or lost disk must not end its part."""
+    try:
+        yield
+    except (OSError, InputError) as error:
+        log(ERROR, "%s: %s", what, error)
 
 
 def _answered(message: Message, answer: Callable[[], Message]) -> Message:

@@ -403,6 +403,20 @@ def test_a_run_goes_on_while_a_disk_is_full(tmp_path: Path, ring: nx.Graph, monk
     assert {path.name for path in (tmp_path / "2").rglob("round-*")} == {"round-2.safetensors", "round-3.safetensors"}
 
 
+def test_a_run_goes_on_while_a_disk_is_not_there(tmp_path: Path, ring: nx.Graph, caplog) -> None:
+    grid, folder = Devices(tmp_path), tmp_path / "1"
+
+    def unmount(grid: Devices, message: Message) -> None:
+        folder.rename(tmp_path / "elsewhere")
+
+    grid.kills[1, "evaluate", 1] = unmount
+    network = start(NeighborKD(ring, local_steps=2), grid, 3)
+    assert network.participation[1].taken == 3
+    [*errors] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    sentence = f"a node's state cannot be written: state-dir '{folder}' does not exist: create the folder, or mount its"
+    assert [error.partition(" cannot be resumed: ")[2].startswith(sentence) for error in errors] == [True, True]
+
+
 def context_of(folder: object, **config: Any) -> Context:
     node_config = {"partition-id": 0, "num-partitions": 2, "state-dir": folder} | config
     return Context(1, 5, node_config, RecordDict(), {})
