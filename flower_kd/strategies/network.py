@@ -177,7 +177,7 @@ class Network(Grid):
             raise InputError(f"the node with Flower's id {node}: {error}") from None
         vertex = vertex_of(hello, self.num_nodes, self._vertex_of_name)
         if vertex in self.hellos and vertex not in self.absent:
-            raise InputError(f"two nodes both claim vertex {self._label(vertex)}: partition-id must differ")
+            raise InputError(f"two nodes both claim vertex {self._label(vertex)}: each needs a place of its own")
         returning = vertex in self.absent
         if returning:
             self._check_fit({**self.hellos, vertex: hello})

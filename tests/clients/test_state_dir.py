@@ -379,7 +379,7 @@ def test_two_devices_with_one_name_are_never_mixed(tmp_path: Path, ring: nx.Grap
     network = start(NeighborKD(ring, local_steps=2), grid, 4)
     assert messages == ["query.join"]
     [line] = warnings(caplog, "a node that joined late is not used")
-    assert line.endswith("two nodes both claim vertex 1: partition-id must differ")
+    assert line.endswith("two nodes both claim vertex 1: each needs a place of its own")
     assert network.participation[1].taken == 4
 
 

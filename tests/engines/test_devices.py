@@ -174,7 +174,7 @@ def test_a_killed_supernode_goes_on_with_its_own_model(federation: Federation, t
 def test_a_killed_server_goes_on_at_its_round(federation: Federation, tmp_path: Path) -> None:
     """First the ServerApp is killed, then the SuperLink with it; figures are those of an uninterrupted run."""
     output_dir, rounds = tmp_path / "server" / "run", 3
-    uninterrupted = CONFIG | {"num-server-rounds": rounds}
+    uninterrupted = CONFIG | {"num-server-rounds": rounds, "evaluate-every": rounds}
     config = uninterrupted | {"output-dir": str(output_dir), "resume": True}
 
     def kill_server_app() -> None:
