@@ -36,8 +36,9 @@ def build_node(context: Context) -> Node:
     vertex, num_nodes = int(context.node_config["partition-id"]), int(context.node_config["num-partitions"])
     torch.set_num_threads(config.num_threads)  # the order of float sums depends on it
     device = devices.device(config.device)
+    own_model, own_data = (_text(context, key) for key in ("model", "data-dir"))
     corpus = data.load(config.data_spec(num_nodes))
-    name = config.model_of(vertex, num_nodes)
+    name = config.named_model(_one_model(own_model)) if own_model else config.model_of(vertex, num_nodes)
     model_seed = derive(config.seed, "initial weights", 0 if config.common_weights else vertex)
     two_heads = state.greeting(context).two_heads  # what the server needs, whatever it took that from
     model = models.build(
@@ -45,12 +46,17 @@ def build_node(context: Context) -> Node:
         corpus.num_classes,
         corpus.shape,
         seed=model_seed,
-        weights_file=config.weights_file,
+        # They are those of the run's models.
+        weights_file=config.weights_file if not own_model or name in config.models(num_nodes) else "",
         two_heads=two_heads,
     )
     model.to(device)
-    inputs, labels = (tensor.to(device) for tensor in corpus.private(vertex))
-    held_out = corpus.validation(vertex)
+    if own_data:
+        own = data.OwnData(own_data, corpus, vertex)
+        private, held_out = own.private, own.validation
+    else:
+        private, held_out = corpus.private(vertex), corpus.validation(vertex)
+    inputs, labels = (tensor.to(device) for tensor in private)
     reference, test = _shared(corpus, device)
     return Node(
         model=model,
@@ -78,6 +84,22 @@ def build_node(context: Context) -> Node:
         reference_augment=config.reference_augment,
         build_model=partial(_neighbors_model, config, num_nodes, corpus),
     )
+
+
+def _text(context: Context, key: str) -> str:
+    """Return a text in the node config, empty if it is not there; raises InputError if it is something else."""
+    value = context.node_config.get(key, "")
+    if not isinstance(value, str):
+        raise InputError(f"{key} = {value!r} in the node config must be a text: {key}='...'")
+    return value
+
+
+def _one_model(text: str) -> str:
+    """Return the one model that a node config names; raises InputError if it is unknown, or names several."""
+    found = models.parse(text)
+    if len(found) != 1 or found[0][1] is not None:
+        raise InputError(f"model = {text!r} in the node config must be one model, without a count")
+    return found[0][0]
 
 
 def _neighbors_model(config: RunConfig, num_nodes: int, corpus: data.FederatedData, name: str) -> nn.Module:

@@ -367,7 +367,13 @@ class RunConfig:
         """Return the model that a vertex trains, with its settings."""
         from flower_kd import models
 
-        return self._with_settings(models.assign(self.model, num_nodes)[vertex], models.MODELS)
+        return self.named_model(models.assign(self.model, num_nodes)[vertex])
+
+    def named_model(self, name: str) -> str:
+        """Return a model with its settings: those that its text leaves open have the values of keys."""
+        from flower_kd import models
+
+        return self._with_settings(name, models.MODELS)
 
     def _with_settings(self, text: str, registry: Registry[Any]) -> str:
         """Return the text of a part in which the settings that it leaves open have the values of keys.

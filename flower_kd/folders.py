@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from flower_kd.errors import InputError
 
 MARKER = ".flower-kd.json"
+NODE_MARKER = ".flower-kd-node.json"  # of a node's own folder (`flower_kd.clients.state_dir`)
 LOCK = ".flower-kd.lock"
 RUNS = "runs"
 CHECKPOINT = "checkpoint"
@@ -332,6 +333,18 @@ def remove_checkpoint(folder: Path) -> None:
     )
 
 
+def remove_states(folder: Path) -> None:
+    """Remove the states of a node in a run from its own folder; raises OSError if this fails. Other files stay."""
+    _remove_tree(folder, ("*/round-*.safetensors", "*/best-*.safetensors"))
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what a killed process has left in a folder that no other process writes to; raises OSError."""
+    for path in folder.glob(f".*{_PARTIAL}"):
+        if _PARTIAL_NAME.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
 def remove_models(folder: Path) -> None:
     """Remove a run's models; raises OSError if this fails. Files that flower-kd did not write stay."""
     _remove_tree(folder / MODELS, ("model.toml", "node-*.safetensors"))
@@ -378,20 +391,52 @@ def file_name_of(text: str) -> str:
     return f"{name[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write one file atomically; raises OSError."""
-    _rename(_partial(path, content), path)
+def replace_file(path: Path, content: bytes, *, durable: bool = False) -> None:
+    """Write one file atomically; raises OSError.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its folder must exist.
+    content : bytes
+        Its content.
+    durable : bool
+        Whether the file must outlast a loss of power: it is then on the disk when this returns, and never empty. That
+        takes milliseconds.
+    """
+    _rename(_partial(path, content, durable=durable), path)
+    if durable:
+        _sync_folder(path.parent)
 
 
-def _partial(path: Path, content: bytes) -> Path:
+def _partial(path: Path, content: bytes, *, durable: bool = False) -> Path:
     """Write the content to a temporary file beside `path`, under a name unique to this process, and return it."""
     partial = path.with_name(f".{path.name[:LONGEST_NAME]}.{uuid4().hex}{_PARTIAL}")
     try:
         partial.write_bytes(content)
+        if durable:  # before the rename: a file system may write names before contents
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
     except BaseException:  # Ctrl-C, too
         partial.unlink(missing_ok=True)
         raise
     return partial
+
+
+def make(folder: Path, *, durable: bool = False) -> None:
+    """Create a folder and its parents where they are missing; raises OSError. `durable` as in `replace_file`."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()] if durable else []
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _rename(partial: Path, path: Path) -> None:

@@ -40,6 +40,8 @@ BEST = "best"
 # The stage of a run in which nodes train alone, for comparison; the other stage has the strategy's name.
 ALONE = "alone"
 
+# The error code of a node that has lost its state, in a restart under the same id: it must be greeted again.
+NOT_JOINED = 4801
 LAST = -1  # an `Order.taught` of the previous exchange
 
 NO_BASE = 0  # an `Order.base` of nothing; no digest is 0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from logging import WARNING
+from logging import ERROR
 from math import inf
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -28,6 +29,7 @@ from flower_kd.clients.class_counts import remember_class_counts, remembered_cla
 from flower_kd.clients.node import Node
 from flower_kd.clients.node_files import NodeFiles
 from flower_kd.clients.state import NodeFactory
+from flower_kd.clients.state_dir import StateDir
 from flower_kd.clients.training import evaluate, train
 from flower_kd.data import fingerprint
 from flower_kd.errors import InputError
@@ -43,6 +45,7 @@ from flower_kd.protocol import (
     HELLO,
     LAST,
     METRICS,
+    NOT_JOINED,
     VALIDATION_ACCURACY,
     VALIDATION_LOSS,
     BuildRequest,
@@ -56,6 +59,10 @@ from flower_kd.protocol import (
 FindFiles = Callable[[Context, Greeting], NodeFiles | None]
 
 
+class NotJoinedError(InputError):
+    """A message for a node that has no state, or that has missed messages in a restart."""
+
+
 def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda context, greeting: None) -> ClientApp:
     """Return a ClientApp that trains, distills and evaluates the nodes that `build_node` builds.
 
@@ -64,20 +71,73 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
     build_node : callable (Context) -> Node
         Called once per run on engines that keep nodes alive, else once per message: cache loaded data.
     find_files : callable (Context, Greeting) -> NodeFiles or None
-        Returns where a node's state is kept on disk; by default, none is kept.
+        Returns where a node's state is kept on disk if its node config has no `state-dir`; by default, none is kept.
     """
     app = ClientApp()
     build_node = _checked(build_node)
 
-    def keep(context: Context, node: Node, server_round: int) -> None:
+    def files_of(context: Context, greeting: Greeting) -> NodeFiles | None:
+        home = StateDir.of(context)
+        return find_files(context, greeting) if home is None else home.files(greeting, context.run_id)
+
+    def keep(context: Context, node: Node, server_round: int, next_step: int | None = None) -> None:
         """Save a node's state after a round; a failing disk does not exclude the node from the run."""
         greeting = state.greeting(context, server_round)
-        files = find_files(context, greeting)
-        if files is not None:
-            try:
-                files.save(node, server_round)
-            except OSError as error:
-                log(WARNING, "round %d cannot be resumed: a node's state cannot be written: %s", server_round, error)
+        if next_step is not None and state.next_step(context) is not None:
+            state.remember_next_step(context, next_step)
+        with _logged(f"round {server_round} cannot be resumed: a node's state cannot be written"):
+            files = files_of(context, greeting)
+            if files is not None:
+                files.save(node, server_round, state.next_step(context) or 0)
+
+    def claim(context: Context, order: Order) -> None:
+        """Make the run the current one in the node's own folder, before it first trains in it."""
+        if state.next_step(context) is not None:
+            return
+        with _logged("this node cannot go on after a restart"):
+            home = StateDir.of(context)
+            if home is not None:
+                home.claim(state.greeting(context), context.run_id)
+                state.remember_next_step(context, order.first_step)
+
+    def joined(context: Context, follows: Callable[[int, int], bool]) -> Node:
+        """Return the node of this run; after a restart, from its own folder if it has missed nothing since.
+
+        Parameters
+        ----------
+        context : Context
+            Of the message.
+        follows : callable (int, int) -> bool
+            Whether the message is the next one after a round, where a step follows.
+
+        Raises
+        ------
+        NotJoinedError
+            If the node must be greeted first.
+        """
+        if state.has_node(context):
+            return state.load(context, build_node)
+        home = StateDir.of(context)
+        greeting = home.current(context.run_id) if home is not None else None
+        if home is not None and greeting is not None:
+            files = home.files(greeting, context.run_id)
+            position = files.position()
+            if position is not None and follows(*position):
+                state.remember_greeting(context, replace(greeting, server_round=position[0]))
+                node = state.fresh(context, build_node)
+                restore(context, node, files, position[0])
+                state.remember_next_step(context, position[1])
+                return node
+        raise NotJoinedError("it has lost its state in a restart, and is asked to join again")
+
+    def restore(context: Context, node: Node, files: NodeFiles, server_round: int) -> int:
+        """Restore a node from its files to the last round up to this one, and return that round; 0 for none."""
+        restored = files.load(node, server_round)
+        state.save(context, node)
+        if best := files.load_best(server_round):
+            score, weights = best
+            state.keep_best(context, score, pruning.from_file(weights, node.model.state_dict()))
+        return restored
 
     def validate(context: Context, node: Node, server_round: int) -> dict[str, float]:
         """Evaluate a node on its validation data, and keep its model if it is the best so far; the first in a tie."""
@@ -88,23 +148,19 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         # By loss: few samples allow few accuracies.
         if score.loss < (inf if best is None else best.loss):
             state.keep_best(context, score, node.model.state_dict())
-            files = find_files(context, state.greeting(context))
-            if files is not None:
-                try:
+            with _logged(f"a node's best model, of round {server_round}, cannot be written"):
+                files = files_of(context, state.greeting(context))
+                if files is not None:
                     files.save_best(node, score)
-                except OSError as error:
-                    log(WARNING, "a node's best model, of round %d, cannot be written: %s", server_round, error)
         return {VALIDATION_ACCURACY: score.accuracy, VALIDATION_LOSS: score.loss}
 
     def forget_best(context: Context) -> None:
         """Forget a node's best model: from now on, it trains another head."""
         state.forget_best(context)
-        files = find_files(context, state.greeting(context))
-        if files is not None:
-            try:
+        with _logged("a node's best model of an earlier phase cannot be removed"):
+            files = files_of(context, state.greeting(context))
+            if files is not None:
                 files.forget_best()
-            except OSError as error:
-                log(WARNING, "a node's best model of an earlier phase cannot be removed: %s", error)
 
     @app.query("join")
     def join(message: Message, context: Context) -> Message:
@@ -118,13 +174,10 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                     state.remember_greeting(context, greeting)
                 node = (state.fresh if fresh else state.load)(context, build_node)
                 restored = 0 if fresh else state.greeting(context).server_round
-                files = find_files(context, greeting) if fresh and not greeting.fresh else None
+                StateDir.of(context)  # raises for a folder that cannot be used
+                files = files_of(context, greeting) if fresh and not greeting.fresh else None
                 if files is not None:
-                    restored = files.load(node, greeting.server_round)
-                    state.save(context, node)
-                    if best := files.load_best(greeting.server_round):
-                        score, weights = best
-                        state.keep_best(context, score, pruning.from_file(weights, node.model.state_dict()))
+                    restored = restore(context, node, files, greeting.server_round)
                 if greeting.two_heads:
                     heads.check_two_heads(node)
                 check(node, 0 if greeting.phase_steps else greeting.total_steps)
@@ -153,9 +206,8 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         """Return the node's weights as they are."""
 
         def answer() -> Message:
-            return Message(
-                RecordDict({ARRAYS: updates.encoded(state.load(context, build_node).model)}), reply_to=message
-            )
+            model = joined(context, lambda *_: False).model
+            return Message(RecordDict({ARRAYS: updates.encoded(model)}), reply_to=message)
 
         return _answered(message, answer)
 
@@ -164,7 +216,7 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         """Return whether the node can build the networks of its neighbors."""
 
         def reply() -> Message:
-            node = state.load(context, build_node)
+            node = joined(context, lambda *_: False)
             built = neighbor_networks.answer(node, BuildRequest.from_record(_config(message)))
             return Message(RecordDict({BUILT: built.to_record()}), reply_to=message)
 
@@ -177,7 +229,8 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
 
     def _train(message: Message, context: Context) -> Message:
         order = Order.from_record(_config(message))
-        node = state.load(context, build_node)
+        node = joined(context, lambda server_round, step: step == order.first_step)
+        claim(context, order)
         reference = node.reference
         assert isinstance(reference, Tensor)
         vertex = order.vertex if order.vertex >= 0 else _vertex(context)
@@ -218,7 +271,7 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         if begins:
             forget_best(context)
         if order.keep:
-            keep(context, node, order.server_round)
+            keep(context, node, order.server_round, order.first_step + order.num_steps)
         return Message(content, reply_to=message)
 
     @app.evaluate()
@@ -227,9 +280,9 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         return _answered(message, lambda: _evaluate(message, context))
 
     def _evaluate(message: Message, context: Context) -> Message:
-        node = state.load(context, build_node)
         config = _config(message)
         server_round = int(config.get("server-round", 0))  # type: ignore[arg-type]
+        node = joined(context, lambda last, step: last == server_round)
         if best := bool(config.get(BEST)):
             state.restore_best(context, node)
         if _load_weights(node, message) or best:
@@ -241,11 +294,22 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
     return app
 
 
+@contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """Log that a folder cannot be used; the node goes on without it: a full or lost disk must not end its part."""
+    try:
+        yield
+    except (OSError, InputError) as error:
+        log(ERROR, "%s: %s", what, error)
+
+
 def _answered(message: Message, answer: Callable[[], Message]) -> Message:
     """Return the answer to a message, or an error reply: engines would print the traceback of an exception."""
     try:
         with in_one_sentence():
             return answer()
+    except NotJoinedError as error:
+        return Message(Error(NOT_JOINED, str(error)), reply_to=message)
     except InputError as error:
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, str(error)), reply_to=message)
 

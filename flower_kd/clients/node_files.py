@@ -23,7 +23,7 @@ from flower_kd.models.card import ModelCard, Score
 KEPT_ROUNDS = 2
 STATE, BEST = "round", "best"  # what files contain, and how their names begin
 SUFFIX = ".safetensors"
-CARD, SCORE = "card", "score"  # keys of the metadata
+CARD, SCORE, NEXT_STEP = "card", "score", "next-step"  # keys of the metadata
 
 
 class NodeFiles:
@@ -33,19 +33,22 @@ class NodeFiles:
     ----------
     folder : Path
         Used by this node and one run only; created when needed.
+    durable : bool
+        Whether each file must outlast a loss of power.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, durable: bool = False) -> None:
         self._folder = folder
+        self._durable = durable
 
     @classmethod
     def of(cls, run: Path, stage: str, label: object) -> NodeFiles:
         """Return the files of a node in a run's folder: its label is its name, or else its partition-id."""
         return cls(run / folders.CHECKPOINT / folders.file_name_of(stage) / folders.file_name_of(f"node-{label}"))
 
-    def save(self, node: Node, server_round: int) -> None:
-        """Save a node's state after a round; raises OSError if this fails."""
-        metadata = {CARD: node.card.to_json()} if node.card is not None else None
+    def save(self, node: Node, server_round: int, next_step: int = 0) -> None:
+        """Save a node's state after a round, before a step of the run; raises OSError if this fails."""
+        metadata = {NEXT_STEP: str(next_step)} | ({CARD: node.card.to_json()} if node.card is not None else {})
         self._write(STATE, server_round, save(state.to_tensors(node), metadata))
 
     def save_best(self, node: Node, score: Score) -> None:
@@ -54,8 +57,10 @@ class NodeFiles:
         self._write(BEST, score.round, save(weights, {SCORE: json.dumps(asdict(score))}))
 
     def _write(self, kind: str, server_round: int, content: bytes) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        folders.replace_file(self._path(server_round, kind), content)
+        folders.make(self._folder, durable=self._durable)
+        if self._durable:  # a run's folder is cleared as a whole
+            folders.remove_partial_files(self._folder)
+        folders.replace_file(self._path(server_round, kind), content, durable=self._durable)
         for earlier in self._rounds(kind)[:-KEPT_ROUNDS]:
             self._path(earlier, kind).unlink(missing_ok=True)
 
@@ -82,6 +87,24 @@ class NodeFiles:
             raise InputError(f"its state {str(path)!r} cannot be read: {_line(error)}") from None
         self._forget_after(server_round, STATE)
         return kept[-1]
+
+    def position(self) -> tuple[int, int] | None:
+        """Return the round of the last state and the step of the run that follows it; None if there is no state.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read.
+        """
+        rounds = self._rounds()
+        if not rounds:
+            return None
+        path = self._path(rounds[-1])
+        try:
+            with safe_open(path, framework="pt") as file:
+                return rounds[-1], int((file.metadata() or {})[NEXT_STEP])
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            raise InputError(f"its state {str(path)!r} cannot be read: {_line(error)}") from None
 
     def load_best(self, server_round: int) -> tuple[Score, dict[str, Tensor]] | None:
         """Return the score and the weights, as in a file, of the best model up to a round, and forget later ones.

@@ -24,6 +24,7 @@ MEMORY = "flower-kd.memory"
 GREETING = "flower-kd.greeting"
 BEST = "flower-kd.best"
 BEST_SCORE = "flower-kd.best-score"
+NEXT_STEP = "flower-kd.next-step"
 
 MODEL_PREFIX = "model."  # of the names of its tensors in a file
 
@@ -36,7 +37,7 @@ class LiveState(RecordDict):
 
 def fresh(context: Context, build_node: NodeFactory) -> Node:
     """Return a node in its initial state, discarding what an earlier run left in the context."""
-    for key in (MODEL, OPTIMIZER, MEMORY, BEST, BEST_SCORE):
+    for key in (MODEL, OPTIMIZER, MEMORY, BEST, BEST_SCORE, NEXT_STEP):
         context.state.pop(key, None)
     if isinstance(context.state, LiveState):
         context.state.node = None
@@ -58,6 +59,17 @@ def greeting(context: Context, server_round: int | None = None) -> Greeting:
     if server_round is not None:
         record["server-round"] = server_round
     return Greeting.from_record(record)
+
+
+def next_step(context: Context) -> int | None:
+    """Return the step of the run that follows the last one in the node's own folder; None before it has one there."""
+    record = context.state.get(NEXT_STEP)
+    return int(record["step"]) if isinstance(record, ConfigRecord) else None  # type: ignore[arg-type]
+
+
+def remember_next_step(context: Context, step: int) -> None:
+    """Store the step of the run that follows the last one in the node's own folder."""
+    context.state[NEXT_STEP] = ConfigRecord({"step": step})
 
 
 def best_score(context: Context) -> Score | None:

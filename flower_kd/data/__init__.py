@@ -10,6 +10,7 @@ from flower_kd.data.spec import DataSpec
 
 if TYPE_CHECKING:
     from flower_kd.data.federated import FederatedData, load
+    from flower_kd.data.own import OwnData
     from flower_kd.data.partition import PARTITIONS, partition_names
     from flower_kd.data.skew_partitioner import SkewPartitioner
 
@@ -17,6 +18,7 @@ __all__ = [
     "PARTITIONS",
     "DataSpec",
     "FederatedData",
+    "OwnData",
     "SkewPartitioner",
     "fingerprint",
     "load",
@@ -26,6 +28,7 @@ __all__ = [
 _MODULE_OF = {
     "FederatedData": "federated",
     "load": "federated",
+    "OwnData": "own",
     "PARTITIONS": "partition",
     "partition_names": "partition",
     "SkewPartitioner": "skew_partitioner",

@@ -107,23 +107,13 @@ class FederatedData:
 
     def _held_out(self, vertex: int) -> np.ndarray:
         """Return the positions of the validation samples among a node's samples."""
-        samples, share = len(self._rows(vertex)), self.spec.validation_share
-        if not share:
-            return np.arange(0)
-        if samples < 2:
-            raise InputError(f"it has a single private sample, too few to hold one out: validation-share = {share:g}")
-        generator = np.random.default_rng(derive(self.spec.seed, "validation samples", vertex))
-        return generator.choice(samples, max(1, round(share * samples)), replace=False)
+        return held_out(self.spec, len(self._rows(vertex)), vertex)
 
     def _rows(self, vertex: int) -> np.ndarray:
         """Return the rows of all samples of a node, [samples]."""
         if not 0 <= vertex < self.spec.num_partitions:
             raise InputError(f"partition-id = {vertex} is outside 0 to {self.spec.num_partitions - 1}")
-        rows = self._partition[vertex]
-        if 0 < self.spec.samples_per_node < len(rows):
-            generator = np.random.default_rng(derive(self.spec.seed, "private samples", vertex))
-            rows = generator.choice(rows, self.spec.samples_per_node, replace=False)
-        return rows
+        return sampled(self.spec, self._partition[vertex], vertex)
 
     def _partitioned(self) -> list[np.ndarray]:
         """Return the training rows of each node's partition, from labels and row numbers: no image is read."""
@@ -172,6 +162,31 @@ class FederatedData:
     def _samples(self, split: Split, rows: np.ndarray) -> Samples:
         images = self.normalization(split.read(rows))
         return images, torch.from_numpy(split.labels[rows].astype(np.int64))
+
+
+def sampled(spec: DataSpec, rows: np.ndarray, vertex: int) -> np.ndarray:
+    """Return the rows [samples] that a node uses of those that it has: as many as a node may have at most."""
+    if not 0 < spec.samples_per_node < len(rows):
+        return rows
+    generator = np.random.default_rng(derive(spec.seed, "private samples", vertex))
+    return generator.choice(rows, spec.samples_per_node, replace=False)
+
+
+def held_out(spec: DataSpec, samples: int, vertex: int) -> np.ndarray:
+    """Return the positions of a node's validation samples among its samples.
+
+    Raises
+    ------
+    InputError
+        If it is to hold one out of a single sample.
+    """
+    share = spec.validation_share
+    if not share:
+        return np.arange(0)
+    if samples < 2:
+        raise InputError(f"it has a single private sample, too few to hold one out: validation-share = {share:g}")
+    generator = np.random.default_rng(derive(spec.seed, "validation samples", vertex))
+    return generator.choice(samples, max(1, round(share * samples)), replace=False)
 
 
 @lru_cache(maxsize=4)

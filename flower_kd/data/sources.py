@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from flower_kd.seeding import derive
 IMAGE_COLUMNS = ("image", "img")  # CIFAR-10 on the hub calls it img
 LABEL_COLUMN = "label"
 TEST_SHARE = 0.2
+MOST_NAMES = 20  # in an error
 PART = 1000  # rows decoded at a time
 
 
@@ -109,6 +110,8 @@ class TableSplit:
         [rows].
     image_size : int
         Side in pixels; 0 to keep the size.
+    gray_images : bool, optional
+        Whether images are read as gray ones; unless given, the first image decides.
     """
 
     dataset: str
@@ -116,6 +119,7 @@ class TableSplit:
     column: str
     labels: np.ndarray
     image_size: int
+    gray_images: bool | None = None
 
     def decode(self, rows: np.ndarray) -> list[Pixels]:
         """Return the pixels of some rows.
@@ -161,7 +165,9 @@ class TableSplit:
 
     @cached_property
     def _gray(self) -> bool:
-        """Whether all images are gray, which the first one decides."""
+        """Whether all images are gray."""
+        if self.gray_images is not None:
+            return self.gray_images
         return _is_gray(self._picture(self._files(np.array([0]))[0]))
 
     @cached_property
@@ -230,7 +236,7 @@ def _digits(image_size: int, seed: int) -> Source:
 
 def _table(dataset: str, image_size: int, seed: int) -> Source:
     tables = _load(dataset)
-    train = tables["train"] if "train" in tables else next(iter(tables.values()))
+    train = _train(tables)
     if "train" in tables and "test" in tables:
         test = tables["test"]
     else:
@@ -245,6 +251,46 @@ def _table(dataset: str, image_size: int, seed: int) -> Source:
     else:
         names = _numbered(int(max(split.labels.max() for split in splits)) + 1)
     return Source(splits[0], splits[1], names)
+
+
+def load_own(folder: str, label_names: tuple[str, ...], *, gray: bool) -> TableSplit:
+    """Return the images in a node's own folder, with labels numbered as those of the run.
+
+    Parameters
+    ----------
+    folder : str
+        A folder that `datasets.load_dataset` reads; of several splits, "train" counts.
+    label_names : tuple of str
+        The classes of the run, of which the folder may lack some.
+    gray : bool
+        Whether the images of the run are gray.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be read, or has a class that the run does not have.
+    """
+    path = folders.expanded(folder).absolute()
+    if not path.is_dir():
+        raise InputError(f"data-dir {folder!r} is not a folder")
+    table = _train(_load(str(path)))
+    if LABEL_COLUMN not in table.column_names and any(child.is_dir() for child in path.iterdir()):
+        table = _train(_load(str(path), drop_labels=False))  # `datasets` drops the label if there is a single class
+    split = replace(_split(str(path), table, 0), gray_images=gray)
+    feature = table.features[LABEL_COLUMN]
+    own = tuple(feature.names) if isinstance(feature, ClassLabel) else label_names
+    known = {name: label for label, name in enumerate(label_names)}
+    unknown = next((name for name in own if name not in known), None)
+    if unknown is not None:
+        raise InputError(
+            f"data-dir {folder!r} has the class {unknown!r}, which the run does not have (allowed: "
+            f"{', '.join(label_names[:MOST_NAMES])}{', ...' if len(label_names) > MOST_NAMES else ''})"
+        )
+    if split.labels.max() >= len(own):
+        raise InputError(
+            f"data-dir {folder!r} has the label {split.labels.max()}, but the run has the labels 0 to {len(own) - 1}"
+        )
+    return replace(split, labels=np.array([known[name] for name in own])[split.labels])
 
 
 def _numbered(classes: int) -> tuple[str, ...]:
@@ -267,7 +313,11 @@ def _split(dataset: str, table: Dataset, image_size: int) -> TableSplit:
     return TableSplit(dataset, table, column, labels.astype(np.int64), image_size)
 
 
-def _load(dataset: str) -> DatasetDict:
+def _train(tables: DatasetDict) -> Dataset:
+    return tables["train"] if "train" in tables else next(iter(tables.values()))
+
+
+def _load(dataset: str, **options: Any) -> DatasetDict:
     if not dataset.strip():
         raise InputError("dataset = '' must be 'digits', a folder, or a name on the hub")
     path = folders.expanded(dataset)
@@ -279,7 +329,7 @@ def _load(dataset: str) -> DatasetDict:
             scenes = sun397.folder_of(path) if local else None
             if scenes is not None:
                 return DatasetDict(train=sun397.table(scenes))
-            splits = load_dataset(str(path) if local else dataset)
+            splits = load_dataset(str(path) if local else dataset, **options)
     except Exception as error:  # datasets and its readers raise many kinds
         where = (
             "cannot be read as a data set"

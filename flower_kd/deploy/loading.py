@@ -24,7 +24,7 @@ def load_model(run: str | Path, node: int | str, *, best: bool = False) -> nn.Mo
     Parameters
     ----------
     run : path
-        The folder of a finished run, or a copy of its `models` folder.
+        The folder of a finished run, a copy of its `models` folder, or the `state-dir` of a device.
     node : int or str
         The node's vertex, or its name if the graph has names.
     best : bool
@@ -74,7 +74,7 @@ def load_card(run: str | Path, node: int | str) -> ModelCard:
     Parameters
     ----------
     run : path
-        The folder of a finished run, or a copy of its `models` folder.
+        The folder of a finished run, a copy of its `models` folder, or the `state-dir` of a device.
     node : int or str
         The node's vertex, or its name if the graph has names.
 
@@ -106,6 +106,10 @@ def _folder(run: Path) -> Path:
         raise InputError(f"{str(run)!r} is not a folder, but must be the results folder of a run")
     if (run / CARDS_FILE).is_file():
         return run
+    if (run / folders.NODE_MARKER).is_file():
+        if not (run / folders.MODELS / CARDS_FILE).is_file():
+            raise InputError(f"{str(run)!r} contains no model yet: its node has not finished a round")
+        return run / folders.MODELS
     marker = folders.read_marker(run)
     if marker is not None and marker.kind != "run":
         some = f", such as {str(run / folders.RUNS / marker.runs[0])!r}" if marker.runs else ""

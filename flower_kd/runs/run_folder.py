@@ -179,8 +179,8 @@ class RunFolder:
                 found = f"only that of round {hello.restored_round}" if hello.restored_round else "none"
                 raise InputError(
                     f"the run in {str(self.path)!r} cannot be resumed: node {vertex} saved its state in round {saved}, "
-                    f"but found {found}; nodes on the server's machine keep their states in "
-                    f"{str(self.path / CHECKPOINT)!r}, if output-dir is an absolute path"
+                    f"but found {found}; devices keep their states in their state-dir, nodes on the server's machine "
+                    f"without one in {str(self.path / CHECKPOINT)!r}, if output-dir is an absolute path"
                 )
 
     def metrics(self, stage: str) -> dict[tuple[int, int], NodeMetrics]:

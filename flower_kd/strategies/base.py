@@ -563,7 +563,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         return records
 
     def _return(self, vertex: int, hello: Hello) -> None:
-        if hello.fresh:
+        if hello.fresh or self._joined(None).is_behind(vertex):
             self._joined(None).early_stopping.forget(vertex)
         with self._named("node_returned"):
             self.node_returned(vertex, hello)

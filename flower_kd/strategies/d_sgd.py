@@ -102,9 +102,9 @@ class DSGD(GraphStrategy):
         return self._bases.digest(vertex)
 
     def node_returned(self, vertex: int, hello: Hello) -> None:
-        """Resend its last mixed weights to a node that lost them: its initial ones would set the others back."""
+        """Resend its last mixed weights to a node that lost them: its initial or older ones would set others back."""
         super().node_returned(vertex, hello)
-        if hello.fresh and vertex in self._mixed:
+        if (hello.fresh or self._joined(None).is_behind(vertex)) and vertex in self._mixed:
             self._unsent.add(vertex)
 
     def state_dict(self) -> State:

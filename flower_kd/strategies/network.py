@@ -15,7 +15,17 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from flower_kd.errors import InputError
-from flower_kd.protocol import ARRAYS, BUILD, CONFIG, JOIN, START_WEIGHTS, BuildRequest, Greeting, Hello
+from flower_kd.protocol import (
+    ARRAYS,
+    BUILD,
+    CONFIG,
+    JOIN,
+    NOT_JOINED,
+    START_WEIGHTS,
+    BuildRequest,
+    Greeting,
+    Hello,
+)
 from flower_kd.strategies import inbox
 from flower_kd.strategies.delivery import Delivery
 from flower_kd.strategies.early_stopping import EarlyStopping
@@ -100,6 +110,7 @@ class Network(Grid):
         self._vertex_of: dict[int, int] = {}
         self._node_of: dict[int, int] = {}
         self._late_nodes: set[int] = set()
+        self._unjoined: dict[int, bool] = {}  # nodes that lost their state under the same id; whether they are asked
 
     # -- handshake ----------------------------------------------------------------------------------------------------
 
@@ -127,6 +138,7 @@ class Network(Grid):
         self._metric_names.clear()
         self.absent.clear()
         self._late_nodes.clear()
+        self._unjoined.clear()
         self._returning.clear()
         self._last_round.clear()
         self._rejoined.clear()
@@ -165,7 +177,7 @@ class Network(Grid):
             raise InputError(f"the node with Flower's id {node}: {error}") from None
         vertex = vertex_of(hello, self.num_nodes, self._vertex_of_name)
         if vertex in self.hellos and vertex not in self.absent:
-            raise InputError(f"two nodes both claim vertex {self._label(vertex)}: partition-id must differ")
+            raise InputError(f"two nodes both claim vertex {self._label(vertex)}: each needs a place of its own")
         returning = vertex in self.absent
         if returning:
             self._check_fit({**self.hellos, vertex: hello})
@@ -178,7 +190,15 @@ class Network(Grid):
         self.traffic.down[vertex] += message_bytes(message)
         self.traffic.up[vertex] += message_bytes(reply)
         if returning:
+            if self.is_behind(vertex) and not hello.fresh:
+                words = "node %s returns with an older state, of round %d instead of %d: a backup, or a full disk"
+                log(WARNING, words, self._label(vertex), hello.restored_round, self.saved_rounds[vertex])
             self.on_return(vertex, hello)
+            self.saved_rounds[vertex] = min(self.saved_rounds[vertex], hello.restored_round)
+
+    def is_behind(self, vertex: int) -> bool:
+        """Return whether a node joined with an older state than it has had in this run, or with none."""
+        return self.hellos[vertex].restored_round < int(self.saved_rounds[vertex])
 
     def _count_sent(self, message: Message) -> None:
         """Count the bytes of a message to a node that has joined."""
@@ -314,6 +334,9 @@ class Network(Grid):
                 if message.metadata.message_type == MessageType.TRAIN:
                     self.participation[vertex].due += 1
                     self._training.add(vertex)
+                if message.metadata.dst_node_id in self._unjoined:  # it would answer before it is known what it has
+                    missing[vertex] = "it has not joined again yet"
+                    continue
                 yield message
 
         answered = 0
@@ -326,6 +349,8 @@ class Network(Grid):
                 inbox.check_names(self._metric_names.setdefault(vertex, set()), metrics)
             except InputError as error:
                 missing[vertex] = str(error)
+                if reply.has_error() and reply.error.code == NOT_JOINED:
+                    self._unjoined[message.metadata.dst_node_id] = False
                 continue
             del missing[vertex]
             answered += 1
@@ -404,15 +429,18 @@ class Network(Grid):
         self._returning.clear()
 
     def _readmit(self) -> None:
-        """Assign absent vertices to nodes that connected under a new id (a restarted device).
+        """Assign absent vertices to nodes that connected under a new id, or lost their state (a restarted device).
 
-        Each new node is asked once; its answer is not waited for but polled for each time.
+        Each is asked once; its answer is not waited for but polled for each time.
         """
         if not self.absent and not self._delivery.has_unawaited:
             return
         new = [n for n in self._grid.get_node_ids() if n not in self._vertex_of and n not in self._late_nodes]
         self._late_nodes.update(new)
+        new += [node for node, asked in self._unjoined.items() if not asked]
+        self._unjoined = dict.fromkeys(self._unjoined, True)
         for message, reply in self._delivery.unawaited(_greetings(new, replace(self.greeting, fresh=False))):
+            self._unjoined.pop(message.metadata.dst_node_id, None)
             try:
                 self._admit(message, reply)
             except InputError as error:

@@ -188,6 +188,7 @@ def test_user_loaders() -> None:
 )
 def test_messages_that_are_malformed(content: RecordDict, words: str) -> None:
     app, context = make_client_app(build_blob_node), context_of()
+    state.fresh(context, build_blob_node)
     InProcessGrid(app, 1, {})  # sets up the sender for Flower
     reply = app(Message(content, dst_node_id=5, message_type="train"), context)
     assert reply.has_error()  # not an exception, whose traceback engines would print each time
@@ -309,6 +310,7 @@ def test_a_best_model_is_kept_even_if_the_disk_is_full(tmp_path, caplog) -> None
 
 def test_a_node_without_validation_data_reports_nothing_of_them() -> None:
     app, context = make_client_app(build_blob_node), context_of()
+    state.fresh(context, build_blob_node)
     InProcessGrid(app, 1, {})
     config = RecordDict({"config": ConfigRecord({"server-round": 1})})
     metrics = app(Message(config, dst_node_id=5, message_type="evaluate"), context).content["metrics"]

@@ -15,6 +15,7 @@ from flower_kd.sim import InProcessGrid
 def test_a_teacher_speaks_of_the_rows_of_the_exchange_before_and_is_clamped() -> None:
     app = make_client_app(build_blob_node)
     context = Context(1, 5, {"partition-id": 0, "num-partitions": 2}, state.LiveState(), {})
+    state.fresh(context, build_blob_node)
     InProcessGrid(app, 1, {})
     soft = torch.rand(8, 3, generator=torch.Generator().manual_seed(0)) * 3 - 1  # from -1 to 2
     order = Order(1, 2, kd_weight=2.0, exchange=3, exchange_rows=8, vertex=0, step=0, dissimilarity="squared-error")

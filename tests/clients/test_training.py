@@ -103,6 +103,7 @@ def test_private_and_reference_rows_have_batch_statistics_of_their_own() -> None
 
 def reply_to(order: Order, vertex: int = 0) -> tuple[Context, RecordDict]:
     app, context = make_client_app(factory(noisy)), context_of(vertex)
+    state.fresh(context, factory(noisy))
     InProcessGrid(app, 1, {})
     reply = app(Message(RecordDict({"config": order.to_record()}), dst_node_id=5, message_type="train"), context)
     return context, reply.content

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import CLASSES, FEATURES, FaultyGrid, build_blob_node, recorded_grid, run_strategy
-from flwr.app import ArrayRecord, Context, Message
+from flwr.app import ArrayRecord, Context, Message, RecordDict
 from torch import nn
 
 from flower_kd import TwoHeads, dissimilarity, topology, wire
@@ -272,15 +272,18 @@ def test_a_node_that_lost_its_state_gets_its_teacher_again(teachers: str, app, r
     strategy = MultiHead(ring, teachers=teachers, local_rounds=1, **STEPS)
     network = strategy.network(grid)
     due = []
+    node_returned = strategy.node_returned
+
+    def returned(vertex: int, hello: Hello) -> None:
+        node_returned(vertex, hello)
+        due.extend(vertex for vertex in range(4) if strategy.payload(vertex))
+
+    strategy.node_returned = returned
 
     def lose(server_round: int) -> None:
         if server_round == 2:
             context = next(context for node, context in grid.contexts.items() if grid._vertex_of[node] == 3)
-            for key in list(context.state):
-                if key != "flower-kd.greeting":
-                    context.state.pop(key)
-            strategy.node_returned(3, Hello(**{**vars(network.hellos[3]), "fresh": True}))
-            due.extend(vertex for vertex in range(4) if strategy.payload(vertex))
+            context.state = RecordDict()
 
     strategy.on_round = lose
     strategy.start(network, ArrayRecord(), num_rounds=4)
