@@ -141,6 +141,8 @@ class DDist(DistillationStrategy):
         if not self.order.joint:
             return super().why_untaught(num_rounds, reference_rows)
         exchanges, known = self._exchanges_in(num_rounds), np.zeros(reference_rows, dtype=bool)
+        if not exchanges:
+            return ""
         for exchange in range(exchanges):
             rows = exchanged_rows(self.order.seed, exchange, reference_rows, self.order.exchange_rows)
             if known[rows].all():
@@ -149,7 +151,7 @@ class DDist(DistillationStrategy):
         return (
             "with one exchange per step, reference rows teach from their second exchange on, but none of the run's "
             f"{exchanges:,} exchanges has only rows of earlier ones, as {reference_rows:,} rows are exchanged "
-            f"{len(rows):,} at a time (use a smaller reference set, or more steps)"
+            f"{self.order.exchange_rows or reference_rows:,} at a time (use a smaller reference set, or more steps)"
         )
 
     def try_parts(self, hellos: dict[int, Hello]) -> None:

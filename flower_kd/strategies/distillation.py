@@ -141,7 +141,7 @@ class DistillationStrategy(GraphStrategy):
 
     def why_untaught(self, num_rounds: int, reference_rows: int) -> str:
         """Return why a run would teach no node, even if no message is lost; empty if it would."""
-        if self._exchanges_in(num_rounds) > 1:
+        if self._exchanges_in(num_rounds) != 1:
             return ""
         return "the run has one exchange, and what is sent in an exchange teaches in the next (use more rounds)"
 

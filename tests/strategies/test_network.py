@@ -104,7 +104,7 @@ def broken(context: Context) -> Node:
 def test_code_that_fails_later_is_named_with_its_place(ring: nx.Graph, caplog) -> None:
     logging.getLogger("flwr").propagate = True
     with caplog.at_level(logging.WARNING):
-        NeighborKD(ring, local_steps=2).start(FaultyGrid(make_client_app(broken), 4, {}), num_rounds=1)
+        NeighborKD(ring, local_steps=2).start(FaultyGrid(make_client_app(broken), 4, {}), num_rounds=2)
     [warning] = [record.getMessage() for record in caplog.records]
     line = Broken.forward.__code__.co_firstlineno + 2
     place = f"(strategies/test_network.py, line {line}, in forward)"

@@ -1,6 +1,6 @@
 """Devices, the ServerApp and the SuperLink are killed, as processes, and start again.
 
-`pytest -m slow tests/engines/test_devices.py`; the shortest is `-k supernode`.
+`pytest -m slow tests/engines/test_killed_devices.py`; the shortest is `-k supernode`.
 """
 
 from __future__ import annotations
