@@ -21,7 +21,7 @@ from flower_kd.runs import results, run_folder, shortfalls
 from flower_kd.runs.identity import identity
 from flower_kd.runs.results import RunRecord
 from flower_kd.runs.run_folder import RunFolder
-from flower_kd.strategies import DistillationStrategy, Network, Silo
+from flower_kd.strategies import DistillationStrategy, GraphStrategy, Network, Silo
 from flower_kd.strategies.resumable import Resumable
 
 SUMMARY = "flower-kd.summary"
@@ -86,6 +86,8 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
         # It runs on the same nodes, and so fails where the run itself would.
         stages = {ALONE: alone, **stages}
     records: dict[str, RunRecord] = {}
+    if isinstance(strategy, GraphStrategy):  # what nodes must be able to build depends on it, and is asked before Silo
+        strategy.phases = strategy.phases_of(config.num_server_rounds, vars(strategy))
     try:
         networks = {stage: each.network(grid) for stage, each in stages.items()}
         for stage, each in stages.items():

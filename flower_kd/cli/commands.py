@@ -100,7 +100,7 @@ Nodes = Annotated[
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Number of processes over which the nodes of one run are spread.")]
 Jobs = Annotated[int, typer.Option(min=1, help="How many runs to execute at the same time, each in its own process.")]
-Scale = Annotated[str, typer.Option(help="A smaller or larger version that a file has: its table [scale.NAME].")]
+Scale = Annotated[str, typer.Option(help="A smaller or larger version that a file has: its table `scale.NAME`.")]
 Seeds = Annotated[str, typer.Option(help="How many seeds, from that of the config on, or a list: 0,4,7.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Keep finished runs that belong to this batch.")]

@@ -110,7 +110,8 @@ def _sentence(name: str, value: Any, annotation: Any, problem: Misfit) -> str:
     if problem.kind == "float_type" and type(value) is int:  # too large for a float
         return _sentence(name, math.inf if value > 0 else -math.inf, annotation, replace(problem, kind="finite_number"))
     if problem.kind == "literal_error" and (choices := _choices(annotation)):
-        return unknown(name, value, choices)
+        owner, colon, setting = name.rpartition(": ")
+        return f"{owner}{colon}{unknown(setting, value, choices)}"
     if problem.kind in _OUT_OF_RANGE and isinstance(value, int | float):
         return f"{name} = {value!r} must be {_range(annotation, value)}"
     described = _described(annotation)

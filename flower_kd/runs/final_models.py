@@ -63,8 +63,8 @@ def write(run: Path, record: RunRecord) -> None:
     if len(cards) < len(record.hellos):
         log(
             INFO,
-            "the models of %d of %d nodes stay on the nodes, which saved no states in this folder (those on the "
-            "server's machine do if output-dir is an absolute path)",
+            "the models of %d of %d nodes stay on the nodes, each in its state-dir if it has one (without one, nodes "
+            "on the server's machine save them in this folder if output-dir is an absolute path)",
             len(record.hellos) - len(cards),
             len(record.hellos),
         )

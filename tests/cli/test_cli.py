@@ -210,3 +210,7 @@ def test_gradients(tmp_path: Path) -> None:
     wrong = flower_kd("gradients", "--classes", "0", "--output-dir", tmp_path)
     assert wrong.exit_code == 2
     assert wrong.stderr == "flower-kd: --classes = 0 must be at least 2\n"
+
+
+def test_the_help_of_a_scale_names_its_table() -> None:
+    assert "`scale.NAME`" in flower_kd("compare", "--help").output

@@ -88,7 +88,7 @@ def test_models_of_nodes_elsewhere_stay_there(tmp_path: Path, log) -> None:
     assert files(tmp_path / "some") == {"model.toml", "node-0.safetensors", "node-2.safetensors"}
     with pytest.raises(InputError, match=r"has no model of node 1 \(allowed: 0, 2\)"):
         load_model(tmp_path / "some", node=1)
-    assert log.text.count("the models of 1 of 3 nodes stay on the nodes") == 1
+    assert log.text.count("the models of 1 of 3 nodes stay on the nodes, each in its state-dir") == 1
 
     log.clear()
     none = make_client_app(client_app.build_node)

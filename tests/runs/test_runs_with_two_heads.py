@@ -97,3 +97,11 @@ def test_all_that_nodes_report_and_keep_goes_with_two_heads(tmp_path: Path) -> N
         assert pruning.num_pruned(model.distilled.head) == 0
     content = export(load_model(tmp_path / "run", node=1), load_card(tmp_path / "run", node=1), "torchscript")
     assert len(content) > 0
+
+
+def test_nodes_are_trained_alone_before_networks_are_sent(tmp_path: Path) -> None:
+    sim.run(CONFIG | {"strategy": "multi-head(local_rounds=1, teachers=private)"}, 3, tmp_path / "run")
+    run = results.read(tmp_path / "run")
+    assert run.alone is not None
+    first = run.alone[run.alone["round"] == 1]["train-loss"].tolist()
+    assert first == run.history[run.history["round"] == 1]["train-loss"].tolist()
