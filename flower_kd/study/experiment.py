@@ -132,7 +132,8 @@ def _check_common(config: Mapping[str, Any]) -> None:
     """Raise InputError if the keys of all runs of a comparison would make them one."""
     if "strategy" in config:
         raise InputError(
-            f"strategy = {config['strategy']!r} cannot be set for all runs of a comparison: use --strategies"
+            f"strategy = {config['strategy']!r} cannot be set for all runs of a comparison: use --only for some runs "
+            "of an experiment, or --strategies without an experiment"
         )
 
 

@@ -21,7 +21,10 @@ class Varying:
 
     def __init__(self, *, graph: str = "erdos-renyi") -> None:
         if is_file(graph):
-            raise InputError(f"varying(graph={graph!r}): a file is not random")
+            raise InputError(
+                f"varying(graph={graph!r}): a file is not random (allowed: erdos-renyi, regular, small-world, "
+                "scale-free, random-directed, with settings in quotes: varying(graph='regular(degree=2)'))"
+            )
         self.name = graph
         self.builder = TOPOLOGIES.make(graph)
         if varies(self.builder):

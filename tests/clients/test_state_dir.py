@@ -167,7 +167,11 @@ WRITER = """
         files.save_best(node_of(server_round), Score(server_round, 0.5, 1 / server_round))
         a_round = min(a_round, time.monotonic() - began)
     shutil.rmtree(folder / "runs")
-    for kill in range(60):
+    shutil.rmtree(folder / "models")
+    found = []
+    for kill in range(1000):
+        if kill >= 60 and len({last for last, _ in found}) > 10 and any(partial for _, partial in found):
+            break  # on a busy machine, many are killed before they write
         child = os.fork()
         if child == 0:
             write_on(last)
@@ -183,8 +187,10 @@ WRITER = """
             assert (values == last).all() and (node.memory["base.w"] == last).all()
         for path in folder.rglob("*.safetensors"):  # each is of one round
             tensors = load_file(path)
-            assert len(torch.cat([tensor.reshape(-1) for tensor in tensors.values()]).unique()) == 1
+            values = torch.cat([tensor.reshape(-1) for tensor in tensors.values()]).unique()
+            assert len(values) == 1, (path, values)
         partial = len(list(folder.rglob("*.partial")))
+        found.append((last, partial))
         print(last, partial, flush=True)
 """
 
@@ -210,7 +216,7 @@ def test_a_killed_writer_leaves_a_whole_state(in_memory: Path) -> None:
     done = subprocess.run(script, capture_output=True, text=True, env=env, timeout=200)
     assert done.returncode == 0, done.stderr
     found = [[int(number) for number in line.split()] for line in done.stdout.splitlines()]
-    assert len(found) == 60
+    assert len(found) >= 60
     assert len({last for last, _ in found}) > 10  # it went on after each kill
     assert any(partial for _, partial in found)  # and some kills came while it wrote
     assert max(partial for _, partial in found) <= 3  # each start removes what the one before left

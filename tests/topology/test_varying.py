@@ -91,7 +91,7 @@ def test_a_graph_is_a_sequence_that_does_not_vary() -> None:
         ("varying(graph=ring)", 8, r"varying\(graph='ring'\): with 8 nodes this topology is not random"),
         ("varying(graph='erdos-renyi(edge_probability=1)')", 8, "with 8 nodes this topology is not random"),
         ("varying(graph=one-peer-exponential)", 8, "this topology varies already"),
-        ("varying(graph='graphs/lab.txt')", 8, "a file is not random"),
+        ("varying(graph='graphs/lab.txt')", 8, r"a file is not random \(allowed: erdos-renyi, regular"),
         ("varying(graph=rin)", 8, "unknown topology 'rin', did you mean 'ring'"),
         ("varying(graph='regular(degre=1)')", 8, "unknown argument of topology 'regular' 'degre'"),
         ("varying(graph='erdos-renyi(edge_probability=0.01)')", 8, "the union of .* over 5 exchanges is not connected"),
