@@ -21,6 +21,7 @@ from flwr.clientapp import ClientApp
 from flower_kd import sim, study
 from flower_kd.clients import Node, ShuffledBatches, make_client_app
 from flower_kd.report import pictures as drawing
+from flower_kd.runs import run_folder
 from flower_kd.runs.results import Summary
 from flower_kd.seeding import derive
 from flower_kd.sim import InProcessGrid, preload
@@ -31,6 +32,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # in the processes that tests sta
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which background jobs of a shell ignore
 
 CLASSES, FEATURES, REFERENCE_ROWS = 3, 6, 24
+
+
+@contextmanager
+def killed_after(server_round: int, stage: str = "") -> Iterator[None]:
+    """End a run in a block after it has saved a round, of one stage or of any, as Ctrl-C does."""
+    save_round = run_folder.RunFolder.save_round
+
+    def killed(self, of_stage: str, number: int, *rest: object) -> None:
+        save_round(self, of_stage, number, *rest)
+        if number == server_round and of_stage == (stage or of_stage):
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_folder.RunFolder, "save_round", killed)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def blobs(seed: int, samples: int) -> tuple[torch.Tensor, torch.Tensor]:

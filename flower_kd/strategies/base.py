@@ -315,13 +315,10 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             if metrics is not None:
                 result.train_metrics_clientapp[server_round] = metrics
             config = evaluate_config or ConfigRecord()
-            messages = self.configure_evaluate(server_round, arrays, config, network)
-            tested = self.aggregate_evaluate(server_round, network.exchange(messages, timeout=timeout))
+            tested = self._evaluated(server_round, arrays, config, network, timeout)
             self._stop(server_round, tested)
             if self._ends(server_round, network):
-                config = ConfigRecord({**config, BEST: True})
-                messages = self.configure_evaluate(server_round, arrays, config, network)
-                tested = self.aggregate_evaluate(server_round, network.exchange(messages, timeout=timeout))
+                tested = self._evaluated(server_round, arrays, ConfigRecord({**config, BEST: True}), network, timeout)
             if tested is not None:
                 result.evaluate_metrics_clientapp[server_round] = tested
                 log(INFO, "[ROUND %d/%d] accuracy %.4f", server_round, num_rounds, tested["accuracy"])
@@ -494,6 +491,13 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             self._initial.pop(vertex, None)  # a node that did not answer is sent its initial weights again
             answered.append(vertex)
             yield vertex, reply.content
+
+    def _evaluated(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, network: Network, timeout: float
+    ) -> MetricRecord | None:
+        """Evaluate the nodes if a round has an evaluation, and return the metrics over nodes."""
+        messages = self.configure_evaluate(server_round, arrays, config, network)
+        return self.aggregate_evaluate(server_round, network.exchange(messages, timeout=timeout))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

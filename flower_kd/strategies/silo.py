@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import networkx as nx
 
 from flower_kd.protocol import Order
@@ -46,5 +44,11 @@ class Silo(GraphStrategy):
         participation: PositiveShare = 1.0,
     ) -> None:
         order = Order(server_round=0, num_steps=0, seed=seed, reply="nothing")
-        schedule: dict[str, Any] = {"local_steps": local_steps, "evaluate_every": evaluate_every, "patience": patience}
-        super().__init__(graph, order, participation=participation, **schedule)
+        super().__init__(
+            graph,
+            order,
+            local_steps=local_steps,
+            evaluate_every=evaluate_every,
+            patience=patience,
+            participation=participation,
+        )

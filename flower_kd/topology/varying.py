@@ -8,6 +8,8 @@ import numpy as np
 from flower_kd.errors import InputError
 from flower_kd.topology.registry import TOPOLOGIES, is_file, varies
 
+_RANDOM = "erdos-renyi, regular, small-world, scale-free, random-directed"
+
 
 @TOPOLOGIES.register("varying")
 class Varying:
@@ -22,8 +24,8 @@ class Varying:
     def __init__(self, *, graph: str = "erdos-renyi") -> None:
         if is_file(graph):
             raise InputError(
-                f"varying(graph={graph!r}): a file is not random (allowed: erdos-renyi, regular, small-world, "
-                "scale-free, random-directed, with settings in quotes: varying(graph='regular(degree=2)'))"
+                f"varying(graph={graph!r}): a file is not random (allowed: {_RANDOM}, with settings in quotes: "
+                "varying(graph='regular(degree=2)'))"
             )
         self.name = graph
         self.builder = TOPOLOGIES.make(graph)
@@ -37,7 +39,7 @@ class Varying:
         if rng.bit_generator.state == before:
             raise InputError(
                 f"varying(graph={self.name!r}): with {num_nodes} nodes this topology is not random "
-                "(random ones are erdos-renyi, regular, small-world, scale-free, random-directed)"
+                f"(random ones are {_RANDOM})"
             )
         return graph
 

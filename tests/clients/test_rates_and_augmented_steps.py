@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CLASSES, blobs, build_blob_node, build_same_model_node, recorded_grid, run_strategy
+from conftest import CLASSES, blobs, build_blob_node, build_same_model_node, killed_after, recorded_grid, run_strategy
 from flwr.app import Context
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
@@ -22,7 +22,6 @@ from flower_kd.clients.training import predict, train
 from flower_kd.errors import InputError
 from flower_kd.pooling import Teacher
 from flower_kd.protocol import Order
-from flower_kd.runs import run_folder
 from flower_kd.sim import InProcessGrid
 from flower_kd.strategies import DSGD, DDist, FedAvg, NeighborKD, Silo
 
@@ -256,17 +255,8 @@ CONFIG = {
 
 def test_workers_and_a_resumed_run_have_the_same_figures(tmp_path: Path) -> None:
     whole = sim.run(CONFIG, 3, tmp_path / "workers", workers=2)
-    save_round = run_folder.RunFolder.save_round
-
-    def killed(self, stage: str, server_round: int, *rest: object) -> None:
-        save_round(self, stage, server_round, *rest)
-        if server_round == 1:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_folder.RunFolder, "save_round", killed)
-        with pytest.raises(KeyboardInterrupt):
-            sim.run(CONFIG, 3, tmp_path / "resumed")
+    with killed_after(1):
+        sim.run(CONFIG, 3, tmp_path / "resumed")
     resumed = sim.run(CONFIG | {"resume": True}, 3, tmp_path / "resumed")  # in this process
     assert resumed.accuracy == whole.accuracy
     assert len(set(whole.accuracy["per_node"])) > 1

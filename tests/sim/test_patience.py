@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import killed_after
 
 import flower_kd
 from flower_kd import sim
 from flower_kd.report import report, run_table
-from flower_kd.runs import results, run_folder
+from flower_kd.runs import results
 
 CONFIG = {
     "strategy": "neighbor-kd", "num-server-rounds": 8, "local-steps": 10, "samples-per-node": 30, "reference-size": 40,
@@ -49,19 +50,10 @@ def test_workers_and_a_resumed_run_have_the_same_figures(stage: str, whole: Path
     check_resumed(CONFIG, stage, 3, whole, tmp_path / "run")
 
 
-def check_resumed(config: dict, stage: object, last: int, whole: Path, folder: Path) -> None:
+def check_resumed(config: dict, stage: str, last: int, whole: Path, folder: Path) -> None:
     """Check that a run that is killed after a round, in workers, and resumed in this process, has the same figures."""
-    save_round = run_folder.RunFolder.save_round
-
-    def killed(self, of_stage: str, server_round: int, *rest: object) -> None:
-        save_round(self, of_stage, server_round, *rest)
-        if (of_stage, server_round) == (stage, last):
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_folder.RunFolder, "save_round", killed)
-        with pytest.raises(KeyboardInterrupt):
-            sim.run(config, 3, folder, workers=2)
+    with killed_after(last, stage):
+        sim.run(config, 3, folder, workers=2)
     resumed = sim.run(config | {"resume": True}, 3, folder)
     before = json.loads((whole / "summary.json").read_text())
     assert resumed.accuracy == before["accuracy"]

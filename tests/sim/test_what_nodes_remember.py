@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
+from conftest import killed_after
 from flwr.app import Message
 
 from flower_kd import sim
 from flower_kd.clients.state import LiveState
 from flower_kd.protocol import Order
-from flower_kd.runs import run_folder
 from flower_kd.sim import InProcessGrid, engine
 
 SHORT = {
@@ -49,17 +49,8 @@ RUNS = {
 def test_workers_and_a_resumed_run_have_the_same_figures(name: str, tmp_path: Path) -> None:
     config = SHORT | RUNS[name]
     whole = sim.run(config, 3, tmp_path / "whole")
-    save_round = run_folder.RunFolder.save_round
-
-    def killed(self, stage: str, server_round: int, *rest: object) -> None:
-        save_round(self, stage, server_round, *rest)
-        if server_round == 2:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_folder.RunFolder, "save_round", killed)
-        with pytest.raises(KeyboardInterrupt):
-            sim.run(config, 3, tmp_path / "resumed", workers=2)
+    with killed_after(2):
+        sim.run(config, 3, tmp_path / "resumed", workers=2)
     resumed = sim.run(config | {"resume": True}, 3, tmp_path / "resumed")
     assert resumed.accuracy == whole.accuracy
     assert resumed.bytes["per_edge"] == whole.bytes["per_edge"]
