@@ -23,6 +23,7 @@ ARRAYS = "arrays"
 UPDATE = "update"
 CONFIG = "config"
 METRICS = "metrics"
+EVALUATION = "evaluation"
 TEACHER = "teacher"
 TEACHER_WEIGHTS = "teacher-weights"
 LOGITS = "logits"
@@ -291,6 +292,9 @@ class Order(_Record):
         it had seen all equally often.
     keep : bool
         Whether these steps end a round, after which a node that keeps its state on disk saves it.
+    evaluate : bool
+        Whether the node is evaluated after these steps, and replies with the record "evaluation" too. A node whose
+        evaluation fails leaves it out, and says why when it is asked again by an evaluate message.
     total_steps : int
         SGD steps of the run, or of its phase, over which nodes schedule their learning rates; 0 if unknown.
     phase_start : int
@@ -345,6 +349,7 @@ class Order(_Record):
     kd_weight: float = 0.0
     logit_adjustment: float = 0.0
     keep: bool = False
+    evaluate: bool = False
     total_steps: int = 0
     phase_start: int = 0
     compression: str = "none"

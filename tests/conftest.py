@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from flower_kd import sim, study
@@ -100,6 +100,15 @@ class FaultyGrid(InProcessGrid):
                 changed = self.interfere(vertex, reply)
             if changed is not None:
                 yield message, changed
+
+
+def replace_evaluation(reply: Message, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Change the metrics of an evaluation in a reply, if it has any: to a train message, or to one of its own."""
+    if not reply.has_content():
+        return
+    name = "metrics" if reply.metadata.message_type == "evaluate" else "evaluation"
+    if name in reply.content:
+        reply.content = RecordDict({**reply.content, name: MetricRecord(change(dict(reply.content[name])))})
 
 
 class DelayedGrid:

@@ -80,7 +80,7 @@ def _measured(folder: Path, *, cold: bool) -> _Measured:
         before = _cpu_seconds(running)
         summary = results.read(federation.run(running, CONFIG, log=folder / "run.log")).summary
         after = _cpu_seconds(running)
-        messages = NODES * (1 + 2 * ROUNDS)  # the handshake, and two a round
+        messages = NODES * (1 + ROUNDS)  # the handshake, and one a round
         cpu = (after - before) / messages
         return _Measured(summary.seconds["per_round"], cpu, _resident(running), summary.accuracy["per_node"])
 

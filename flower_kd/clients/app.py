@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from logging import ERROR
+from logging import ERROR, WARNING
 from math import inf
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -42,6 +42,7 @@ from flower_kd.protocol import (
     BEST,
     BUILT,
     CONFIG,
+    EVALUATION,
     HELLO,
     LAST,
     METRICS,
@@ -272,6 +273,12 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
             forget_best(context)
         if order.keep:
             keep(context, node, order.server_round, order.first_step + order.num_steps)
+        if order.evaluate:
+            try:
+                with in_one_sentence():
+                    content[EVALUATION] = tested(context, node, order.server_round)
+            except InputError as error:  # what was trained is not lost; the server asks again, and is told
+                log(WARNING, "this node cannot be evaluated: %s", error)
         return Message(content, reply_to=message)
 
     @app.evaluate()
@@ -288,8 +295,11 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
         if _load_weights(node, message) or best:
             state.save(context, node)
             keep(context, node, server_round)
-        metrics = evaluate(node.model, node.test) | validate(context, node, server_round)
-        return Message(RecordDict({METRICS: MetricRecord({**metrics})}), reply_to=message)
+        return Message(RecordDict({METRICS: tested(context, node, server_round)}), reply_to=message)
+
+    def tested(context: Context, node: Node, server_round: int) -> MetricRecord:
+        """Return a node's metrics on the test set and on its validation data, if any."""
+        return MetricRecord({**evaluate(node.model, node.test), **validate(context, node, server_round)})
 
     return app
 

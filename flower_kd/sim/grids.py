@@ -17,7 +17,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from flower_kd.clients.state import LiveState, to_records
-from flower_kd.protocol import CONFIG, JOIN, METRICS
+from flower_kd.protocol import CONFIG, EVALUATION, JOIN, METRICS
 from flower_kd.seeding import derive
 from flower_kd.strategies.delivery import StreamingGrid
 
@@ -31,7 +31,10 @@ class Listener(Protocol):
         """Called when the handshake of a stage begins: "alone" for the silo baseline, else the strategy's name."""
 
     def on_exchange(self, server_round: int, kind: str, metrics: dict[int, dict[str, float]]) -> None:
-        """Called after an exchange with its metrics by vertex; `kind` is "train" or "evaluate"."""
+        """Called after an exchange with its metrics by vertex; `kind` is "train" or "evaluate".
+
+        After one in which nodes were trained and then evaluated, it is called once for each.
+        """
 
 
 class LocalGrid(StreamingGrid):
@@ -124,6 +127,7 @@ class LocalGrid(StreamingGrid):
         self, answered: Iterator[tuple[Message, Message]], listener: Listener
     ) -> Iterator[tuple[Message, Message]]:
         reported: dict[int, dict[str, float]] = {}
+        tested: dict[int, dict[str, float]] = {}
         kind, server_round = "", 0
         for message, reply in answered:
             if not kind:
@@ -131,12 +135,15 @@ class LocalGrid(StreamingGrid):
                 server_round = _server_round(message)
                 if kind == JOIN:
                     listener.on_stage(str(_config(message).get("stage", "")))
-            metrics = reply.content.get(METRICS) if reply.has_content() else None
-            if isinstance(metrics, MetricRecord):
-                reported[self._vertex_of[message.metadata.dst_node_id]] = dict(metrics)  # type: ignore[arg-type]
+            for name, found in ((METRICS, reported), (EVALUATION, tested)):
+                metrics = reply.content.get(name) if reply.has_content() else None
+                if isinstance(metrics, MetricRecord):
+                    found[self._vertex_of[message.metadata.dst_node_id]] = dict(metrics)  # type: ignore[arg-type]
             yield message, reply
         if kind in (MessageType.TRAIN, MessageType.EVALUATE):
             listener.on_exchange(server_round, kind, reported)
+        if tested:
+            listener.on_exchange(server_round, MessageType.EVALUATE, tested)
 
 
 def _node_id(vertex: int) -> int:

@@ -110,6 +110,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         self.order = replace(order, num_steps=self.exchange_every)
         self.phases: list[int] = []  # rounds of each, in a run
         self._exchange = 0
+        self._tests_in_training = False
         self._round_ends = -1, np.zeros(0)  # a round, and the last exchange of it for which each node is drawn
         self._num_rounds = 0
         self._network: Network | None = None
@@ -297,6 +298,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             patience=self.patience,
         )
         network.early_stopping = EarlyStopping(self.num_nodes, self.patience)
+        self._tests_in_training = not evaluate_config and _tests_what_is_trained(type(self))
         network.on_return = self._return
         hellos = network.join()
         self._weights_at_start = wire.canonical(initial_arrays) if initial_arrays else ArrayRecord()
@@ -309,6 +311,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         result, arrays, started = Result(), ArrayRecord(), time.monotonic()
         for server_round in self._rounds(network):
             self._exchange = (server_round - 1) * exchanges
+            network.tested.clear()
             for _ in range(exchanges):
                 messages = self.configure_train(server_round, arrays, train_config or ConfigRecord(), network)
                 _, metrics = self.aggregate_train(server_round, network.exchange(messages, timeout=timeout))
@@ -318,6 +321,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             tested = self._evaluated(server_round, arrays, config, network, timeout)
             self._stop(server_round, tested)
             if self._ends(server_round, network):
+                network.tested.clear()
                 tested = self._evaluated(server_round, arrays, ConfigRecord({**config, BEST: True}), network, timeout)
             if tested is not None:
                 result.evaluate_metrics_clientapp[server_round] = tested
@@ -354,6 +358,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         step = self._exchange * self.exchange_every
         drawn, ends = self.contacts.taking_part(self._exchange), self._round_ends_of()
         keep = bool(ends.all())
+        evaluate = self._tests_in_training and self.is_evaluated(server_round)
         phase_start, total_steps = self._phase(server_round)
         order = replace(
             self.order,
@@ -361,6 +366,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             step=step,
             exchange=self._exchange,
             keep=keep,
+            evaluate=keep and evaluate,
             reply=self.reply(),
             phase_start=phase_start,
             total_steps=total_steps,
@@ -379,7 +385,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             if (taught := self.taught(vertex)) != LAST:
                 fields["taught"] = taught
             if ends[vertex] and not keep:
-                fields["keep"] = True
+                fields |= {"keep": True, "evaluate": evaluate}
             if network.early_stopping.stopped[vertex]:
                 fields["stopped"] = True
             own = ConfigRecord({**record, **fields}) if fields else record
@@ -502,24 +508,30 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Yield one message per node in rounds with an evaluation."""
+        """Yield one message per node that has not been evaluated in training, in rounds with an evaluation."""
         if not self.is_evaluated(server_round):
             return
         network = self._joined(grid)
+        in_training = set(network.tested)
         record = ConfigRecord({"server-round": server_round, **config})
         for vertex, node in enumerate(network.get_node_ids()):
+            if vertex in in_training or (in_training and network.is_silent(vertex)):  # only silent ones: a timeout
+                continue
             content = RecordDict({CONFIG: record, **self._records("evaluation_payload", vertex)})
             yield Message(content, dst_node_id=node, message_type=MessageType.EVALUATE)
 
     def evaluation_payload(self, vertex: int) -> dict[str, ArrayRecord]:
-        """Return the records that a vertex needs before it is evaluated, such as weights under the name `arrays`."""
+        """Return the records that a vertex needs before it is evaluated, such as weights under the name `arrays`.
+
+        Nodes of a strategy that overrides this are evaluated by messages of their own, others when they have trained.
+        """
         return {}
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Return the metrics over nodes."""
+        """Return the metrics over nodes, those included that have been evaluated in training."""
+        deque(replies, maxlen=0)
         network = self._joined(None)
-        answered = [network.vertex(reply.metadata.src_node_id) for reply in replies]
-        return over_nodes(network, server_round, answered, evaluation=True)
+        return over_nodes(network, server_round, sorted(network.tested), evaluation=True)
 
     def _stop(self, server_round: int, tested: MetricRecord | None) -> None:
         """Stop the nodes whose patience is at its end, by what they reported in an evaluation."""
@@ -579,6 +591,12 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         return network
 
 
+def _tests_what_is_trained(strategy: type[GraphStrategy]) -> bool:
+    """Return whether nodes are evaluated as they have trained, so that no message of its own is needed."""
+    names = ("evaluation_payload", "configure_evaluate", "aggregate_evaluate")
+    return all(getattr(strategy, name) is getattr(GraphStrategy, name) for name in names)
+
+
 def check_run(num_rounds: int, timeout: float) -> None:
     """Raise InputError unless the number of rounds and the timeout are valid."""
     require_whole("num_rounds", num_rounds, 1)
@@ -613,8 +631,8 @@ def over_nodes(network: Network, server_round: int, vertices: list[int], *, eval
     merged = MetricRecord({"vertices": vertices})
     for name in reported[0]:
         own = name.removeprefix(TEST)
-        asked = name.startswith(VALIDATION) or (own != name) == evaluation
-        if asked and all(name in values for values in reported):
+        of_evaluation = own != name or (name.startswith(VALIDATION) and (evaluation or bool(network.tested)))
+        if of_evaluation == evaluation and all(name in values for values in reported):
             values = [values[name] for values in reported]
             merged[own] = float(np.mean(values))
             merged[f"{own}-std"] = float(np.std(values))

@@ -68,6 +68,10 @@ class Delivery:
         self._unanswered.clear()
         self._aside.clear()
 
+    def is_silent(self, node: int) -> bool:
+        """Return whether a node has not answered its last message in time, nor since."""
+        return node in self._unanswered
+
     def forget(self, node: int) -> None:
         """Forget that a node has not answered: it is there no more."""
         self._unanswered.pop(node, None)
@@ -85,8 +89,8 @@ class Delivery:
             yield from self._grid.stream(self._noted(messages))
             return
         self._aside |= self._push(list(messages))
-        for reply in self._pull(self._aside) if self._aside else []:
-            message = self._aside.pop(reply.metadata.reply_to_message_id, None)
+        for answered, reply in self._pull(self._aside) if self._aside else []:
+            message = self._aside.pop(answered, None)
             if message is not None:
                 yield message, reply
 
@@ -114,8 +118,7 @@ class Delivery:
         waiting, others = self._push(awaited), self._push(unawaited)
         pause = POLL_SECONDS[0]
         while waiting or (everyone and (others or held_back)):
-            for reply in self._pull(waiting | others | held_back):
-                answered = reply.metadata.reply_to_message_id
+            for answered, reply in self._pull(waiting | others | held_back):
                 if answered in held_back:
                     waiting |= self._push([held_back.pop(answered)])
                 elif answered in waiting or answered in others:
@@ -137,25 +140,28 @@ class Delivery:
             self._grid.push_messages(list(self._noted(messages)))
         return {message.metadata.message_id: message for message in messages}
 
-    def _pull(self, asked: dict[str, Message]) -> list[Message]:
-        """Fetch the replies that have arrived; one that Flower cannot read becomes an error of its sender.
+    def _pull(self, asked: dict[str, Message]) -> list[tuple[str, Message]]:
+        """Fetch the replies that have arrived, each with the id of the message that it answers.
+
+        One that Flower cannot read becomes an error of its sender.
 
         Flower fetches many at a time, and those fetched with an unreadable one are lost. After the first, which costs
         the others an exchange, replies are fetched one by one.
         """
         if not self._one_by_one:
             try:
-                return list(self._grid.pull_messages(list(asked)))
+                replies = self._grid.pull_messages(list(asked))
+                return [(reply.metadata.reply_to_message_id, reply) for reply in replies]
             except UNREADABLE as error:
                 log(WARNING, "replies were lost: one of them cannot be read (%s)", one_line(str(error)))
                 self._one_by_one = True
-        replies: list[Message] = []
+        found: list[tuple[str, Message]] = []
         for message_id, message in asked.items():
             try:
-                replies += self._grid.pull_messages([message_id])
+                found += [(message_id, reply) for reply in self._grid.pull_messages([message_id])]
             except UNREADABLE as error:
-                replies.append(Message(Error(0, f"a reply that cannot be read: {error}"), reply_to=message))
-        return replies
+                found.append((message_id, Message(Error(0, f"a reply that cannot be read: {error}"), reply_to=message)))
+        return found
 
     def _noted(self, messages: Iterable[Message]) -> Iterator[Message]:
         for message in messages:

@@ -22,6 +22,7 @@ from flower_kd.protocol import (
     BUILD,
     BUILT,
     CONFIG,
+    EVALUATION,
     HELLO,
     JOIN,
     LOGITS,
@@ -118,12 +119,30 @@ def metrics(message: Message, reply: Message) -> dict[str, float]:
         If the node failed; if records are missing or were not requested; or if a metric has the wrong type, is out of
         range, or has a reserved name.
     """
-    record = dict(_records(message, reply)[METRICS])
-    numbers = _checked(_NUMBERS, record, "report")
+    record = _records(message, reply)[METRICS]
+    return _report(record, message.metadata.message_type, "report")
+
+
+def evaluation(message: Message, reply: Message) -> dict[str, float]:
+    """Return the metrics of an evaluation in a checked reply to a train message, if it has one.
+
+    Raises
+    ------
+    InputError
+        If one of them has the wrong type, is out of range, or has a reserved name.
+    """
+    record = reply.content.get(EVALUATION)
+    return {} if record is None else _report(record, MessageType.EVALUATE, "evaluation")
+
+
+def _report(metrics: Any, kind: str, what: str) -> dict[str, float]:
+    """Return the metrics in a record, of training or evaluation by the type of message that asks for them."""
+    record = dict(metrics)
+    numbers = _checked(_NUMBERS, record, what)
     reserved = next((name for name in numbers if RESERVED.fullmatch(name)), None)
     if reserved:
-        raise InputError(f"{reserved!r} in its report is a reserved name")
-    _checked(_KNOWN[message.metadata.message_type], record, "report")
+        raise InputError(f"{reserved!r} in its {what} is a reserved name")
+    _checked(_KNOWN[kind], record, what)
     return numbers
 
 
@@ -177,7 +196,10 @@ def _records(message: Message, reply: Message) -> Any:
 
 
 def _wanted(message: Message, reply: Message) -> dict[str, type]:
-    """Return the records that the reply to a message must contain; compressed weights may come as they are."""
+    """Return the records that the reply to a message must contain; compressed weights may come as they are.
+
+    An evaluation may be missing: the node is then asked for it by a message of its own.
+    """
     kind = message.metadata.message_type
     if kind == JOIN:
         return {HELLO: ConfigRecord}
@@ -195,6 +217,8 @@ def _wanted(message: Message, reply: Message) -> dict[str, type]:
     elif asked != "nothing":
         compressed = isinstance(record, ConfigRecord) and record.get("compression", NONE) != NONE
         wanted[UPDATE if compressed and UPDATE in reply.content else ARRAYS] = ArrayRecord
+    if EVALUATION in reply.content and isinstance(record, ConfigRecord) and record.get("evaluate"):
+        wanted[EVALUATION] = MetricRecord
     return wanted
 
 

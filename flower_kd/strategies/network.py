@@ -19,6 +19,7 @@ from flower_kd.protocol import (
     ARRAYS,
     BUILD,
     CONFIG,
+    EVALUATION,
     JOIN,
     NOT_JOINED,
     START_WEIGHTS,
@@ -32,7 +33,7 @@ from flower_kd.strategies.early_stopping import EarlyStopping
 from flower_kd.strategies.handshake import check_alike, check_class_counts, check_masks, vertex_of
 from flower_kd.strategies.node_records import NodeMetrics, Participation, Traffic, named
 from flower_kd.strategies.resumable import State
-from flower_kd.wire import Arrays, message_bytes
+from flower_kd.wire import Arrays, content_bytes, message_bytes
 
 JOIN_SECONDS = 0.5  # between polls for newly connected nodes
 GIVE_UP_AFTER = 3  # consecutive train exchanges without any node
@@ -92,6 +93,7 @@ class Network(Grid):
         self.hellos: dict[int, Hello] = {}
         self.traffic = Traffic.none(num_nodes)
         self.metrics: dict[tuple[int, int], NodeMetrics] = {}
+        self.tested: set[int] = set()  # vertices evaluated since a strategy emptied this set
         self.participation: dict[int, Participation] = {}
         self.saved_rounds = np.zeros(num_nodes, dtype=np.int64)  # the last round whose end state each node was to save
         self.early_stopping = EarlyStopping(num_nodes, patience=0)
@@ -133,6 +135,7 @@ class Network(Grid):
         self._node_of.clear()
         self.traffic = Traffic.none(self.num_nodes)
         self.metrics.clear()
+        self.tested.clear()
         self.participation = {vertex: Participation() for vertex in range(self.num_nodes)}
         self.saved_rounds[:] = 0
         self._metric_names.clear()
@@ -298,6 +301,10 @@ class Network(Grid):
         """Return the vertex of a node."""
         return self._vertex_of[node_id]
 
+    def is_silent(self, vertex: int) -> bool:
+        """Return whether a node has not answered its last message in time, nor since."""
+        return self._delivery.is_silent(self._node_of[vertex])
+
     def get_node_ids(self) -> list[int]:
         """Return the ids of the nodes that joined, in the order of their vertices."""
         self._readmit()
@@ -354,7 +361,8 @@ class Network(Grid):
                 continue
             del missing[vertex]
             answered += 1
-            self._record(server_round, vertex, reply, metrics)
+            tested = self._tested(message, reply, vertex)
+            self._record(server_round, vertex, reply, metrics, tested)
             if message.content[CONFIG].get("keep"):
                 self.saved_rounds[vertex] = server_round
             if self.absent.get(vertex) == message.metadata.message_type:
@@ -394,11 +402,27 @@ class Network(Grid):
             self.absent[vertex] = MessageType.TRAIN if training else MessageType.EVALUATE
         log(level, "round %d continues without node %s: %s", server_round, self._label(vertex), why)
 
-    def _record(self, server_round: int, vertex: int, reply: Message, metrics: dict[str, float]) -> None:
-        """Record a reply's metrics and bytes."""
-        size = message_bytes(reply)
-        self.traffic.up[vertex] += size
+    def _tested(self, message: Message, reply: Message, vertex: int) -> dict[str, float]:
+        """Return the metrics of an evaluation in a usable reply to a train message; empty if there are none.
+
+        Those that cannot be used are left out, not the reply: the node is asked for them again, alone, and named then.
+        """
+        try:
+            tested = inbox.evaluation(message, reply)
+            inbox.check_names(self._metric_names[vertex], tested)
+        except InputError:
+            del reply.content[EVALUATION]
+            return {}
+        return tested
+
+    def _record(
+        self, server_round: int, vertex: int, reply: Message, metrics: dict[str, float], tested: dict[str, float]
+    ) -> None:
+        """Record a reply's metrics, those of an evaluation in a reply to a train message, and its bytes."""
+        self.traffic.up[vertex] += message_bytes(reply)
         if any(isinstance(record, ArrayRecord) for record in reply.content.values()):
+            # Not the evaluation, which is for the researcher and not for the neighbors.
+            size = content_bytes(RecordDict({k: v for k, v in reply.content.items() if k != EVALUATION}))
             self.traffic.shared[vertex] += size
             self.traffic.messages[vertex] += 1
             self.traffic.over_links[vertex] += size * self.links[vertex]
@@ -407,7 +431,9 @@ class Network(Grid):
             self.participation[vertex].taken += 1
         evaluation = reply.metadata.message_type == MessageType.EVALUATE
         kept = self.metrics.setdefault((server_round, vertex), NodeMetrics(server_round, vertex))
-        kept.values.update(named(metrics, evaluation=evaluation))
+        kept.values.update(named(metrics, evaluation=evaluation) | named(tested, evaluation=True))
+        if evaluation or tested:
+            self.tested.add(vertex)
         kept.values["bytes-shared"] = float(self.traffic.shared[vertex])
         kept.values["bytes-all-edges"] = float(self.traffic.over_links[vertex])
 

@@ -409,13 +409,15 @@ def test_a_run_goes_on_while_a_disk_is_full(tmp_path: Path, ring: nx.Graph, monk
     assert {path.name for path in (tmp_path / "2").rglob("round-*")} == {"round-2.safetensors", "round-3.safetensors"}
 
 
-def test_a_run_goes_on_while_a_disk_is_not_there(tmp_path: Path, ring: nx.Graph, caplog) -> None:
-    grid, folder = Devices(tmp_path), tmp_path / "1"
+def test_a_run_goes_on_while_a_disk_is_not_there(tmp_path: Path, ring: nx.Graph, monkeypatch, caplog) -> None:
+    grid, folder, save = Devices(tmp_path), tmp_path / "1", NodeFiles.save
 
-    def unmount(grid: Devices, message: Message) -> None:
-        folder.rename(tmp_path / "elsewhere")
+    def unmounted_after_round_1(files: NodeFiles, *arguments: Any) -> None:
+        save(files, *arguments)
+        if files._folder.is_relative_to(folder):
+            folder.rename(tmp_path / "elsewhere")
 
-    grid.kills[1, "evaluate", 1] = unmount
+    monkeypatch.setattr(NodeFiles, "save", unmounted_after_round_1)
     network = start(NeighborKD(ring, local_steps=2), grid, 3)
     assert network.participation[1].taken == 3
     [*errors] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]

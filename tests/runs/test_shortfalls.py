@@ -6,8 +6,8 @@ from pathlib import Path
 import networkx as nx
 import pytest
 import torch
-from conftest import FaultyGrid, build_blob_node, build_same_model_node
-from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
+from conftest import FaultyGrid, build_blob_node, build_same_model_node, replace_evaluation
+from flwr.app import ArrayRecord, Error, Message, RecordDict
 
 from flower_kd import sim, wire
 from flower_kd.clients import make_client_app
@@ -49,13 +49,12 @@ def without_payload(vertices: tuple[int, ...]):
     return interfere
 
 
-def with_metrics(kind: str, vertices: tuple[int, ...], **changed: float):
-    """Return an interference that changes some metrics of some nodes."""
+def with_evaluation(vertices: tuple[int, ...], **changed: float):
+    """Return an interference that changes some metrics in the evaluations of some nodes."""
 
     def interfere(vertex: int, reply: Message) -> Message:
-        if vertex in vertices and reply.metadata.message_type == kind:
-            metrics = MetricRecord({**reply.content["metrics"], **changed})
-            reply.content = RecordDict({**reply.content, "metrics": metrics})
+        if vertex in vertices:
+            replace_evaluation(reply, lambda metrics: metrics | changed)
         return reply
 
     return interfere
@@ -120,16 +119,14 @@ def test_a_run_whose_logits_cannot_be_decoded_is_refused() -> None:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_run_in_which_every_node_diverged_is_refused(name: str) -> None:
-    shortfalls.check(record_of(name, with_metrics("evaluate", (0, 1, 2), loss=1e20)))
+    shortfalls.check(record_of(name, with_evaluation((0, 1, 2), loss=1e20)))
     with pytest.raises(InputError, match="every node diverged"):
-        shortfalls.check(record_of(name, with_metrics("evaluate", (0, 1, 2, 3), loss=1e20)))
+        shortfalls.check(record_of(name, with_evaluation((0, 1, 2, 3), loss=1e20)))
 
 
 def test_nodes_that_diverged_or_have_no_accuracy_are_named() -> None:
     def interfere(vertex: int, reply: Message) -> Message:
-        return with_metrics("evaluate", (3,), loss=float("inf"))(
-            vertex, with_metrics("evaluate", (0, 1), loss=1e9)(vertex, reply)
-        )
+        return with_evaluation((3,), loss=float("inf"))(vertex, with_evaluation((0, 1), loss=1e9)(vertex, reply))
 
     record = record_of("silo", interfere)
     shortfalls.check(record)
@@ -139,13 +136,11 @@ def test_nodes_that_diverged_or_have_no_accuracy_are_named() -> None:
     assert diverged.startswith("nodes 0, 1 diverged: ")
     assert missing == "node 3 could not be evaluated at the end: means are over the others"
     with pytest.raises(InputError, match="every node diverged"):  # whichever way each of them shows it
-        shortfalls.check(
-            record_of("silo", lambda v, reply: with_metrics("evaluate", (2,), loss=1e9)(v, interfere(v, reply)))
-        )
+        shortfalls.check(record_of("silo", lambda v, reply: with_evaluation((2,), loss=1e9)(v, interfere(v, reply))))
 
 
 def test_a_high_loss_alone_is_not_divergence() -> None:
-    record = record_of("silo", with_metrics("evaluate", (0, 1, 2, 3), loss=50.0))
+    record = record_of("silo", with_evaluation((0, 1, 2, 3), loss=50.0))
     shortfalls.check(record)
     assert results.summarize(record, None).diverged == []
 

@@ -20,7 +20,7 @@ from flower_kd import TwoHeads, dissimilarity, topology, wire
 from flower_kd.clients import Node, make_client_app
 from flower_kd.clients.checks import check_parts
 from flower_kd.errors import InputError
-from flower_kd.protocol import ARRAYS, LOGITS, METRICS, Hello
+from flower_kd.protocol import ARRAYS, EVALUATION, LOGITS, METRICS, Hello
 from flower_kd.seeding import torch_seeded
 from flower_kd.sim import InProcessGrid
 from flower_kd.strategies import MultiHead
@@ -146,7 +146,7 @@ def test_each_node_sends_once(teachers: str, record: str, app, ring: nx.Graph) -
     grid, sent = FaultyGrid(app, 4, {}), []
 
     def watch(vertex: int, reply: Message) -> Message:
-        sent.extend((vertex, name) for name in reply.content if name not in (METRICS, "hello", "built"))
+        sent.extend((vertex, name) for name in reply.content if name not in (METRICS, EVALUATION, "hello", "built"))
         return reply
 
     grid.interfere = watch

@@ -8,8 +8,8 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from conftest import DelayedGrid, FaultyGrid, blobs, build_blob_node, build_same_model_node
-from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
+from conftest import DelayedGrid, FaultyGrid, blobs, build_blob_node, build_same_model_node, replace_evaluation
+from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
 
 from flower_kd.clients import Node, make_client_app
@@ -379,8 +379,8 @@ def test_metrics_out_of_range_leave_a_node_out(
     metrics: dict, words: str, ring: nx.Graph, grid: FaultyGrid, caplog
 ) -> None:
     def interfere(vertex: int, reply: Message) -> Message:
-        if vertex == 2 and reply.metadata.message_type == "evaluate":
-            reply.content = RecordDict({"metrics": MetricRecord(metrics)})
+        if vertex == 2:
+            replace_evaluation(reply, lambda _: metrics)
         return reply
 
     grid.interfere = interfere

@@ -53,7 +53,8 @@ def test_a_silent_node_costs_one_timeout_and_one_warning(cls, ring: nx.Graph, ca
     assert network.participation[2].taken == 0
     assert [network.participation[vertex].taken for vertex in (0, 1, 3)] == [4, 4, 4]
     to_it = [m for m in grid.pushed if m.metadata.dst_node_id == network.node_id(2)]
-    assert [m.metadata.message_type for m in to_it] == ["query.join", "train", "evaluate"]  # one a timeout: no queue
+    second = "evaluate" if cls in (DSGD, FedAvg) else "train"
+    assert [m.metadata.message_type for m in to_it] == ["query.join", "train", second]  # one a timeout: no queue
 
 
 def test_a_late_answer_is_never_mixed_in_and_brings_the_node_back(ring: nx.Graph, caplog) -> None:
@@ -62,7 +63,7 @@ def test_a_late_answer_is_never_mixed_in_and_brings_the_node_back(ring: nx.Graph
 
     def delay(vertex: int, message: Message) -> float:
         late = vertex == 2 and message.metadata.message_type == MessageType.TRAIN and slow.pop("once", False)
-        return TIMEOUT + 1000 if late else 300.0
+        return TIMEOUT + 700 if late else 300.0
 
     strategy = NeighborKD(ring, local_steps=2)
     used: list[tuple[int, list[int]]] = []
@@ -74,21 +75,21 @@ def test_a_late_answer_is_never_mixed_in_and_brings_the_node_back(ring: nx.Graph
         return absorb(replies)
 
     strategy.absorb = watched
-    network, grid = start(strategy, delay, 5)
-    # It answers 1,000 s after the timeout: by then the others are some exchanges further.
-    assert [vertices for _, vertices in used] == [[0, 1, 3]] * 3 + [[0, 1, 2, 3]] * 2
+    network, grid = start(strategy, delay, 6)
+    # It answers 700 s after the timeout, and then the message of round 2: the others are some exchanges further.
+    assert [vertices for _, vertices in used] == [[0, 1, 3]] * 4 + [[0, 1, 2, 3]] * 2
     assert messages(caplog, "continues without node 2") == [
         "round 1 continues without node 2: no reply in time (timeout = 3600 s)"
     ]
-    assert messages(caplog, "node 2 is back") == ["node 2 is back in round 4, with its own weights"]
+    assert messages(caplog, "node 2 is back") == ["node 2 is back in round 5, with its own weights"]
     part = network.participation[2]
-    assert (part.due, part.taken, sum(part.reasons.values())) == (5, 2, 3)
-    assert grid.now < TIMEOUT + 11 * 301
-    # What it answered to the message of round 1 never became figures, and about rounds 2 and 3 it was not asked.
-    assert not any("train-loss" in network.metrics[r, 2].values for r in (1, 2, 3) if (r, 2) in network.metrics)
+    assert (part.due, part.taken, sum(part.reasons.values())) == (6, 2, 4)
+    assert grid.now < TIMEOUT + 7 * 301
+    # What it answered to the messages of rounds 1 and 2 never became figures; about 3 and 4 it was not asked.
+    assert not any((server_round, 2) in network.metrics for server_round in (1, 2, 3, 4))
     trains = [m for m in grid.pushed if m.metadata.dst_node_id == network.node_id(2)]
     rounds = [m.content["config"]["server-round"] for m in trains if m.metadata.message_type == MessageType.TRAIN]
-    assert rounds == [1, 4, 5]
+    assert rounds == [1, 2, 5, 6]
 
 
 def test_the_run_continues_if_all_are_late_in_round_one(ring: nx.Graph) -> None:
