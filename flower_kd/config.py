@@ -117,6 +117,9 @@ class RunConfig:
         Share of the nodes that take part in an exchange, drawn anew for each; the others neither train nor send.
     message_loss : float
         Probability that a message over an edge is lost, drawn anew for each message.
+    pipeline : {0, 1}
+        With 1, a device is sent its next message while it works on one, so that it never waits; teachers are one
+        exchange older.
     reference_size : int
         Rows of the reference set.
     exchange_rows : int
@@ -201,6 +204,7 @@ class RunConfig:
     topology: str = "ring"
     participation: PositiveShare = 1.0
     message_loss: LossProbability = 0.0
+    pipeline: Literal[0, 1] = 0
 
     reference_size: Whole = 400
     exchange_rows: Whole = 0

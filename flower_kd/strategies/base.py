@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
 from logging import INFO
@@ -82,6 +83,8 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
     """Whether nodes train networks with two heads (`flower_kd.TwoHeads`)."""
     fewest_rounds = 1
     """The least number of rounds of a run."""
+    pipeline: int = 0
+    """How many messages are sent to a node before it has answered the one that it works on."""
 
     def __init__(
         self,
@@ -111,6 +114,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         self.phases: list[int] = []  # rounds of each, in a run
         self._exchange = 0
         self._tests_in_training = False
+        self._composed: dict[int, list[Message]] = {}  # train messages that were sent ahead, by exchange
         self._round_ends = -1, np.zeros(0)  # a round, and the last exchange of it for which each node is drawn
         self._num_rounds = 0
         self._network: Network | None = None
@@ -289,6 +293,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         exchanges = self.local_steps // self.exchange_every
         self.phases = self.phases_of(num_rounds, vars(self))
         self._network, self._num_rounds, self._exchange = network, num_rounds, self.last_round * exchanges
+        self._composed = {}
         self.order = replace(self.order, total_steps=num_rounds * self.local_steps)
         steps = [rounds * self.local_steps for rounds in self.phases]
         network.greeting = replace(
@@ -313,7 +318,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             self._exchange = (server_round - 1) * exchanges
             network.tested.clear()
             for _ in range(exchanges):
-                messages = self.configure_train(server_round, arrays, train_config or ConfigRecord(), network)
+                messages = self._messages(arrays, train_config or ConfigRecord(), network)
                 _, metrics = self.aggregate_train(server_round, network.exchange(messages, timeout=timeout))
             if metrics is not None:
                 result.train_metrics_clientapp[server_round] = metrics
@@ -353,10 +358,8 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
     ) -> Iterable[Message]:
         """Yield one message per node that takes part, with its order and what its neighbors sent."""
         network = self._joined(grid)
-        if sends_to(type(self)) == "neighbors":
-            network.links = self.contacts.receivers(self._exchange)
         step = self._exchange * self.exchange_every
-        drawn, ends = self.contacts.taking_part(self._exchange), self._round_ends_of()
+        drawn, ends = self.contacts.taking_part(self._exchange), self._last_drawn() == self._exchange
         keep = bool(ends.all())
         evaluate = self._tests_in_training and self.is_evaluated(server_round)
         phase_start, total_steps = self._phase(server_round)
@@ -397,6 +400,8 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Pass the replies to `absorb`, leave out those it refuses; return metrics after a round's last exchange."""
         network = self._joined(None)
+        if sends_to(type(self)) == "neighbors":
+            network.links = self.contacts.receivers(self._exchange)
         answered: list[int] = []
         of_engine: list[Exception] = []
         incoming = self._incoming(replies, answered, of_engine)
@@ -418,8 +423,13 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
 
     @property
     def ends_run(self) -> bool:
-        """Whether the current exchange is the last one of the run: what nodes reply is not sent to any other node."""
-        return self._exchange + 1 == self._num_rounds * (self.local_steps // self.exchange_every)
+        """Whether what nodes reply in the current exchange is not sent to any other node before the run ends."""
+        return self._exchange + 1 >= self._num_exchanges
+
+    @property
+    def _num_exchanges(self) -> int:
+        """Exchanges of the whole run."""
+        return self._num_rounds * (self.local_steps // self.exchange_every)
 
     @property
     def _phase_ends(self) -> list[int]:
@@ -462,22 +472,61 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         """Return whether nodes are evaluated after a round: each `evaluate_every`-th, and the last of each phase."""
         return due(server_round, self.evaluate_every, self._num_rounds) or server_round in self._phase_ends
 
+    def waits(self, exchange: int) -> bool:
+        """Return whether the messages of an exchange cannot be sent before all replies of the previous one are in."""
+        return not self.pipeline or bool(self._initial)
+
+    def _messages(self, arrays: ArrayRecord, config: ConfigRecord, network: Network) -> Iterable[Message]:
+        """Return the train messages of the current exchange; if they need not wait, those of the next are sent too."""
+        now, following = self._exchange, self._exchange + 1
+        messages: Iterable[Message] = self._composed.pop(now, [])
+        if not messages:
+            messages = self.configure_train(self._round_of(now), arrays, config, network)
+        if self.pipeline and network.sends_ahead:
+            messages = list(messages)
+            network.send_ahead(messages)
+            if following < self._num_exchanges and not self.waits(following):
+                untested = set(self._untested().tolist())
+                with self._at(following):
+                    ahead = list(self.configure_train(self._round_of(following), arrays, config, network))
+                network.send_ahead(m for m in ahead if network.vertex(m.metadata.dst_node_id) not in untested)
+                self._composed[following] = ahead
+        return messages
+
+    def _untested(self) -> np.ndarray:
+        """Return the vertices that are not drawn in a round that ends now, and so are evaluated by another message."""
+        ends_round = self._is_last_exchange(self._exchange)
+        is_asked = ends_round and self.is_evaluated(self._round_of(self._exchange))
+        return np.flatnonzero(self._last_drawn() < 0) if is_asked else np.empty(0, dtype=int)
+
+    @contextmanager
+    def _at(self, exchange: int) -> Iterator[None]:
+        """Take another exchange for the current one, to compose its messages."""
+        current, self._exchange = self._exchange, exchange
+        try:
+            yield
+        finally:
+            self._exchange = current
+
+    def _round_of(self, exchange: int) -> int:
+        return exchange // (self.local_steps // self.exchange_every) + 1
+
     def _is_last_exchange(self, exchange: int) -> bool:
         """Return whether an exchange is the last one of its round."""
         return (exchange + 1) % (self.local_steps // self.exchange_every) == 0
 
-    def _round_ends_of(self) -> np.ndarray:
-        """Return which nodes take part in no later exchange of the round, bool [nodes]."""
+    def _last_drawn(self) -> np.ndarray:
+        """Return the last exchange of the current round for which each node is drawn, -1 for none, [nodes]."""
         exchanges = self.local_steps // self.exchange_every
         this_round = self._exchange // exchanges
         if self.contacts.participation == 1:
-            return np.full(self.num_nodes, self._is_last_exchange(self._exchange))
+            return np.full(self.num_nodes, (this_round + 1) * exchanges - 1)
         if self._round_ends[0] != this_round:
             ends = np.full(self.num_nodes, -1)
             for exchange in range(this_round * exchanges, (this_round + 1) * exchanges):
                 ends[self.contacts.taking_part(exchange)] = exchange
             self._round_ends = this_round, ends
-        return self._round_ends[1] == self._exchange
+        return self._round_ends[1]
 
     def _incoming(
         self, replies: Iterable[Message], answered: list[int], of_engine: list[Exception]
@@ -512,10 +561,12 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         if not self.is_evaluated(server_round):
             return
         network = self._joined(grid)
-        in_training = set(network.tested)
+        in_training, ahead = set(network.tested), network.ahead
         record = ConfigRecord({"server-round": server_round, **config})
         for vertex, node in enumerate(network.get_node_ids()):
-            if vertex in in_training or (in_training and network.is_silent(vertex)):  # only silent ones: a timeout
+            if vertex in in_training or vertex in ahead:  # it would be evaluated after later steps
+                continue
+            if in_training and network.is_silent(vertex):  # if only silent nodes were asked, they would be waited for
                 continue
             content = RecordDict({CONFIG: record, **self._records("evaluation_payload", vertex)})
             yield Message(content, dst_node_id=node, message_type=MessageType.EVALUATE)

@@ -147,7 +147,9 @@ class DDist(DistillationStrategy):
             rows = exchanged_rows(self.order.seed, exchange, reference_rows, self.order.exchange_rows)
             if known[rows].all():
                 return ""
-            known[rows] = True
+            if exchange >= self._delay:  # those of which teachers are made by the next exchange
+                made = exchange - self._delay
+                known[exchanged_rows(self.order.seed, made, reference_rows, self.order.exchange_rows)] = True
         return (
             "with one exchange per step, reference rows teach from their second exchange on, but none of the run's "
             f"{exchanges:,} exchanges has only rows of earlier ones, as {reference_rows:,} rows are exchanged "
@@ -196,7 +198,8 @@ class DDist(DistillationStrategy):
         self.predictions[:, index] = now
         self.known[:, rows] |= present[:, None]
         if self.order.joint:
-            rows = exchanged_rows(self.order.seed, self._exchange + 1, self._reference_rows, self.order.exchange_rows)
+            sent = self._exchange + 1 + self._delay
+            rows = exchanged_rows(self.order.seed, sent, self._reference_rows, self.order.exchange_rows)
             moved, present = self.consensus[:, torch.from_numpy(rows)], np.all(self.known[:, rows], axis=1)
         taught = _probabilities(moved) if self._of_distributions else moved
         return {int(vertex): Teacher(taught[vertex]) for vertex in np.flatnonzero(present)}

@@ -10,6 +10,7 @@ from logging import WARNING
 from flwr.app import Error, Message
 from flwr.common.logger import log
 from flwr.serverapp import Grid
+from flwr.superlink.grid import InMemoryGrid
 from google.protobuf.message import DecodeError
 
 from flower_kd.failures import one_line
@@ -55,6 +56,7 @@ class Delivery:
         self._sleep = sleep
         self._on_sent = on_sent
         self._unanswered: dict[int, tuple[str, float]] = {}  # by node: a message not answered in time, and when sent
+        self._ahead: dict[str, int] = {}  # messages sent before their exchange, by id, and to which node
         self._aside: dict[str, Message] = {}  # unanswered messages that nobody ever waits for
         self._one_by_one = False  # fetch replies one by one, after an unreadable one
 
@@ -66,7 +68,34 @@ class Delivery:
     def reset(self) -> None:
         """Forget all messages, at the start of a run."""
         self._unanswered.clear()
+        self._ahead.clear()
         self._aside.clear()
+
+    @property
+    def queues(self) -> bool:
+        """Whether messages wait for their node, which answers them in order.
+
+        In process, messages are answered as they are sent, and Flower's simulation engine may answer two at once.
+        """
+        return not isinstance(self._grid, StreamingGrid | InMemoryGrid)
+
+    def send_ahead(self, messages: Iterable[Message]) -> None:
+        """Send messages before `answers` is called with them, except to nodes that were silent; each once."""
+        sent = [
+            message
+            for message in messages
+            if message.metadata.dst_node_id not in self._unanswered and message.metadata.message_id not in self._ahead
+        ]
+        self._ahead |= {name: message.metadata.dst_node_id for name, message in self._push(sent).items()}
+
+    def give_up(self, message: Message) -> None:
+        """Forget a message that was sent ahead, as its answer is of no use any more."""
+        self._ahead.pop(message.metadata.message_id, None)
+
+    @property
+    def ahead(self) -> set[int]:
+        """The nodes with a message that was sent before its exchange."""
+        return set(self._ahead.values())
 
     def is_silent(self, node: int) -> bool:
         """Return whether a node has not answered its last message in time, nor since."""
@@ -100,22 +129,25 @@ class Delivery:
         A node that did not is still sent messages, but not waited for, so that a silent node costs only one timeout. It
         gets one message per timeout, not one per exchange, or it would have too many to catch up with. If it replies to
         an old one, it is back: it is sent the current message and waited for. If all nodes were silent, all are
-        waited for.
+        waited for. Messages that were sent ahead are not sent again.
         """
         started = self._clock()
         awaited: list[Message] = []
         unawaited: list[Message] = []
         held_back: dict[str, Message] = {}
+        ahead: tuple[dict[str, Message], dict[str, Message]] = {}, {}  # of nodes that are waited for, and of others
         for message in messages:
             earlier, since = self._unanswered.get(message.metadata.dst_node_id, ("", -math.inf))
-            if not earlier:
+            if self._ahead.pop(message.metadata.message_id, None) is not None:
+                ahead[bool(earlier)][message.metadata.message_id] = message
+            elif not earlier:
                 awaited.append(message)
             elif started - since >= timeout:
                 unawaited.append(message)
             else:
                 held_back[earlier] = message
-        everyone = not awaited
-        waiting, others = self._push(awaited), self._push(unawaited)
+        everyone = not awaited and not ahead[0]
+        waiting, others = self._push(awaited) | ahead[0], self._push(unawaited) | ahead[1]
         pause = POLL_SECONDS[0]
         while waiting or (everyone and (others or held_back)):
             for answered, reply in self._pull(waiting | others | held_back):

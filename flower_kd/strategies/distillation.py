@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from logging import WARNING
 from typing import Any, Literal
 
@@ -38,7 +38,16 @@ from flower_kd.strategies.resumable import State
 from flower_kd.teacher import problem
 from flower_kd.topology import GraphSequence
 
+Pipeline = Literal[0, 1]
 Reduction = Literal["mean", "sum"]  # of the distillation term, over the rows of a step
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """A teacher that waits for its node."""
+
+    exchange: int  # whose logits it is made of
+    teacher: Teacher
 
 
 class DistillationStrategy(GraphStrategy):
@@ -63,6 +72,9 @@ class DistillationStrategy(GraphStrategy):
         Evaluations without a lower validation loss after which a node stops. 0, or omitted: no node stops.
     participation, message_loss : float
         As in GraphStrategy.
+    pipeline : {0, 1}
+        With 1, each node is sent its next message while it works on one, so that it never waits. Teachers are one
+        exchange older.
 
     Attributes
     ----------
@@ -86,8 +98,15 @@ class DistillationStrategy(GraphStrategy):
         """Return whether nodes need a reference set, beside such settings of the strategy."""
         return True
 
-    def __init__(self, graph: nx.Graph | GraphSequence, order: Order, **schedule: Any) -> None:
+    def __init__(
+        self, graph: nx.Graph | GraphSequence, order: Order, *, pipeline: Pipeline = 0, **schedule: Any
+    ) -> None:
         super().__init__(graph, replace(order, reply="logits"), **schedule)
+        self.pipeline = self._delay = pipeline
+        if pipeline and self.patience:
+            raise InputError(
+                f"pipeline = {pipeline} sends messages before it is known whether a node stops (use patience = 0)"
+            )
         require_number("temperature", order.temperature, above=0)
         require_number("logit_adjustment", order.logit_adjustment, 0)
         require_whole("exchange_rows", order.exchange_rows, 0)
@@ -98,9 +117,14 @@ class DistillationStrategy(GraphStrategy):
         self.wire = wire.get(order.wire, order.wire_coding)
         if self.wire.coding == "delta":
             self.require_every_message("wire-coding = 'delta'", "'entropy'")
+            if pipeline:
+                raise InputError(
+                    f"pipeline = {pipeline} sends the next message before it is known what arrived, from which a delta "
+                    "is made: use wire-coding = 'entropy'"
+                )
         self._last_rows: list[wire.LastRows] = []
-        self._teachers: dict[int, Teacher] = {}
-        self._taught: dict[int, int] = {}  # the exchanges in which they were made
+        self._lessons: dict[int, list[_Lesson]] = {}  # not yet sent, in the order of exchanges
+        self._ahead: dict[int, tuple[int, _Lesson]] = {}  # sent with a message of a later exchange, and in which
         self._reference_rows = 0
         self._classes = 0
         self._any_usable = False  # whether logits of any node arrived in this run
@@ -141,9 +165,13 @@ class DistillationStrategy(GraphStrategy):
 
     def why_untaught(self, num_rounds: int, reference_rows: int) -> str:
         """Return why a run would teach no node, even if no message is lost; empty if it would."""
-        if self._exchanges_in(num_rounds) != 1:
+        exchanges = self._exchanges_in(num_rounds)
+        if not 0 < exchanges <= 1 + self._delay:
             return ""
-        return "the run has one exchange, and what is sent in an exchange teaches in the next (use more rounds)"
+        return (
+            f"the run has {'one exchange' if exchanges == 1 else f'{exchanges} exchanges'}, and what is sent in an "
+            f"exchange teaches in the next{' but one, with pipeline = 1' if self._delay else ''} (use more rounds)"
+        )
 
     def warn_if_untaught(self, num_rounds: int, reference_rows: int) -> None:
         """Log a warning if a run would teach no node; once."""
@@ -159,7 +187,7 @@ class DistillationStrategy(GraphStrategy):
         """Store the shape of the logits."""
         self._reference_rows, self._classes = hellos[0].reference_rows, hellos[0].classes
         self.warn_if_untaught(self._num_rounds, self._reference_rows)
-        self._teachers, self._taught = {}, {}
+        self._lessons, self._ahead = {}, {}
         self._any_usable = False
         if self._reference_rows == 0:
             raise InputError("the nodes have no reference set: distillation needs reference-size above 0")
@@ -174,11 +202,14 @@ class DistillationStrategy(GraphStrategy):
         if self._last_rows:
             found["last-rows"] = np.stack([last.words for last in self._last_rows])
             found["last-rows-known"] = np.stack([last.known for last in self._last_rows])
-        for vertex, teacher in self._teachers.items():
-            found[f"teacher.{vertex}"] = teacher.soft_labels.numpy()
-            found[f"taught.{vertex}"] = np.array(self._taught[vertex])
-            if teacher.weights is not None:
-                found[f"teacher-weights.{vertex}"] = teacher.weights.numpy()
+        # Those that were sent for the next exchange too: their messages are lost with the SuperLink.
+        ahead = {vertex: [lesson] for vertex, (sent, lesson) in self._ahead.items() if sent >= self._exchange}
+        for vertex in range(self.num_nodes):
+            for lesson in [*ahead.get(vertex, []), *self._lessons.get(vertex, [])]:
+                teacher, place = lesson.teacher, f"{vertex}.{lesson.exchange}"
+                found[f"teacher.{place}"] = teacher.soft_labels.numpy()
+                if teacher.weights is not None:
+                    found[f"teacher-weights.{place}"] = teacher.weights.numpy()
         return found
 
     def load_state_dict(self, state: State) -> None:
@@ -186,16 +217,22 @@ class DistillationStrategy(GraphStrategy):
         for vertex, last in enumerate(self._last_rows):
             last.restore(state["last-rows"][vertex], state["last-rows-known"][vertex])
         for name, soft_labels in state.items():
-            kind, _, number = name.partition(".")
+            kind, _, place = name.partition(".")
             if kind == "teacher":
-                weights = state.get(f"teacher-weights.{number}")
-                self._teachers[int(number)] = Teacher(
-                    torch.from_numpy(soft_labels), None if weights is None else torch.from_numpy(weights)
-                )
-                self._taught[int(number)] = int(state[f"taught.{number}"])
+                owner, _, exchange = place.partition(".")
+                weights = state.get(f"teacher-weights.{place}")
+                teacher = Teacher(torch.from_numpy(soft_labels), None if weights is None else torch.from_numpy(weights))
+                self._lessons.setdefault(int(owner), []).append(_Lesson(int(exchange), teacher))
+        for lessons in self._lessons.values():
+            lessons.sort(key=lambda lesson: lesson.exchange)
+
+    @property
+    def ends_run(self) -> bool:
+        """Whether the run ends before what nodes reply in the current exchange could teach another."""
+        return self._exchange + 1 + self._delay >= self._num_exchanges
 
     def reply(self) -> Reply:
-        """Request no logits in the run's last exchange, as no node would learn from them."""
+        """Request no logits at the end of the run, as no node would learn from them."""
         return "nothing" if self.ends_run else super().reply()
 
     def base(self, vertex: int) -> int:
@@ -204,15 +241,25 @@ class DistillationStrategy(GraphStrategy):
 
     def taught(self, vertex: int) -> int:
         """Return the exchange of a vertex's teacher, unless it is as expected or there is none."""
-        exchange = self._taught.get(vertex, LAST)
-        return LAST if self.order.joint or vertex not in self._teachers or exchange == self._exchange - 1 else exchange
+        lesson = self._due(vertex)
+        return LAST if self.order.joint or lesson is None or lesson.exchange == self._exchange - 1 else lesson.exchange
+
+    def _due(self, vertex: int) -> _Lesson | None:
+        """Return the lesson that a vertex is sent in the current exchange, the last one that it may have by now."""
+        newest = self._exchange - 1 - self._delay
+        found = [each for each in self._lessons.get(vertex, ()) if each.exchange <= newest]
+        if not found or (self.order.joint and found[-1].exchange < newest):  # it is about other rows than this exchange
+            return None
+        return found[-1]
 
     def payload(self, vertex: int) -> dict[str, ArrayRecord]:
         """Return a vertex's teacher in the wire format, if it has one; it is sent once."""
-        teacher = self._teachers.pop(vertex, None)
-        if teacher is None:
+        lesson = self._due(vertex)
+        if lesson is None:
             return {}
-        labels, weights = teacher.soft_labels, teacher.weights
+        self._lessons[vertex] = [each for each in self._lessons[vertex] if each.exchange > lesson.exchange]
+        self._ahead[vertex] = self._exchange, lesson
+        labels, weights = lesson.teacher.soft_labels, lesson.teacher.weights
         records = {TEACHER: self.wire.encode_teacher(labels)}
         if labels.ndim == 3:
             records[TEACHER_WEIGHTS] = wire.encode(torch.ones(len(labels)) if weights is None else weights)
@@ -240,16 +287,15 @@ class DistillationStrategy(GraphStrategy):
         with self._named("teach"):
             teachers = self.teach(rows, logits, present)
         self._check_teachers(teachers, len(rows))
-        if self.order.joint:  # the rows of an earlier exchange are of no use
-            self._teachers = {}
-        # Nodes that take no part in the next exchange get theirs later.
-        self._teachers |= teachers
-        self._taught |= dict.fromkeys(teachers, self._exchange)
+        for vertex, teacher in teachers.items():
+            # Nodes that take no part in the next exchange get theirs later, the last one.
+            waiting = self._lessons.get(vertex, [])[-1:] if self._delay else []
+            self._lessons[vertex] = [*waiting, _Lesson(self._exchange, teacher)]
         return refused
 
     def _check_exchanged(self) -> None:
         """Raise InputError if no logits could be used in the whole run, which then shows nothing of the strategy."""
-        if self._exchange > 0 and self.last_round == 0 and not self._any_usable:
+        if self._exchange > self._delay and self.last_round == 0 and not self._any_usable:
             why = most_frequent(part.reasons for part in self._joined(None).participation.values())
             raise InputError(f"nothing was exchanged: no node's logits could be used ({why})")
 

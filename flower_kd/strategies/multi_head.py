@@ -97,6 +97,7 @@ class MultiHead(NeighborKD):
         **settings: Any,
     ) -> None:
         super().__init__(graph, **settings)
+        self._delay = 0  # its messages wait for teachers
         self.local_rounds = local_rounds
         self.teachers = teachers
         self.teacher_mode = teacher_mode
@@ -225,6 +226,10 @@ class MultiHead(NeighborKD):
         """Return that teachers are of the exchange in the order: there is no other."""
         return LAST
 
+    def waits(self, exchange: int) -> bool:
+        """Return also that messages wait until each node has its teacher."""
+        return super().waits(exchange) or (exchange >= self.phases[0] and len(self._delivered) < self.num_nodes)
+
     def fields(self, vertex: int) -> dict[str, list[str]]:
         """Return the names of the networks that a vertex is sent."""
         if not self._is_due(vertex) or not self.is_private:
@@ -236,9 +241,9 @@ class MultiHead(NeighborKD):
         if not self._is_due(vertex):
             return {}
         if not self.is_private:
-            waiting = dict(self._teachers)
+            waiting = dict(self._lessons)
             records = super().payload(vertex)
-            self._teachers = waiting  # for a node that does not receive it, or loses it
+            self._lessons, self._ahead = waiting, {}  # for a node that does not receive it, or loses it
             return records
         sources, weights = self._networks_for(vertex)
         if not sources:

@@ -111,6 +111,7 @@ class Network(Grid):
         self.absent: dict[int, str] = {}  # by vertex: in which kind of exchange, train or evaluate, it can return
         self._vertex_of: dict[int, int] = {}
         self._node_of: dict[int, int] = {}
+        self._formerly: dict[int, int] = {}  # vertices of nodes that returned under another id, by their old one
         self._late_nodes: set[int] = set()
         self._unjoined: dict[int, bool] = {}  # nodes that lost their state under the same id; whether they are asked
 
@@ -140,6 +141,7 @@ class Network(Grid):
         self.saved_rounds[:] = 0
         self._metric_names.clear()
         self.absent.clear()
+        self._formerly.clear()
         self._late_nodes.clear()
         self._unjoined.clear()
         self._returning.clear()
@@ -186,6 +188,8 @@ class Network(Grid):
             self._check_fit({**self.hellos, vertex: hello})
             old = self._node_of[vertex]
             self._vertex_of.pop(old, None)
+            if old != node:
+                self._formerly[old] = vertex
             self._delivery.forget(old)
             self._rejoined.add(vertex)
         self.hellos[vertex] = hello
@@ -301,6 +305,28 @@ class Network(Grid):
         """Return the vertex of a node."""
         return self._vertex_of[node_id]
 
+    @property
+    def sends_ahead(self) -> bool:
+        """Whether `send_ahead` is of use: messages wait for their node, which answers them in order."""
+        return self._delivery.queues
+
+    def send_ahead(self, messages: Iterable[Message]) -> None:
+        """Send train messages that `exchange` will be called with later, except to nodes that are not sure to answer.
+
+        Those to absent nodes, and all that are not sent here, are sent by `exchange`.
+        """
+        found = ((self._vertex_of.get(message.metadata.dst_node_id), message) for message in messages)
+        self._delivery.send_ahead(
+            message
+            for vertex, message in found
+            if vertex is not None and vertex not in self.absent and message.metadata.dst_node_id not in self._unjoined
+        )
+
+    @property
+    def ahead(self) -> set[int]:
+        """The vertices with a message of a later exchange."""
+        return {self._vertex_of[node] for node in self._delivery.ahead if node in self._vertex_of}
+
     def is_silent(self, vertex: int) -> bool:
         """Return whether a node has not answered its last message in time, nor since."""
         return self._delivery.is_silent(self._node_of[vertex])
@@ -333,7 +359,8 @@ class Network(Grid):
         def noted() -> Iterator[Message]:
             nonlocal server_round
             for message in messages:
-                vertex = self._vertex_of[message.metadata.dst_node_id]
+                node = message.metadata.dst_node_id
+                vertex = self._formerly[node] if node in self._formerly else self._vertex_of[node]
                 missing[vertex] = "no reply" if timeout is None else f"no reply in time (timeout = {timeout:g} s)"
                 server_round = int(message.content[CONFIG].get("server-round", 0))  # type: ignore[arg-type]
                 if ARRAYS in message.content:
@@ -341,8 +368,12 @@ class Network(Grid):
                 if message.metadata.message_type == MessageType.TRAIN:
                     self.participation[vertex].due += 1
                     self._training.add(vertex)
-                if message.metadata.dst_node_id in self._unjoined:  # it would answer before it is known what it has
+                if node in self._unjoined:  # it would answer before it is known what it has
                     missing[vertex] = "it has not joined again yet"
+                elif node in self._formerly:  # the message was sent ahead
+                    missing[vertex] = "it has returned under another id"
+                if node in self._unjoined or node in self._formerly:
+                    self._delivery.give_up(message)
                     continue
                 yield message
 
@@ -357,7 +388,7 @@ class Network(Grid):
             except InputError as error:
                 missing[vertex] = str(error)
                 if reply.has_error() and reply.error.code == NOT_JOINED:
-                    self._unjoined[message.metadata.dst_node_id] = False
+                    self._unjoined.setdefault(message.metadata.dst_node_id, False)  # or it is asked already
                 continue
             del missing[vertex]
             answered += 1

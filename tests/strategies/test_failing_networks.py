@@ -100,7 +100,7 @@ def test_a_teacher_waits_for_its_node_and_says_of_which_exchange_it_is(watched: 
 
         def taught(self, vertex: int) -> int:
             found = super().taught(vertex)
-            if vertex in self._teachers:
+            if self._due(vertex):
                 assert (self._exchange - 1 if found == LAST else found) == made[vertex]
                 delayed.append(found != LAST)
             return found
