@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from flower_kd.bench.figure import Figure
 from flower_kd.device import federation
@@ -25,6 +26,10 @@ CONFIG = {
     "num-server-rounds": ROUNDS,
     "local-steps": 5,
 }
+PIPELINED = CONFIG | {
+    "pipeline": 1,
+    "num-server-rounds": 4 * ROUNDS,
+}  # so short that the handshake would count for most
 PARTS = {"flower_kd.device.warm": "warm process", "flower-supernode": "SuperNode", "flower-superexec": "SuperExec"}
 
 
@@ -48,13 +53,15 @@ def device_rounds() -> list[Figure]:
         raise InputError("the measurement 'devices' needs Linux, where /proc tells what processes use")
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        here = run_here(CONFIG, NODES, folder / "here")
-        warm, cold = (_measured(folder / name, cold=name == "cold") for name in ("warm", "cold"))
-    per_node = here.accuracy["per_node"]
+        here, here_pipelined = (
+            run_here(each, NODES, folder / f"here-{i}") for i, each in enumerate((CONFIG, PIPELINED))
+        )
+        warm, cold = (_measured(folder / name, CONFIG, cold=name == "cold") for name in ("warm", "cold"))
+        pipelined = _measured(folder / "pipelined", PIPELINED, cold=False)
     difference = max(
         abs(there - expected)
-        for measured in (warm, cold)
-        for there, expected in zip(measured.accuracy, per_node, strict=True)
+        for measured, summary in ((warm, here), (cold, here), (pipelined, here_pipelined))
+        for there, expected in zip(measured.accuracy, summary.accuracy["per_node"], strict=True)
     )
     return [
         Figure(
@@ -71,16 +78,27 @@ def device_rounds() -> list[Figure]:
                 **{f"MB resident at rest: {name}": size for name, size in warm.resident.items()},
             },
         ),
-        Figure(f"devices: accuracy after {ROUNDS} rounds, from that in process", difference, 1e-6, at_most=True),
+        Figure(
+            "devices: the same with pipeline = 1",
+            pipelined.seconds,
+            1.5,
+            at_most=True,
+            unit="s",
+            parts={
+                "s, the same in process": here_pipelined.seconds["per_round"],
+                "s of CPU a message and node": pipelined.cpu,
+            },
+        ),
+        Figure("devices: accuracy at the end, from that in process", difference, 1e-6, at_most=True),
     ]
 
 
-def _measured(folder: Path, *, cold: bool) -> _Measured:
+def _measured(folder: Path, config: dict[str, Any], *, cold: bool) -> _Measured:
     with federation.temporary(folder, NODES, tls=False, cold=cold) as running:
         before = _cpu_seconds(running)
-        summary = results.read(federation.run(running, CONFIG, log=folder / "run.log")).summary
+        summary = results.read(federation.run(running, config, log=folder / "run.log")).summary
         after = _cpu_seconds(running)
-        messages = NODES * (1 + ROUNDS)  # the handshake, and one a round
+        messages = NODES * (1 + config["num-server-rounds"])  # the handshake, and one a round
         cpu = (after - before) / messages
         return _Measured(summary.seconds["per_round"], cpu, _resident(running), summary.accuracy["per_node"])
 
