@@ -26,10 +26,7 @@ CONFIG = {
     "num-server-rounds": ROUNDS,
     "local-steps": 5,
 }
-PIPELINED = CONFIG | {
-    "pipeline": 1,
-    "num-server-rounds": 4 * ROUNDS,
-}  # so short that the handshake would count for most
+PIPELINED = CONFIG | {"pipeline": 1, "num-server-rounds": 4 * ROUNDS}  # the handshake counts less
 PARTS = {"flower_kd.device.warm": "warm process", "flower-supernode": "SuperNode", "flower-superexec": "SuperExec"}
 
 
@@ -53,9 +50,8 @@ def device_rounds() -> list[Figure]:
         raise InputError("the measurement 'devices' needs Linux, where /proc tells what processes use")
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        here, here_pipelined = (
-            run_here(each, NODES, folder / f"here-{i}") for i, each in enumerate((CONFIG, PIPELINED))
-        )
+        here = run_here(CONFIG, NODES, folder / "here")
+        here_pipelined = run_here(PIPELINED, NODES, folder / "here-pipelined")
         warm, cold = (_measured(folder / name, CONFIG, cold=name == "cold") for name in ("warm", "cold"))
         pipelined = _measured(folder / "pipelined", PIPELINED, cold=False)
     difference = max(

@@ -61,8 +61,14 @@ def test_up_run_status_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             assert node.seen is not None
             assert node.seen < 120
             log = kept.log_of(node.name).read_text()
-            assert log.count("Start `flwr-clientapp` process") == 5  # the handshake, and two messages a round
+            assert log.count("Start `flwr-clientapp` process") == 3  # the handshake, and one message a round
             assert "flower-kd: " not in log  # no cold start
+        pipelined = SHORT | {"pipeline": 1, "num-server-rounds": 4}
+        command("federation", "run", *option, "-c", as_run_config(pipelined))
+        summary = json.loads((Path(Federation.read(folder).last_run) / "summary.json").read_text())
+        here = sim.run(pipelined, 2, tmp_path / "here-pipelined")
+        assert summary["accuracy"]["per_node"] == pytest.approx(here.accuracy["per_node"], abs=1e-6)
+        assert summary["bytes"] == here.bytes
         assert command("federation", "status", *option).count("online") == 2
     finally:
         ended = command("federation", "down", *option)
