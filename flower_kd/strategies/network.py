@@ -194,6 +194,7 @@ class Network(Grid):
             self._rejoined.add(vertex)
         self.hellos[vertex] = hello
         self._vertex_of[node], self._node_of[vertex] = vertex, node
+        self._formerly.pop(node, None)
         self.traffic.down[vertex] += message_bytes(message)
         self.traffic.up[vertex] += message_bytes(reply)
         if returning:

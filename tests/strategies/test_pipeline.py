@@ -105,29 +105,32 @@ def test_a_node_that_is_gone_for_a_while_returns(ring: nx.Graph, caplog) -> None
     assert not [key for key in network.metrics if key in ((2, 2), (3, 2))]
 
 
-@pytest.mark.parametrize("same_id", [True, False])
-def test_a_restarted_node_joins_again(same_id: bool, ring: nx.Graph, caplog) -> None:
+@pytest.mark.parametrize("ids", [["same"], ["other"], ["other", "first"]])
+def test_a_restarted_node_joins_again(ids: list[str], ring: nx.Graph, caplog) -> None:
     grid = DelayedGrid(FaultyGrid(APP, 4, {}), lambda vertex, message: 5.0)
     strategy = NeighborKD(ring, local_steps=1, pipeline=1)
     network = grid.watched(strategy.network(grid))
+    restarts = dict(zip((4, 12), ids, strict=False))
+    first: list[int] = []
 
     def restart(vertex: int, reply: Message) -> Message:
         server_round = max((number for number, _ in network.metrics), default=0)
-        if vertex == 1 and server_round == 4 and restart.__dict__.setdefault("once", True):
-            restart.__dict__["once"] = False
+        if vertex == 1 and server_round in restarts:
             node = network.node_id(1)
+            first.append(node)
             context = grid.grid.contexts.pop(node)
-            context.state, context.node_id = LiveState(), node if same_id else 777
+            context.state = LiveState()
+            context.node_id = {"same": node, "other": 777, "first": first[0]}[restarts.pop(server_round)]
             grid.grid.contexts[context.node_id] = context
         return reply
 
     grid.grid.interfere = restart
-    strategy.start(network, num_rounds=12, timeout=TIMEOUT)
-    assert 7 <= network.participation[1].taken < 12
-    assert [network.participation[vertex].taken for vertex in (0, 2, 3)] == [12] * 3
-    assert sum("node 1 is back" in record.getMessage() for record in caplog.records) == 1
+    strategy.start(network, num_rounds=20, timeout=TIMEOUT)
+    assert 20 - 5 * len(ids) <= network.participation[1].taken <= 20 - 2 * len(ids)
+    assert [network.participation[vertex].taken for vertex in (0, 2, 3)] == [20] * 3
+    assert sum("node 1 is back" in record.getMessage() for record in caplog.records) == len(ids)
     assert not [r for r in caplog.records if "joined late" in r.getMessage()]
-    assert {key[0] for key in network.metrics if key[1] == 1} >= {10, 11, 12}
+    assert {key[0] for key in network.metrics if key[1] == 1} >= {18, 19, 20}
 
 
 @pytest.mark.parametrize("strategy", ["neighbor-kd", "d-dist"])
