@@ -1,0 +1,107 @@
+"""Links that are slow, drop, or fall silent, between real processes: `pytest -m slow tests/engines/test_links.py`."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from devices import NODES, Devices, rounds_done, wait
+
+from flower_kd import sim
+
+pytestmark = pytest.mark.slow
+TIMEOUT = 20.0
+CONFIG: dict[str, object] = {
+    "strategy": "neighbor-kd", "baseline": "none", "local-steps": 20, "samples-per-node": 60, "reference-size": 60,
+    "momentum": 0.9, "learning-rate": 0.02, "timeout": TIMEOUT,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Devices]:
+    with ExitStack() as processes:
+        started = Devices(tmp_path_factory.mktemp("devices"), processes, warm=True)
+        yield started
+        started.end()
+
+
+def train_rounds(history: pd.DataFrame, vertex: int) -> list[int]:
+    """Return the rounds in which what a node trained was used."""
+    return history[(history["vertex"] == vertex) & history["train-loss"].notna()]["round"].tolist()
+
+
+def back_in(output: str) -> int:
+    """Return the round in which node 1 was back."""
+    return int(output.split("node 1 is back in round ")[1].split(",")[0])
+
+
+def test_a_slow_device_is_not_waited_for_and_its_late_answer_is_not_used(devices: Devices, tmp_path: Path) -> None:
+    def hold_up() -> None:
+        wait(lambda: rounds_done(tmp_path / "run") >= 1)
+        before = devices.received(1)
+        wait(lambda: devices.received(1) > before)
+        devices.signal("supernode-1", signal.SIGSTOP)
+        wait(lambda: rounds_done(tmp_path / "run") >= 2)
+        devices.signal("supernode-1", signal.SIGCONT)
+
+    output = devices.run(CONFIG | {"num-server-rounds": 6, "output-dir": str(tmp_path / "run")}, hold_up)
+    assert "round 2 continues without node 1: no reply in time (timeout = 20 s)" in output
+    assert "Traceback" not in output
+    history = pd.read_csv(tmp_path / "run" / "history.csv")
+    back = back_in(output)
+    taken = [1, *range(back, 7)]
+    assert train_rounds(history, 0) == list(range(1, 7))
+    assert train_rounds(history, 1) == taken
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["participation"][1]["taken"] == len(taken)
+    # Node 0 learns from what node 1 said in the round before: nothing, while that was late.
+    distilled = history[history["vertex"] == 0].set_index("round")["kd-loss"] > 0
+    assert distilled[distilled].index.tolist() == [round_ + 1 for round_ in taken if round_ < 6]
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["closed", "silent"])
+def test_a_node_is_back_when_its_link_is(devices: Devices, tmp_path: Path, *, silent: bool) -> None:
+    rounds, link = 12, devices.links[1]
+    starts = devices.log_of("supernode-1").count("SuperNode ID")
+
+    def drop() -> None:
+        wait(lambda: rounds_done(tmp_path / "run") >= 2)
+        (link.stall if silent else link.cut)()
+        wait(lambda: rounds_done(tmp_path / "run") >= 5)
+        link.mend()
+
+    output = devices.run(CONFIG | {"num-server-rounds": rounds, "output-dir": str(tmp_path / "run")}, drop)
+    assert (tmp_path / "run" / "summary.json").exists(), output
+    assert "round 3 continues without node 1" in output
+    assert "Traceback" not in output
+    back = back_in(output)
+    assert f"node 1 is back in round {back}, with its own weights" in output
+    assert devices.log_of("supernode-1").count("SuperNode ID") == starts
+    history = pd.read_csv(tmp_path / "run" / "history.csv")
+    assert train_rounds(history, 0) == list(range(1, rounds + 1))
+    assert train_rounds(history, 1) == [1, 2, *range(back, rounds + 1)]
+    accuracy = history[history["vertex"] == 1].set_index("round")["test-accuracy"]
+    assert accuracy[back] > accuracy[2] - 0.05
+
+
+def test_a_delay_changes_nothing_but_the_time(devices: Devices, tmp_path: Path) -> None:
+    """200 ms in each direction."""
+    config = CONFIG | {"num-server-rounds": 4, "timeout": 120.0}
+    seconds = {}
+    for delay in (0.0, 0.2):
+        for link in devices.links:
+            link.delay = delay
+        output = devices.run(config | {"output-dir": str(tmp_path / str(delay))})
+        assert "continues without" not in output
+        summary = json.loads((tmp_path / str(delay) / "summary.json").read_text())
+        here = sim.run(config, NODES, tmp_path / f"here-{delay}")
+        assert summary["accuracy"]["per_node"] == pytest.approx(here.accuracy["per_node"], abs=1e-6)
+        assert summary["bytes"] == here.bytes
+        seconds[delay] = summary["seconds"]["per_round"]
+    print(f"seconds a round by delay: {seconds}")
+    assert seconds[0.2] < seconds[0.0] + 30
