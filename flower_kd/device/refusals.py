@@ -1,6 +1,6 @@
 """Why a SuperLink does not take a node in, where Flower's SuperNode ends without saying so.
 
-It is asked in a process of its own, `python -m flower_kd.device.refusals`: what it imports would stay in a node's memory.
+A node asks in another process, `python -m flower_kd.device.refusals`: what that imports would stay in its memory.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def of_clock(address: str, certificate: Path | None) -> Refusal | None:
         return None
     direction = "ahead of" if ahead > 0 else "behind"
     return Refusal(
-        f"the clock of this device is {_duration(abs(ahead))} {direction} that of the SuperLink at {address}, and Flower "
-        f"refuses nodes that are more than {MOST_AHEAD} s ahead or {MOST_BEHIND} s behind: {_SET}"
+        f"the clock of this device is {_duration(abs(ahead))} {direction} that of the SuperLink at {address}, and "
+        f"Flower refuses nodes that are more than {MOST_AHEAD} s ahead or {MOST_BEHIND} s behind: {_SET}"
     )
 
 

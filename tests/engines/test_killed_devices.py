@@ -6,16 +6,21 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from devices import NODES, Devices, rounds_done, wait
+from devices import NODES, Devices, rounds_done, signal_all, wait
 
 from flower_kd import load_model, sim
+from flower_kd.device import federation as federations
+from flower_kd.device.federation import Federation
 
 ROUNDS = 5
 CONFIG: dict[str, object] = {
@@ -97,3 +102,32 @@ def test_a_killed_server_goes_on_at_its_round(devices: Devices, tmp_path: Path) 
     history = pd.read_csv(output_dir / "history.csv")
     assert len(history) == rounds * NODES
     assert not history.duplicated(["round", "vertex"]).any()
+
+
+@pytest.mark.slow
+def test_a_killed_node_with_a_key_goes_on_under_its_id(tmp_path: Path) -> None:
+    """Flower lets it in again only when it has been silent for a minute."""
+    folder, output_dir = tmp_path / "federation", tmp_path / "run"
+    config = CONFIG | {"num-server-rounds": 24, "timeout": 20.0, "output-dir": str(output_dir)}
+    try:
+        federation = federations.up(folder, NODES, tls=True)
+        with ThreadPoolExecutor(1) as pool:
+            run = pool.submit(federations.run, federation, config, log=tmp_path / "run.log")
+            wait(lambda: rounds_done(output_dir) >= 2 or run.done())
+            signal_all(federation.processes["node-1"].pid, signal.SIGKILL)
+            again = federations.up(folder, NODES, tls=True)
+            done, rounds_before = run.result(), rounds_done(output_dir)
+        log, output = again.log_of("node-1").read_text(), (tmp_path / "run.log").read_text()
+    finally:
+        federations.down(Federation.read(folder))
+    assert done == output_dir
+    assert rounds_before == 24
+    first, second = re.findall(r"SuperNode ID: (\d+)", log)
+    assert first == second
+    assert "flower-kd: the SuperLink still counts this node as connected" in log
+    assert "node 1 is back in round" in output
+    assert "with its own weights of round 2" in output
+    history = pd.read_csv(output_dir / "history.csv")
+    accuracy = history[history["vertex"] == 1].set_index("round")["test-accuracy"].dropna()
+    back = int(output.split("node 1 is back in round ")[1].split(",")[0])
+    assert accuracy[back] > accuracy[2] - 0.05

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from devices import NODES, Devices, rounds_done, wait
+from lossy_link import LossyLink, why_not
 
 from flower_kd import sim
 
@@ -89,19 +90,42 @@ def test_a_node_is_back_when_its_link_is(devices: Devices, tmp_path: Path, *, si
     assert accuracy[back] > accuracy[2] - 0.05
 
 
-def test_a_delay_changes_nothing_but_the_time(devices: Devices, tmp_path: Path) -> None:
-    """200 ms in each direction."""
+def run_as_in_process(devices: Devices, folder: Path) -> float:
+    """Run a few rounds, whose figures must be those in process, and return the seconds of one."""
     config = CONFIG | {"num-server-rounds": 4, "timeout": 120.0}
+    output = devices.run(config | {"output-dir": str(folder / "devices")})
+    assert "continues without" not in output
+    summary = json.loads((folder / "devices" / "summary.json").read_text())
+    here = sim.run(config, NODES, folder / "here")
+    assert summary["accuracy"]["per_node"] == pytest.approx(here.accuracy["per_node"], abs=1e-6)
+    assert summary["bytes"] == here.bytes
+    return float(summary["seconds"]["per_round"])
+
+
+def test_a_delay_changes_nothing_but_the_time(devices: Devices, tmp_path: Path) -> None:
+    """200 ms in each direction, through relays: nothing is lost, and it works on every machine."""
     seconds = {}
-    for delay in (0.0, 0.2):
+    for delay in (0.2, 0.0):
         for link in devices.links:
             link.delay = delay
-        output = devices.run(config | {"output-dir": str(tmp_path / str(delay))})
-        assert "continues without" not in output
-        summary = json.loads((tmp_path / str(delay) / "summary.json").read_text())
-        here = sim.run(config, NODES, tmp_path / f"here-{delay}")
-        assert summary["accuracy"]["per_node"] == pytest.approx(here.accuracy["per_node"], abs=1e-6)
-        assert summary["bytes"] == here.bytes
-        seconds[delay] = summary["seconds"]["per_round"]
+        seconds[delay] = run_as_in_process(devices, tmp_path / str(delay))
     print(f"seconds a round by delay: {seconds}")
-    assert seconds[0.2] < seconds[0.0] + 30
+    assert seconds[0.0] < seconds[0.2] < seconds[0.0] + 30
+
+
+def test_delay_and_loss_change_nothing_but_the_time(tmp_path: Path) -> None:
+    """200 ms and 1% of the packets, in each direction, below TCP."""
+    if reason := why_not():
+        pytest.skip(reason)
+    seconds = {}
+    for delay, loss in ((0.0, 0.0), (0.2, 0.01)):
+        folder = tmp_path / f"{delay}-{loss}"
+        folder.mkdir()
+        with ExitStack() as processes:
+            link = processes.enter_context(LossyLink(delay, loss))
+            devices = Devices(folder, processes, warm=True, between=link)
+            seconds[delay, loss] = run_as_in_process(devices, folder)
+            devices.end()
+        assert (link.lost > 0) == (loss > 0)
+        print(f"{link.packets} packets of {link.bytes} bytes from and to the server, {link.lost} lost")
+    print(f"seconds a round by delay and loss: {seconds}")
