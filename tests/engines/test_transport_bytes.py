@@ -23,7 +23,7 @@ from flower_kd.wire.sizes import METADATA_BYTES
 
 pytestmark = pytest.mark.slow
 ROUNDS = 5
-CLASSES, ROWS = 100, 2000  # 800 kB of logits
+CLASSES, ROWS = 100, 2500  # 1 MB of logits
 CONFIG: dict[str, object] = {
     "strategy": "neighbor-kd", "baseline": "none", "num-server-rounds": ROUNDS, "local-steps": 4, "timeout": 120.0,
 }  # fmt: skip
