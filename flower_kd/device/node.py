@@ -74,6 +74,11 @@ def _keep_connected(
         waited = waited and time.monotonic() - started < CONNECTED_SECONDS
         refusal = refusals.ask(options)
         if refusal is None:
+            if status == 0:
+                _say(
+                    "Flower's SuperNode ended by itself: the SuperLink knows this node no longer, as after a start "
+                    "without its --database"
+                )
             return _status(status) or 1
         if refusal.seconds is None:
             raise InputError(refusal.why)

@@ -157,10 +157,13 @@ def test_another_node_with_the_same_key_is_named(
     assert starts(tmp_path) == 2
 
 
-def test_a_supernode_that_ends_by_itself_is_a_failure(options: NodeOptions, tmp_path: Path) -> None:
+def test_a_supernode_that_ends_by_itself_is_a_failure(
+    options: NodeOptions, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Flower's ends with status 0 if its clock is wrong; a service would not start it again."""
     (tmp_path / "statuses").write_text("0\n")
     assert node.run(options, warm_start=False) == 1
+    assert "flower-kd: Flower's SuperNode ended by itself" in capfd.readouterr().err
 
 
 def test_the_reason_is_the_users_error(options: NodeOptions, tmp_path: Path) -> None:

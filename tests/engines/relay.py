@@ -38,6 +38,7 @@ class Relay:
         self._loop = asyncio.new_event_loop()
         self._passing = asyncio.Event()
         self._passing.set()
+        self._last_words: bytes | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -69,6 +70,15 @@ class Relay:
     def stall(self) -> None:
         """Let nothing pass, and leave connections open: what is sent arrives once the link is mended."""
         self._loop.call_soon_threadsafe(self._passing.clear)
+
+    def stall_after(self, words: bytes) -> None:
+        """Let nothing pass once these words have gone to the target."""
+        self._last_words = words
+
+    @property
+    def stalled(self) -> bool:
+        """Whether nothing passes."""
+        return not self._passing.is_set()
 
     def mend(self) -> None:
         """Let everything pass again."""
@@ -132,5 +142,8 @@ class Relay:
                 passed.extend(data)
                 writer.write(data)
                 await writer.drain()
+                if self._last_words is not None and self._last_words in data:
+                    self._last_words = None
+                    self._passing.clear()
 
         await asyncio.gather(read(), write())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -88,6 +89,31 @@ def test_a_node_is_back_when_its_link_is(devices: Devices, tmp_path: Path, *, si
     assert train_rounds(history, 1) == [1, 2, *range(back, rounds + 1)]
     accuracy = history[history["vertex"] == 1].set_index("round")["test-accuracy"]
     assert accuracy[back] > accuracy[2] - 0.05
+
+
+def test_a_link_that_falls_silent_in_the_middle_of_a_reply_ends_one_round_late(
+    devices: Devices, tmp_path: Path
+) -> None:
+    """Flower waits up to 180 s for the rest of a reply that has begun, whatever the run's timeout."""
+    rounds, link = 8, devices.links[1]
+    seconds: list[float] = []
+
+    def drop() -> None:
+        wait(lambda: rounds_done(tmp_path / "run") >= 2)
+        link.stall_after(b"POST /v1/fleet/push-messages")
+        wait(lambda: link.stalled)
+        stalled = time.monotonic()
+        wait(lambda: rounds_done(tmp_path / "run") >= 3)
+        seconds.append(time.monotonic() - stalled)
+        link.mend()
+
+    output = devices.run(CONFIG | {"num-server-rounds": rounds, "output-dir": str(tmp_path / "run")}, drop)
+    assert "Traceback" not in output
+    history = pd.read_csv(tmp_path / "run" / "history.csv")
+    assert train_rounds(history, 0) == list(range(1, rounds + 1))
+    print(f"the round took {seconds} s; node 1 took part in {train_rounds(history, 1)}")
+    assert seconds[0] < 240
+    assert train_rounds(history, 1)[-1] == rounds
 
 
 def run_as_in_process(devices: Devices, folder: Path) -> float:
