@@ -51,7 +51,7 @@ def test_a_wrong_clock_is_named_and_a_difference_that_flower_allows_changes_noth
             devices.kill("supernode-1")
             devices.start_supernode(1, **shifted(tmp_path / f"clock{seconds}", seconds))
             wait(lambda: devices.started["supernode-1"].poll() is not None, 120)
-            assert devices.started["supernode-1"].returncode == 1
+            assert devices.started["supernode-1"].returncode == 2
             assert f"the clock of this device is {words} that of the SuperLink at" in devices.log_of("supernode-1")
             assert "SuperNode ID" not in devices.log_of("supernode-1")
         devices.start_supernode(1, **shifted(tmp_path / "clock-200", -200))
