@@ -100,7 +100,7 @@ def test_a_link_that_falls_silent_in_the_middle_of_a_reply_ends_one_round_late(
 
     def drop() -> None:
         wait(lambda: rounds_done(tmp_path / "run") >= 2)
-        link.stall_after(b"POST /v1/fleet/push-messages")
+        link.stall_after(b"POST /v1/fleet/push-object")
         wait(lambda: link.stalled)
         stalled = time.monotonic()
         wait(lambda: rounds_done(tmp_path / "run") >= 3)
