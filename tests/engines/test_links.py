@@ -17,7 +17,7 @@ from lossy_link import LossyLink, why_not
 from flower_kd import sim
 
 pytestmark = pytest.mark.slow
-TIMEOUT = 20.0
+TIMEOUT = 40.0  # seconds: twice what a round takes on a busy machine
 CONFIG: dict[str, object] = {
     "strategy": "neighbor-kd", "baseline": "none", "local-steps": 20, "samples-per-node": 60, "reference-size": 60,
     "momentum": 0.9, "learning-rate": 0.02, "timeout": TIMEOUT,
@@ -52,7 +52,7 @@ def test_a_slow_device_is_not_waited_for_and_its_late_answer_is_not_used(devices
         devices.signal("supernode-1", signal.SIGCONT)
 
     output = devices.run(CONFIG | {"num-server-rounds": 6, "output-dir": str(tmp_path / "run")}, hold_up)
-    assert "round 2 continues without node 1: no reply in time (timeout = 20 s)" in output
+    assert "round 2 continues without node 1: no reply in time (timeout = 40 s)" in output
     assert "Traceback" not in output
     history = pd.read_csv(tmp_path / "run" / "history.csv")
     back = back_in(output)
@@ -112,7 +112,7 @@ def test_a_link_that_falls_silent_in_the_middle_of_a_reply_ends_one_round_late(
     history = pd.read_csv(tmp_path / "run" / "history.csv")
     assert train_rounds(history, 0) == list(range(1, rounds + 1))
     print(f"the round took {seconds} s; node 1 took part in {train_rounds(history, 1)}")
-    assert seconds[0] < 240
+    assert seconds[0] < 300
     assert train_rounds(history, 1)[-1] == rounds
 
 
