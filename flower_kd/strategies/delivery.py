@@ -123,7 +123,7 @@ class Delivery:
                     message = (waiting if answered in waiting else others).pop(answered)
                     self._unanswered.pop(message.metadata.dst_node_id, None)
                     yield message, reply
-            # Flower waits minutes for the rest of a reply that has begun: what came meanwhile must be fetched once more.
+            # Flower may wait minutes for the rest of a reply: what came meanwhile is fetched once more.
             if asked >= started + timeout:
                 break
             if waiting or everyone:

@@ -434,8 +434,8 @@ class Network(Grid):
     def _readmit(self) -> None:
         """Assign absent vertices to nodes that connected under a new id, or lost their state (a restarted device).
 
-        Each is asked once, and again when the node whose vertex it claims is gone; its answer is not waited for but polled
-        for each time.
+        Each is asked once, and again when the node whose vertex it claims is gone; its answer is not waited for but
+        polled for each time.
         """
         if not self.absent and not self._delivery.has_unawaited:
             return
