@@ -28,7 +28,8 @@ from flower_kd.errors import InputError
 FILE = "federation.json"
 CONNECTION = "federation"  # what `flwr run` calls the SuperLink
 SUPERLINK = "superlink"
-ONLINE_SECONDS = 60.0, 15.0  # and for each node: they all import torch at the same time
+ONLINE_SECONDS = 120.0, 15.0  # and for each node: they all import torch, and killed ones are let in after 60 s
+CONNECTED = "SuperNode ID:"  # in the log of a node that was taken in
 LOST_HEARTBEATS = 2  # of which Flower waits for the next before a node counts as offline
 
 _APP = """\
@@ -175,6 +176,7 @@ def up(folder: Path, nodes: int, *, tls: bool, cold: bool = False) -> Federation
     else:
         federation = Federation(path, nodes, tls, loopback.free_port(), cold)
     before = dict(federation.processes)
+    logged = {name: _size(federation.log_of(name)) for name in _names(nodes) if not federation.runs(name)}
     try:
         path.mkdir(parents=True, exist_ok=True)
         if tls:
@@ -187,7 +189,7 @@ def up(folder: Path, nodes: int, *, tls: bool, cold: bool = False) -> Federation
             for vertex in range(nodes):
                 if not federation.runs(f"node-{vertex}"):
                     _start_node(federation, vertex)
-            _wait_until_online(federation, superlink)
+            _wait_until_online(federation, superlink, logged)
     except BaseException:
         started = [identity for name, identity in federation.processes.items() if before.get(name) != identity]
         processes.end_sessions(started)
@@ -249,11 +251,7 @@ def run(
     federation.write()
     options: list[str] = []
     if app is None:
-        app = federation.folder / "app"
-        app.mkdir(exist_ok=True)
-        folders.replace_file(app / "LICENSE", b"Apache-2.0\n")  # without it, Flower does not build an app
-        listed = tomli_w.dumps({"tool": {"flwr": {"app": {"config": config}}}})
-        folders.replace_file(app / "pyproject.toml", f"{_APP}\n{listed}".encode())
+        app = write_app(federation.folder / "app", config)
     else:
         folders.replace_file(federation.folder / "run-config.toml", tomli_w.dumps(config).encode())
         options = ["--run-config", str(federation.folder / "run-config.toml")]
@@ -265,6 +263,15 @@ def run(
     if not summary.exists() or (summary.stat().st_mtime_ns == before and not settings.get("resume")):
         raise InputError(f"the run did not finish: there is no summary in {str(results)!r}")
     return results
+
+
+def write_app(folder: Path, config: Mapping[str, Any]) -> Path:
+    """Make a folder that `flwr run` takes: flower-kd's apps, which are installed on the devices, with a run config."""
+    folder.mkdir(exist_ok=True)
+    folders.replace_file(folder / "LICENSE", b"Apache-2.0\n")  # without it, Flower does not build an app
+    listed = tomli_w.dumps({"tool": {"flwr": {"app": {"config": dict(config)}}}})
+    folders.replace_file(folder / "pyproject.toml", f"{_APP}\n{listed}".encode())
+    return folder
 
 
 @dataclass(frozen=True)
@@ -331,9 +338,9 @@ def _by_name(federation: Federation, nodes: list[KnownNode]) -> dict[str, KnownN
         return {name: by_key[key] for name, key in keyed.items() if key in by_key}
     by_id = {str(node.node_id): node for node in nodes}
     found = {}
-    for name in (f"node-{vertex}" for vertex in range(federation.nodes)):
+    for name in _names(federation.nodes):
         log = federation.log_of(name)
-        words = log.read_text(errors="replace").rpartition("SuperNode ID:")[2].split() if log.exists() else []
+        words = log.read_text(errors="replace").rpartition(CONNECTED)[2].split() if log.exists() else []
         if words and words[0] in by_id:
             found[name] = by_id[words[0]]
     return found
@@ -403,12 +410,38 @@ def _register(federation: Federation, superlink: SuperLink) -> None:
             superlink.register(key, f"node-{vertex}")
 
 
-def _wait_until_online(federation: Federation, superlink: SuperLink) -> None:
+def _names(nodes: int) -> list[str]:
+    return [f"node-{vertex}" for vertex in range(nodes)]
+
+
+def _size(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0
+
+
+def _wait_until_online(federation: Federation, superlink: SuperLink, logged: Mapping[str, int]) -> None:
+    """Wait until all nodes are connected.
+
+    Parameters
+    ----------
+    federation : Federation
+        Whose nodes were started.
+    superlink : SuperLink
+        A connection to its SuperLink.
+    logged : mapping
+        Bytes in the log of each node that was just started, before that: the SuperLink counts a node that was killed as
+        connected for a while.
+    """
     deadline = time.monotonic() + ONLINE_SECONDS[0] + ONLINE_SECONDS[1] * federation.nodes
-    names = [f"node-{vertex}" for vertex in range(federation.nodes)]
+    names = _names(federation.nodes)
     while True:
         known = _by_name(federation, superlink.nodes())
-        missing = [name for name in names if name not in known or known[name].status != "online"]
+        missing = [
+            name
+            for name in names
+            if name not in known
+            or known[name].status != "online"
+            or CONNECTED.encode() not in federation.log_of(name).read_bytes()[logged.get(name, 0) :]
+        ]
         if not missing:
             return
         ended = [name for name in names if not federation.runs(name)]

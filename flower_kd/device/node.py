@@ -10,26 +10,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 
-from flower_kd.device import launch, loopback, processes, warm
+from flower_kd.device import launch, loopback, processes, refusals, warm
 from flower_kd.device.options import NodeOptions
 from flower_kd.errors import InputError
 from flower_kd.sim.signals import deferred_signals
 
 LAUNCHED = "flwr-clientapp"  # what Flower's SuperExec starts for each message, found in PATH
 TICK_SECONDS = 0.5
+CONNECTED_SECONDS = 60.0  # a SuperNode that ends later than these was connected
 RESTART_SECONDS = (1.0, 60.0)  # after the first failure to start, and at most
 
 
 def run(options: NodeOptions, *, warm_start: bool = True) -> int:
-    """Run a node until Flower's SuperNode ends or this process is interrupted, and return the SuperNode's exit status.
+    """Run a node until Flower's SuperNode ends or this process is interrupted, and return an exit status.
 
-    All processes that it started end with it.
+    All processes that it started end with it. A node that was switched off is not taken in again at once: the SuperNode
+    is started again when it can be. Otherwise a SuperNode that ends by itself is a failure, whatever its own status.
 
     Parameters
     ----------
@@ -41,7 +43,8 @@ def run(options: NodeOptions, *, warm_start: bool = True) -> int:
     Raises
     ------
     InputError
-        If an option cannot be used, or Flower is not installed beside this package.
+        If an option cannot be used, Flower is not installed beside this package, or it is known why the SuperLink does
+        not take the node in.
     """
     options.check()
     env = loopback.commands_first(os.environ) | loopback.QUICKLY
@@ -50,15 +53,42 @@ def run(options: NodeOptions, *, warm_start: bool = True) -> int:
         raise InputError("flower-supernode and flwr-clientapp are not in PATH: install flwr beside flower-kd")
     command = options.supernode_command(loopback.free_port())
     if not warm_start:
-        with _running(command, env) as supernode:
-            return _status(supernode.wait())
+        return _keep_connected(options, command, env, lambda: None)
     with _private_folder(own) as folder:
         env["PATH"] = f"{folder}{os.pathsep}{env['PATH']}"
-        with WarmProcess(folder) as forker, _running(command, env) as supernode:
+        with WarmProcess(folder) as forker:
+            return _keep_connected(options, command, env, forker.watch)
+
+
+def _keep_connected(
+    options: NodeOptions, command: Sequence[str], env: dict[str, str], watch: Callable[[], None]
+) -> int:
+    """Run the SuperNode, again as long as it is refused for a while only, and return an exit status."""
+    waited = False
+    while True:
+        with _running(command, env) as supernode:
+            started = time.monotonic()
             while (status := supernode.poll()) is None:
-                forker.watch()
+                watch()
                 time.sleep(TICK_SECONDS)
-            return _status(status)
+        waited = waited and time.monotonic() - started < CONNECTED_SECONDS
+        refusal = refusals.ask(options)
+        if refusal is None:
+            if status == 0:
+                _say(
+                    "Flower's SuperNode ended by itself: the SuperLink knows this node no longer, as after a start "
+                    "without its --database"
+                )
+            return _status(status) or 1
+        if refusal.seconds is None:
+            raise InputError(refusal.why)
+        if waited:
+            raise InputError(f"another node with this key is connected to the SuperLink at {options.superlink}")
+        _say(f"{refusal.why}: the next attempt is in {refusal.seconds:.0f} s")
+        deadline, waited = time.monotonic() + refusal.seconds, True
+        while time.monotonic() < deadline:
+            watch()
+            time.sleep(TICK_SECONDS)
 
 
 class WarmProcess:

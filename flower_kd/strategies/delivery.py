@@ -150,6 +150,7 @@ class Delivery:
         waiting, others = self._push(awaited) | ahead[0], self._push(unawaited) | ahead[1]
         pause = POLL_SECONDS[0]
         while waiting or (everyone and (others or held_back)):
+            asked = self._clock()
             for answered, reply in self._pull(waiting | others | held_back):
                 if answered in held_back:
                     waiting |= self._push([held_back.pop(answered)])
@@ -157,11 +158,11 @@ class Delivery:
                     message = (waiting if answered in waiting else others).pop(answered)
                     self._unanswered.pop(message.metadata.dst_node_id, None)
                     yield message, reply
-            left = started + timeout - self._clock()
-            if left <= 0:
+            # Flower may wait minutes for the rest of a reply: what came meanwhile is fetched once more.
+            if asked >= started + timeout:
                 break
             if waiting or everyone:
-                self._sleep(min(pause, left))
+                self._sleep(max(min(pause, started + timeout - self._clock()), 0.0))
                 pause = min(2 * pause, POLL_SECONDS[1])
         for message_id, message in (waiting | others).items():
             self._unanswered[message.metadata.dst_node_id] = (message_id, started)

@@ -113,6 +113,7 @@ class Network(Grid):
         self._node_of: dict[int, int] = {}
         self._formerly: dict[int, int] = {}  # vertices of nodes that returned under another id, by their old one
         self._late_nodes: set[int] = set()
+        self._in_line: dict[int, int] = {}  # nodes that are not used, as another one had their vertex
         self._unjoined: dict[int, bool] = {}  # nodes that lost their state under the same id; whether they are asked
 
     # -- handshake ----------------------------------------------------------------------------------------------------
@@ -143,6 +144,7 @@ class Network(Grid):
         self.absent.clear()
         self._formerly.clear()
         self._late_nodes.clear()
+        self._in_line.clear()
         self._unjoined.clear()
         self._returning.clear()
         self._last_round.clear()
@@ -182,6 +184,7 @@ class Network(Grid):
             raise InputError(f"the node with Flower's id {node}: {error}") from None
         vertex = vertex_of(hello, self.num_nodes, self._vertex_of_name)
         if vertex in self.hellos and vertex not in self.absent:
+            self._in_line[node] = vertex
             raise InputError(f"two nodes both claim vertex {self._label(vertex)}: each needs a place of its own")
         returning = vertex in self.absent
         if returning:
@@ -489,12 +492,18 @@ class Network(Grid):
     def _readmit(self) -> None:
         """Assign absent vertices to nodes that connected under a new id, or lost their state (a restarted device).
 
-        Each is asked once; its answer is not waited for but polled for each time.
+        Each is asked once, and again when the node whose vertex it claims is gone; its answer is not waited for but
+        polled for each time.
         """
         if not self.absent and not self._delivery.has_unawaited:
             return
-        new = [n for n in self._grid.get_node_ids() if n not in self._vertex_of and n not in self._late_nodes]
+        connected = dict.fromkeys(self._grid.get_node_ids())
+        new = [n for n in connected if n not in self._vertex_of and n not in self._late_nodes]
         self._late_nodes.update(new)
+        for node, vertex in list(self._in_line.items()):
+            if node in connected and vertex in self.absent and self._node_of[vertex] not in connected:
+                del self._in_line[node]
+                new.append(node)
         new += [node for node, asked in self._unjoined.items() if not asked]
         self._unjoined = dict.fromkeys(self._unjoined, True)
         for message, reply in self._delivery.unawaited(_greetings(new, replace(self.greeting, fresh=False))):

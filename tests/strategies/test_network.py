@@ -264,6 +264,38 @@ def test_a_node_started_again_under_a_new_id_is_welcomed_back(ring: nx.Graph, gr
     assert "test-accuracy" in network.metrics[3, 2].values
 
 
+def test_a_node_that_is_back_before_it_is_missed_gets_its_place_later(
+    ring: nx.Graph, grid: FaultyGrid, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is asked to join, as another node is absent, while its old id still counts."""
+    logging.getLogger("flwr").propagate = True
+    _, _, old, _ = grid.contexts
+    trained: list[int] = []
+
+    def interfere(vertex: int, reply: Message) -> Message | None:
+        if reply.metadata.message_type != "train":
+            return reply
+        if vertex == 2:
+            trained.append(reply.metadata.src_node_id)
+            if len(trained) == 2:  # its old id answers for the last time
+                grid.contexts[4242] = Context(1, 4242, grid.contexts[old].node_config, LiveState(), {})
+            if len(trained) == 3:
+                del grid.contexts[old]
+                return None
+        return None if vertex == 0 else reply
+
+    grid.interfere = interfere
+    strategy: GraphStrategy = NeighborKD(ring, local_steps=2)
+    delayed = DelayedGrid(grid)
+    network = delayed.watched(strategy.network(delayed))
+    strategy.start(network, ArrayRecord(), num_rounds=7, timeout=1.0)
+    assert network.node_id(2) == 4242
+    assert "train-loss" in network.metrics[7, 2].values
+    assert trained == [old, old, old, *[4242] * (len(trained) - 3)]
+    refused = [record for record in caplog.records if "both claim vertex 2" in record.getMessage()]
+    assert len(refused) == 1
+
+
 @pytest.mark.parametrize("evaluate_every", [1, 5])  # it comes back before an evaluation, or before training
 @pytest.mark.parametrize("keeps_state", [False, True])
 def test_a_node_that_lost_its_weights_is_sent_those_it_mixed_last(

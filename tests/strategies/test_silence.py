@@ -2,13 +2,14 @@
 
 import logging
 import math
+from collections.abc import Iterable
 
 import networkx as nx
 import numpy as np
 import pytest
 import torch
 from conftest import DelayedGrid, FaultyGrid, build_blob_node, build_same_model_node
-from flwr.app import ArrayRecord, Message, MessageType
+from flwr.app import ArrayRecord, Error, Message, MessageType
 
 from flower_kd.clients import make_client_app
 from flower_kd.errors import InputError
@@ -90,6 +91,37 @@ def test_a_late_answer_is_never_mixed_in_and_brings_the_node_back(ring: nx.Graph
     trains = [m for m in grid.pushed if m.metadata.dst_node_id == network.node_id(2)]
     rounds = [m.content["config"]["server-round"] for m in trains if m.metadata.message_type == MessageType.TRAIN]
     assert rounds == [1, 2, 5, 6]
+
+
+def test_a_reply_that_does_not_end_costs_no_other_node_its_round(ring: nx.Graph, caplog) -> None:
+    """A link falls silent in the middle of a reply: Flower's fetch of replies then lasts longer than the timeout."""
+
+    class Blocking(DelayedGrid):
+        begun: Message | None = None
+
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            replies = super().pull_messages(message_ids)
+            for place, reply in enumerate(replies):
+                if self.begun is None and reply.metadata.message_type == MessageType.TRAIN and reply.has_content():
+                    self.begun = reply
+                    self.now += 2 * TIMEOUT
+                    message = next(
+                        m for m in self.pushed if m.metadata.message_id == reply.metadata.reply_to_message_id
+                    )
+                    replies[place] = Message(Error(9, "the reply is unavailable"), reply_to=message)
+            return replies
+
+    grid = Blocking(
+        FaultyGrid(make_client_app(build_blob_node), 4, {}), lambda vertex, _: 5.0 if vertex == 1 else 10.0 + vertex
+    )
+    strategy = NeighborKD(ring, local_steps=2)
+    network = grid.watched(strategy.network(grid))
+    strategy.start(network, ArrayRecord(), num_rounds=2, timeout=TIMEOUT)
+    assert grid.begun is not None
+    assert messages(caplog, "continues without") == [
+        "round 1 continues without node 1: it failed: the reply is unavailable"
+    ]
+    assert [network.participation[vertex].taken for vertex in range(4)] == [2, 1, 2, 2]
 
 
 def test_the_run_continues_if_all_are_late_in_round_one(ring: nx.Graph) -> None:
