@@ -75,7 +75,12 @@ def test_clients_run_on_both_nodes_with_the_same_figures(
     try:
         with loopback.simulation(tmp_path) as env:
             config = as_run_config({**CONFIG, "output-dir": str(tmp_path / "there")})
-            options = ("--run-config", config, "--federation-config", f"num-supernodes={NODES} client-resources-num-cpus=1")
+            options = (
+                "--run-config",
+                config,
+                "--federation-config",
+                f"num-supernodes={NODES} client-resources-num-cpus=1",
+            )
             printed = flwr_run(ROOT, env, *options, timeout=PATIENCE)
     finally:
         ended.set()
