@@ -12,6 +12,7 @@ from flower_kd import data, devices, folders, models
 from flower_kd.clients import Node, ShuffledBatches, make_client_app, state
 from flower_kd.clients.node import Batch
 from flower_kd.clients.node_files import NodeFiles
+from flower_kd.clients.state_dir import StateDir
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.models.card import ModelCard
@@ -37,27 +38,24 @@ def build_node(context: Context) -> Node:
     torch.set_num_threads(config.num_threads)  # the order of float sums depends on it
     device = devices.device(config.device)
     own_model, own_data = (_text(context, key) for key in ("model", "data-dir"))
-    corpus = data.load(config.data_spec(num_nodes))
+    home = StateDir.of(context)
+    chosen = config.data_spec(num_nodes), vertex, own_data
+    found = data.of_node(*chosen) if home is None else data.kept_in(home.folder, context.run_id, *chosen)
     name = config.named_model(_one_model(own_model)) if own_model else config.model_of(vertex, num_nodes)
     model_seed = derive(config.seed, "initial weights", 0 if config.common_weights else vertex)
     two_heads = state.greeting(context).two_heads  # what the server needs, whatever it took that from
     model = models.build(
         name,
-        corpus.num_classes,
-        corpus.shape,
+        len(found.label_names),
+        found.shape,
         seed=model_seed,
         # They are those of the run's models.
         weights_file=config.weights_file if not own_model or name in config.models(num_nodes) else "",
         two_heads=two_heads,
     )
     model.to(device)
-    if own_data:
-        own = data.OwnData(own_data, corpus, vertex)
-        private, held_out = own.private, own.validation
-    else:
-        private, held_out = corpus.private(vertex), corpus.validation(vertex)
-    inputs, labels = (tensor.to(device) for tensor in private)
-    reference, test = _shared(corpus, device)
+    inputs, labels = (tensor.to(device) for tensor in found.private)
+    reference, test = _shared(found.reference, *found.test, device)
     return Node(
         model=model,
         optimizer=torch.optim.SGD(
@@ -66,23 +64,23 @@ def build_node(context: Context) -> Node:
         private=ShuffledBatches(inputs, labels, config.batch_size, config.seed, vertex),
         reference=reference,
         test=test,
-        classes=corpus.num_classes,
+        classes=len(found.label_names),
         name=name,
-        fingerprint=corpus.fingerprint,
+        fingerprint=found.fingerprint,
         card=ModelCard(
             factory=name,
-            classes=corpus.num_classes,
-            shape=corpus.shape,
-            mean=corpus.normalization.mean,
-            std=corpus.normalization.std,
-            labels=corpus.label_names,
+            classes=len(found.label_names),
+            shape=found.shape,
+            mean=found.normalization.mean,
+            std=found.normalization.std,
+            labels=found.label_names,
             two_heads=two_heads,
         ),
-        validation=_batches(held_out, device) if held_out is not None else None,
+        validation=_batches(found.validation, device) if found.validation is not None else None,
         schedule=config.schedule,
         augment=config.augment,
         reference_augment=config.reference_augment,
-        build_model=partial(_neighbors_model, config, num_nodes, corpus),
+        build_model=partial(_neighbors_model, config, num_nodes, found),
     )
 
 
@@ -102,18 +100,18 @@ def _one_model(text: str) -> str:
     return found[0][0]
 
 
-def _neighbors_model(config: RunConfig, num_nodes: int, corpus: data.FederatedData, name: str) -> nn.Module:
+def _neighbors_model(config: RunConfig, num_nodes: int, found: data.NodeData, name: str) -> nn.Module:
     """Return a model with the name that another node gave; raises InputError unless the run config lists it."""
     # A name can be any module of this machine.
     if name not in config.models(num_nodes):
         raise InputError(f"model = {config.model!r} does not list it")
-    return models.build(name, corpus.num_classes, corpus.shape)
+    return models.build(name, len(found.label_names), found.shape)
 
 
 @lru_cache(maxsize=4)
-def _shared(corpus: data.FederatedData, device: torch.device) -> tuple[Tensor, list[Batch]]:
+def _shared(reference: Tensor, inputs: Tensor, labels: Tensor, device: torch.device) -> tuple[Tensor, list[Batch]]:
     """Return the reference set and the test batches on a device; all nodes of a process share one copy."""
-    return corpus.reference.to(device), _batches(corpus.test, device)
+    return reference.to(device), _batches((inputs, labels), device)
 
 
 def _batches(samples: Batch, device: torch.device) -> list[Batch]:

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from flower_kd import server_app, sim
 from flower_kd.client_app import build_node
 from flower_kd.clients import Node, make_client_app
+from flower_kd.data import node_data
 from flower_kd.errors import InputError
 from flower_kd.runs import results
 
@@ -63,6 +64,25 @@ def test_a_mistake_in_a_node_config_is_one_sentence() -> None:
     assert named(model="mlp*2") == "model = 'mlp*2' in the node config must be one model, without a count"
     assert named(model=5) == "model = 5 in the node config must be a text: model='...'"
     assert named(data_dir="/nowhere") == "data-dir '/nowhere' is not a folder"
+
+
+def test_a_node_with_a_folder_of_its_own_prepares_its_data_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = Context(1, 5, {"partition-id": 0, "num-partitions": 4}, RecordDict(), {"validation-share": 0.2})
+    expected = build_node(context)
+    context.node_config["state-dir"] = str(tmp_path)
+    build_node(context)
+    monkeypatch.delattr(node_data, "of_node")
+    found = build_node(context)
+    assert torch.equal(found.reference, expected.reference)
+    assert found.fingerprint == expected.fingerprint
+    assert found.card == expected.card
+    assert torch.equal(found.private.inputs, expected.private.inputs)
+    assert torch.equal(found.private.labels, expected.private.labels)
+    for batches in ("validation", "test"):
+        for ours, theirs in zip(getattr(found, batches), getattr(expected, batches), strict=True):
+            assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
 def test_a_nodes_own_model_has_weights_of_its_own(tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ class _Commands(TyperGroup):
         except InputError as error:
             _print_error(str(error))
             raise typer.Exit(MISTAKE) from None
-        except KeyboardInterrupt:
-            _print_error("interrupted")
+        except KeyboardInterrupt as interruption:
+            _print_error("; ".join(["interrupted", *map(str, interruption.args)]))  # and what goes on, if it says so
             raise typer.Exit(INTERRUPTED) from None
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:

@@ -151,6 +151,12 @@ def status(folder: Folder = FEDERATION) -> None:
     console().print(table)
     running = found.runs(federations.SUPERLINK)
     console().print(f"SuperLink at {found.address}: {'running' if running else 'ended'}", highlight=False)
+    left = [str(each.pid) for each in found.left_behind()]
+    if left:
+        console().print(
+            f"processes go on of what was killed: {', '.join(left)} (`flower-kd federation down` ends them)",
+            highlight=False,
+        )
 
 
 @federation.command()

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from flower_kd.data.digest import fingerprint
+from flower_kd.data.node_data import NodeData, kept_in, of_node
 from flower_kd.data.spec import DataSpec
 
 if TYPE_CHECKING:
@@ -18,10 +19,13 @@ __all__ = [
     "PARTITIONS",
     "DataSpec",
     "FederatedData",
+    "NodeData",
     "OwnData",
     "SkewPartitioner",
     "fingerprint",
+    "kept_in",
     "load",
+    "of_node",
     "partition_names",
 ]
 

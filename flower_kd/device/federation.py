@@ -7,6 +7,7 @@ with its own log and Flower folder, `app`, and `runs`.
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ CONNECTION = "federation"  # what `flwr run` calls the SuperLink
 SUPERLINK = "superlink"
 ONLINE_SECONDS = 120.0, 15.0  # and for each node: they all import torch, and killed ones are let in after 60 s
 CONNECTED = "SuperNode ID:"  # in the log of a node that was taken in
+MARK = "FLOWER_KD_FEDERATION"  # in the environment of its processes, and of all that these start: its folder
 LOST_HEARTBEATS = 2  # of which Flower waits for the next before a node counts as offline
 
 _APP = """\
@@ -131,6 +133,11 @@ class Federation:
         """Return whether one of its processes is running."""
         return name in self.processes and self.processes[name].running
 
+    def left_behind(self) -> list[Identity]:
+        """Return what goes on of processes that were killed: Flower's ServerApp outlives its SuperLink."""
+        families = processes.families(identity for name, identity in self.processes.items() if self.runs(name))
+        return [each for each in processes.with_variable(MARK, str(self.folder)) if each not in families]
+
     def environment(self) -> dict[str, str]:
         """Return the environment in which `flwr run APP federation` reaches it."""
         home = self.folder / "flwr"
@@ -173,6 +180,7 @@ def up(folder: Path, nodes: int, *, tls: bool, cold: bool = False) -> Federation
                 f"another --folder for one of {nodes} {_with(tls)}"
             )
         federation.cold = cold
+        processes.end_sessions(federation.left_behind())
     else:
         federation = Federation(path, nodes, tls, loopback.free_port(), cold)
     before = dict(federation.processes)
@@ -198,14 +206,16 @@ def up(folder: Path, nodes: int, *, tls: bool, cold: bool = False) -> Federation
 
 
 def down(federation: Federation) -> list[str]:
-    """End all processes of a federation, and return the names of those that were running."""
+    """End all processes of a federation, and return the names of those that were running; of others, their ids."""
     running = [name for name in federation.processes if federation.runs(name)]
+    left = federation.left_behind()
+    processes.end_sessions(left)
     # Nodes first: they tell the SuperLink that they leave.
     processes.end_sessions(federation.processes[name] for name in running if name != SUPERLINK)
     processes.end_sessions(federation.processes[name] for name in running if name == SUPERLINK)
     federation.processes.clear()
     federation.write()
-    return running
+    return running + [f"process {each.pid}" for each in left]
 
 
 @contextmanager
@@ -239,6 +249,8 @@ def run(
     ------
     InputError
         If the federation is not running, or the run did not finish.
+    KeyboardInterrupt
+        If the log is interrupted; it says that the run goes on, as after `flwr run --stream`, and what stops it.
     """
     if not federation.runs(SUPERLINK):
         raise InputError(
@@ -258,8 +270,11 @@ def run(
     summary = results / "summary.json"
     before = summary.stat().st_mtime_ns if summary.exists() else None
     command = ["flwr", "run", str(app), CONNECTION, *options, "--stream"]
-    with nullcontext() if log is None else log.open("wb") as output:
-        subprocess.run(command, env=federation.environment(), stdout=output, stderr=output, check=False)
+    try:
+        with nullcontext() if log is None else log.open("wb") as output:
+            subprocess.run(command, env=federation.environment(), stdout=output, stderr=output, check=False)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(*_how_to_stop(federation)) from None
     if not summary.exists() or (summary.stat().st_mtime_ns == before and not settings.get("resume")):
         raise InputError(f"the run did not finish: there is no summary in {str(results)!r}")
     return results
@@ -272,6 +287,17 @@ def write_app(folder: Path, config: Mapping[str, Any]) -> Path:
     listed = tomli_w.dumps({"tool": {"flwr": {"app": {"config": dict(config)}}}})
     folders.replace_file(folder / "pyproject.toml", f"{_APP}\n{listed}".encode())
     return folder
+
+
+def _how_to_stop(federation: Federation) -> list[str]:
+    """Return for each run that goes on the command that stops it."""
+    try:
+        with connected(federation.address, federation.certificate) as superlink:
+            runs = superlink.unfinished_runs()
+    except InputError:  # the SuperLink was interrupted, too
+        return []
+    home = shlex.quote(str(federation.environment()["FLWR_HOME"]))
+    return [f"run {run} goes on; to stop it: FLWR_HOME={home} flwr stop {run} {CONNECTION}" for run in runs]
 
 
 @dataclass(frozen=True)
@@ -392,7 +418,12 @@ def _start(federation: Federation, name: str, command: list[str], env: dict[str,
     log = federation.log_of(name)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            command,
+            env={**env, MARK: str(federation.folder)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     identity = Identity.of(process.pid)
     if identity is None:

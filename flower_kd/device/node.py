@@ -47,7 +47,7 @@ def run(options: NodeOptions, *, warm_start: bool = True) -> int:
         not take the node in.
     """
     options.check()
-    env = loopback.commands_first(os.environ) | loopback.QUICKLY
+    env = loopback.QUICKLY | loopback.commands_first(os.environ)
     own = shutil.which(LAUNCHED, path=env["PATH"])
     if own is None or shutil.which("flower-supernode", path=env["PATH"]) is None:
         raise InputError("flower-supernode and flwr-clientapp are not in PATH: install flwr beside flower-kd")

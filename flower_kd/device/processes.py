@@ -54,21 +54,37 @@ class Identity:
         return Identity.of(self.pid) == self
 
 
-def end_sessions(leaders: Iterable[Identity], seconds: float = END_SECONDS) -> None:
-    """End processes that were started as leaders of sessions, with all that they started.
+def families(leaders: Iterable[Identity]) -> set[Identity]:
+    """Return the running processes of sessions, and those that they started."""
+    return {member for leader in leaders for member in _family(leader.pid)}
 
-    Leaders get SIGTERM and may end the others; what is left after some seconds is killed. Nothing is sent to a process
+
+def with_variable(name: str, value: str) -> list[Identity]:
+    """Return the running processes of this user that were started with an environment variable; only on Linux."""
+    if sys.platform != "linux":
+        return []
+    wanted, found = os.fsencode(f"{name}={value}"), []
+    for entry in _PROC.iterdir():
+        with suppress(OSError):  # it is another user's, or has ended
+            if entry.name.isdecimal() and wanted in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(Identity.of(int(entry.name)))
+    return [identity for identity in found if identity is not None]
+
+
+def end_sessions(leaders: Iterable[Identity], seconds: float = END_SECONDS) -> None:
+    """End processes, of which leaders of sessions with the whole session, and all that they started.
+
+    They get SIGTERM and may end the others; what is left after some seconds is killed. Nothing is sent to a process
     that only has the id of one that ended.
     """
     running = [leader for leader in leaders if leader.running]
-    families = {member for leader in running for member in _family(leader.pid)}
+    members = families(running)
     for leader in running:
         _send(leader.pid, signal.SIGTERM)
 
     def left() -> list[Identity]:
-        started_since = (member for leader in running for member in _family(leader.pid))
-        families.update(started_since)
-        return [member for member in families if member.running]
+        members.update(families(running))  # what was started since
+        return [member for member in members if member.running]
 
     _wait(lambda: bool(left()), seconds)
     for member in left():

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import httpx
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest
+from flwr.common.constant import Status
+from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest, RegisterNodeRequest
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
@@ -55,6 +56,11 @@ class SuperLink:
             KnownNode(node.node_id, node.status, node.public_key, node.online_until, node.heartbeat_interval)
             for node in found
         ]
+
+    def unfinished_runs(self) -> list[int]:
+        """Return the numbers of the runs that have not ended."""
+        found = self._client.ListRuns(ListRunsRequest()).run_dict
+        return [number for number, run in found.items() if run.status.status != Status.FINISHED]
 
     def register(self, public_key: bytes, name: str) -> None:
         """Let a node with a key take part."""

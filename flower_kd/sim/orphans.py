@@ -5,18 +5,21 @@ The fork server imports this first, so that it exits with its parent even during
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import multiprocessing
 import os
 import shutil
 import signal
 import threading
+import time
 from contextlib import suppress
 
 # In the environment of the fork server: its parent's process id, and the folder of its socket.
 PARENT = "FLOWER_KD_PARENT"
 SOCKETS = "FLOWER_KD_SOCKETS"
 _PR_SET_PDEATHSIG = 1
+PARENT_SECONDS = 10.0
 
 
 def end_with_parent() -> None:
@@ -32,16 +35,25 @@ def _wait_for_parent() -> None:
 
 
 def _end_server_with_parent() -> None:
-    folder = os.environ[SOCKETS]
+    folder, server = os.environ[SOCKETS], os.getpid()
 
     def end(*_: object) -> None:
         shutil.rmtree(folder, ignore_errors=True)  # a killed parent leaves it behind
         os._exit(1)
 
+    def end_if_the_parent_ends() -> None:
+        # A dying parent closes its pipes, at which the server exits, a moment before the kernel sends the signal.
+        deadline = time.monotonic() + PARENT_SECONDS
+        while os.getpid() == server and time.monotonic() < deadline:
+            if os.environ[PARENT] != str(os.getppid()):
+                end()
+            time.sleep(0.01)
+
     # No watching thread: forking a process with threads is unsafe. Without prctl (macOS), only imports end early.
     signal.signal(signal.SIGUSR2, end)
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGUSR2), 0, 0, 0)
+    atexit.register(end_if_the_parent_ends)
     if os.environ[PARENT] != str(os.getppid()):
         end()
 

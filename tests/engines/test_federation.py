@@ -14,10 +14,11 @@ from processes import as_run_config
 
 from flower_kd import sim
 from flower_kd.device import federation as federations
-from flower_kd.device import keys
+from flower_kd.device import keys, processes
 from flower_kd.device.federation import Federation
-from flower_kd.device.loopback import environment, free_port
+from flower_kd.device.loopback import commands_first, environment, free_port
 from flower_kd.device.options import NodeOptions
+from flower_kd.device.superlink import connected
 
 SHORT: dict[str, object] = {
     "strategy": "neighbor-kd", "baseline": "none", "num-server-rounds": 2, "local-steps": 4, "samples-per-node": 40,
@@ -144,6 +145,53 @@ def test_a_federation_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     finally:
         federations.down(Federation.read(folder))
     assert processes_of(folder) == []
+
+
+def interrupted_run(folder: Path) -> str:
+    """Return what `flower-kd federation run` says of a run that it leaves after its first round."""
+    config = as_run_config({**SHORT, "strategy": "silo", "num-server-rounds": 1000})
+    with (folder.parent / "run.log").open("wb") as output:
+        command = [sys.executable, "-m", "flower_kd", "federation", "run", "--folder", str(folder), "-c", config]
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+    deadline = time.monotonic() + PATIENCE
+    while "[ROUND 1/" not in (printed := (folder.parent / "run.log").read_text()):
+        assert process.poll() is None, printed
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
+    assert process.wait(60) == 130
+    return (folder.parent / "run.log").read_text()
+
+
+@pytest.mark.slow  # a federation, and two runs
+def test_a_run_goes_on_without_its_log_until_it_is_stopped(tmp_path: Path) -> None:
+    folder = tmp_path / "federation"
+    with federations.temporary(folder, 2, tls=False) as federation:
+        said = interrupted_run(folder).splitlines()[-1]
+        with connected(federation.address, federation.certificate) as superlink:
+            (run,) = superlink.unfinished_runs()
+            sentence, _, stop = said.partition("; to stop it: ")
+            assert sentence == f"flower-kd: interrupted; run {run} goes on"
+            subprocess.run(stop, shell=True, check=True, timeout=PATIENCE, env=commands_first(os.environ))
+            assert superlink.unfinished_runs() == []
+        deadline = time.monotonic() + 60
+        while pids_of_serverapps(folder):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        interrupted_run(folder)
+        (serverapp,) = pids_of_serverapps(folder)
+        os.kill(serverapp, signal.SIGSTOP)  # it notices late that the SuperLink is gone
+        os.kill(federation.processes["superlink"].pid, signal.SIGKILL)
+        time.sleep(5)
+        assert str(serverapp) in command("federation", "status", "--folder", str(folder))
+        assert f"process {serverapp}" in federations.down(federation)
+        assert pids_of_serverapps(folder) == []
+    assert processes_of(folder) == []
+
+
+def pids_of_serverapps(folder: Path) -> list[int]:
+    found = processes.with_variable(federations.MARK, str(folder))
+    return [each.pid for each in found if b"flwr-serverapp" in Path(f"/proc/{each.pid}/cmdline").read_bytes()]
 
 
 @pytest.mark.slow  # a start of Flower for each message

@@ -37,6 +37,22 @@ if __name__ == "__main__":
     time.sleep(600)
 """
 
+WHEN_THE_SERVER_NOTICES_FIRST = """
+import os
+import time
+from multiprocessing import forkserver
+from flower_kd.sim import preload
+
+if __name__ == "__main__":
+    process = preload.context([]).Process()
+    process.start()
+    process.join()
+    os.close(forkserver._forkserver._forkserver_alive_fd)  # as the kernel does before the process counts as ended
+    time.sleep(0.5)
+    print("started", flush=True)
+    time.sleep(600)
+"""
+
 
 def running(session: int) -> list[str]:
     found = []
@@ -59,7 +75,11 @@ def folder() -> Iterator[Path]:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux only")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("script", [WHILE_IT_IMPORTS, WHILE_A_WORKER_IS_BUSY], ids=["imports", "busy"])
+@pytest.mark.parametrize(
+    "script",
+    [WHILE_IT_IMPORTS, WHILE_A_WORKER_IS_BUSY, WHEN_THE_SERVER_NOTICES_FIRST],
+    ids=["imports", "busy", "noticed"],
+)
 def test_a_killed_command_leaves_nothing(script: str, number: int, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(script)
     env = os.environ | {"TMPDIR": str(folder), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "torch")}
