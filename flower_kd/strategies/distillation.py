@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from logging import WARNING
+from logging import INFO, WARNING
 from typing import Any, Literal
 
 import networkx as nx
@@ -15,13 +15,14 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from flower_kd import dissimilarity, wire
+from flower_kd import dissimilarity, privacy, wire
 from flower_kd.errors import InputError, of_type
 from flower_kd.pooling import Teacher
 from flower_kd.protocol import (
     LAST,
     LOGITS,
     NO_BASE,
+    SEEDED_NOISE,
     TEACHER,
     TEACHER_WEIGHTS,
     Greeting,
@@ -98,6 +99,9 @@ class DistillationStrategy(GraphStrategy):
         self.wire = wire.get(order.wire, order.wire_coding)
         if self.wire.coding == "delta":
             self.require_every_message("wire-coding = 'delta'", "'entropy'")
+        self.noise = wire.noise.get(order.wire_noise)
+        if self.noise is not None:
+            privacy.accountant()  # now: without it, the run would end without its figure
         self._last_rows: list[wire.LastRows] = []
         self._teachers: dict[int, Teacher] = {}
         self._taught: dict[int, int] = {}  # the exchanges in which they were made
@@ -114,6 +118,7 @@ class DistillationStrategy(GraphStrategy):
             dissimilarity=order.dissimilarity,
             wire=order.wire,
             wire_coding=order.wire_coding,
+            wire_noise=order.wire_noise,
             logit_adjustment=order.logit_adjustment,
         )
         return network
@@ -152,6 +157,10 @@ class DistillationStrategy(GraphStrategy):
         if why:
             log(WARNING, "no node will be taught: %s", why)
 
+    def messages_in(self, num_rounds: int) -> int:
+        """Return how many messages with logits a node sends in a run at most: none in its last exchange."""
+        return self._exchanges_in(num_rounds) - 1
+
     def _exchanges_in(self, num_rounds: int) -> int:
         return num_rounds * (self.local_steps // self.exchange_every)
 
@@ -164,9 +173,24 @@ class DistillationStrategy(GraphStrategy):
         if self._reference_rows == 0:
             raise InputError("the nodes have no reference set: distillation needs reference-size above 0")
         self.wire.check(self._classes)
+        self._log_privacy(hellos)
         if self.wire.coding == "delta":
             shape = (self._reference_rows, self._classes)
             self._last_rows = [wire.LastRows(self.wire, *shape) for _ in range(self.num_nodes)]
+
+    def _log_privacy(self, hellos: dict[int, Hello]) -> None:
+        """Log the privacy loss of the run that begins, and whose noise protects nothing."""
+        messages = self.messages_in(self._num_rounds)
+        if self.noise is None or messages < 1:
+            return
+        loss = privacy.epsilon(self.noise.multiplier, messages)
+        words = "wire-noise: for all data of a node, epsilon = %.4g at delta = %g, with at most %d messages of logits"
+        log(INFO, words, loss, privacy.DELTA, messages)
+        if seeded := sum(hello.noised_messages == SEEDED_NOISE for hello in hellos.values()):
+            words = (
+                "wire-noise: the noise of %d of %d nodes follows from the run's seed, and protects nothing (a device "
+            )
+            log(WARNING, words + "draws its own if it has a state-dir)", seeded, len(hellos))
 
     def state_dict(self) -> State:
         """Return the teachers that have not been sent yet, and the base of each node's next delta."""
