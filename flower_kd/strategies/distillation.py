@@ -188,9 +188,9 @@ class DistillationStrategy(GraphStrategy):
         log(INFO, words, loss, privacy.DELTA, messages)
         if seeded := sum(hello.noised_messages == SEEDED_NOISE for hello in hellos.values()):
             words = (
-                "wire-noise: the noise of %d of %d nodes follows from the run's seed, and protects nothing (a device "
+                "wire-noise: on %d of %d nodes it follows from the run's seed, and protects nothing (with a state-dir,"
             )
-            log(WARNING, words + "draws its own if it has a state-dir)", seeded, len(hellos))
+            log(WARNING, words + " a device draws its own)", seeded, len(hellos))
 
     def state_dict(self) -> State:
         """Return the teachers that have not been sent yet, and the base of each node's next delta."""

@@ -75,7 +75,7 @@ def get(text: str) -> GaussianNoise | None:
     """
     found = parse(text, KEY)
     if found.name not in (NONE, GAUSSIAN):
-        raise InputError(unknown(KEY, found.name, [NONE, f"{GAUSSIAN}(clip=..., multiplier=...)"]))
+        raise InputError(unknown(KEY, found.name, [NONE, GAUSSIAN]))
     settings = signatures.settings_of(GaussianNoise) if found.name == GAUSSIAN else {}
     owner = f"{KEY} {found.name!r}"
     arguments = signatures.check_arguments(owner, settings, found.arguments, f"{owner}: ", found.name)
