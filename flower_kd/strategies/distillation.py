@@ -187,10 +187,8 @@ class DistillationStrategy(GraphStrategy):
         words = "wire-noise: for all data of a node, epsilon = %.4g at delta = %g, with at most %d messages of logits"
         log(INFO, words, loss, privacy.DELTA, messages)
         if seeded := sum(hello.noised_messages == SEEDED_NOISE for hello in hellos.values()):
-            words = (
-                "wire-noise: on %d of %d nodes it follows from the run's seed, and protects nothing (with a state-dir,"
-            )
-            log(WARNING, words + " a device draws its own)", seeded, len(hellos))
+            words = "wire-noise: on %d of %d nodes it follows from the run's seed, and protects nothing"
+            log(WARNING, f"{words} (with a state-dir, a device draws its own)", seeded, len(hellos))
 
     def state_dict(self) -> State:
         """Return the teachers that have not been sent yet, and the base of each node's next delta."""
