@@ -69,7 +69,6 @@ def check_parts(greeting: Greeting) -> None:
         dissimilarity.get(greeting.dissimilarity)
     if greeting.wire:
         wire.get(greeting.wire, greeting.wire_coding)
-    wire.noise.get(greeting.wire_noise)
     if greeting.compression:
         compression.get(greeting.compression)
     if greeting.pooling:
