@@ -39,7 +39,7 @@ KINDS = {kind: kind for kind in REGISTRIES} | {"reference_augment": "augment"}
 OF_THE_RUN = (
     *("seed", "local_steps", "exchange_every", "evaluate_every", "patience", "exchange_rows"),
     *("participation", "message_loss"),
-    *("wire", "compression", "dissimilarity", "pooling", "consensus"),
+    *("wire", "wire_noise", "compression", "dissimilarity", "pooling", "consensus"),
 )
 
 

@@ -35,10 +35,11 @@ if TYPE_CHECKING:
     from flower_kd.parts.registry import Registry
     from flower_kd.topology import GraphSequence
 
-# Keys whose value names a part; that of a topology may also be a file, and that of a model a list.
+# Keys whose value names a part, or is written as if it did; that of a topology may also be a file, and that of a model
+# a list.
 PART_KEYS = (
     *("strategy", "partition", "dissimilarity", "pooling", "consensus", "wire"),
-    *("compression", "schedule", "augment", "reference-augment"),
+    *("compression", "schedule", "augment", "reference-augment", "wire-noise"),
 )
 
 _TYPO = 0.85  # similarity above which a key is misspelled, rather than of something else
@@ -160,6 +161,9 @@ class RunConfig:
     wire_coding : {"plain", "entropy", "delta"}
         How this format becomes bytes: as it is (`labels` and `simplex` packed to fractions of a bit); entropy coded; or
         also without the rows that are as in the node's last message. It does not change any figure but bytes.
+    wire_noise : str
+        `gaussian(clip=..., multiplier=...)` adds noise to the logits that nodes send: rows are centered and shortened
+        to a norm of `clip`; the multiplier is that of a message's sensitivity to all private data of the node.
     device : str
         `auto` (CUDA where there is one), `cpu`, or `cuda:0`.
     output_dir : str
@@ -225,6 +229,7 @@ class RunConfig:
     wire: str = "float32"
     compression: str = "none"
     wire_coding: Literal["plain", "entropy", "delta"] = "plain"
+    wire_noise: str = "none"
     device: str = "auto"
     output_dir: str = ""
     overwrite: bool = False
@@ -271,13 +276,14 @@ class RunConfig:
         return cls(**values)
 
     def _part_problems(self) -> list[str]:
-        from flower_kd import catalog, devices
+        from flower_kd import catalog, devices, wire
 
         problems = catalog.problems(asdict(self))
-        try:
-            devices.device(self.device)
-        except InputError as error:
-            problems.append(str(error))
+        for check, value in ((devices.device, self.device), (wire.noise.get, self.wire_noise)):
+            try:
+                check(value)
+            except InputError as error:
+                problems.append(str(error))
         return problems
 
     def _conflicts(self) -> list[str]:

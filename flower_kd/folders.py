@@ -19,6 +19,7 @@ from flower_kd.errors import InputError
 
 MARKER = ".flower-kd.json"
 NODE_MARKER = ".flower-kd-node.json"  # of a node's own folder (`flower_kd.clients.state_dir`)
+NOISED_MESSAGES = "noised-messages.json"  # there
 LOCK = ".flower-kd.lock"
 RUNS = "runs"
 CHECKPOINT = "checkpoint"

@@ -46,6 +46,7 @@ NOT_JOINED = 4801
 LAST = -1  # an `Order.taught` of the previous exchange
 
 NO_BASE = 0  # an `Order.base` of nothing; no digest is 0
+SEEDED_NOISE = -1  # a `Hello.noised_messages` of a node whose noise anybody with the seed could compute
 
 Reply = Literal["nothing", "logits", "weights", "network"]
 TeacherMode = Literal["eval", "train"]
@@ -118,6 +119,8 @@ class Greeting(_Record):
         The compression of weights that the node will need; empty for none.
     wire_coding : {"plain", "entropy", "delta"}
         How arrays in this format become bytes.
+    wire_noise : str
+        The noise on logits that the node will be asked for.
     logit_adjustment : float
         As in the orders that follow: above 0, the node must be able to count its labels.
     patience : int
@@ -140,6 +143,7 @@ class Greeting(_Record):
     class_counts: bool = False
     compression: str = ""
     wire_coding: str = "plain"
+    wire_noise: str = "none"
     logit_adjustment: float = 0.0
     patience: int = 0
     pooling: str = ""
@@ -220,6 +224,9 @@ class Hello(_Record):
         The round whose weights it restored; 0 for initial weights.
     class_counts : list of int
         Its number of private samples of each class; empty unless the greeting asks for it.
+    noised_messages : int
+        How many messages with noise of its own it has sent in this run; -1 (`SEEDED_NOISE`) if its noise follows from
+        the run's seed, or it is to send none.
     """
 
     vertex: Place
@@ -238,6 +245,7 @@ class Hello(_Record):
     error: str = ""
     restored_round: Count = 0
     class_counts: Annotated[list[Count], MaxLen(1_000_000)] = field(default_factory=list)
+    noised_messages: Place = SEEDED_NOISE
 
 
 @dataclass(frozen=True)
@@ -272,6 +280,8 @@ class Order(_Record):
         The wire format of the teacher in this message and of the logits in the reply.
     wire_coding : {"plain", "entropy", "delta"}
         How arrays in this format become bytes.
+    wire_noise : str
+        The noise on the logits in the reply (`flower_kd.wire.noise`).
     base : int
         The digest (`flower_kd.wire.digest`) of what the receiver of the reply already has, so that the reply may leave
         it out; 0 (`NO_BASE`) if it has nothing. With the coding "delta", these are the rows that the node sent before;
@@ -341,6 +351,7 @@ class Order(_Record):
     reference_batch: int = 0
     wire: str = "float32"
     wire_coding: str = "plain"
+    wire_noise: str = "none"
     base: int = 0
     dissimilarity: str = "kl"
     temperature: float = 1.0

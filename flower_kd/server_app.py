@@ -118,6 +118,7 @@ def run(grid: Grid, config: RunConfig, num_nodes: int, folder: RunFolder) -> tup
                     network.early_stopping.stopped,
                     getattr(each, "head_1_round", 0),
                     next(iter(network.early_stopping.stopped_before), ()),
+                    network.noised_messages,
                 )
         shortfalls.check(records[config.strategy])
     except BaseException:

@@ -156,7 +156,7 @@ def test_keys_are_checked_without_importing_the_parts() -> None:
 def test_an_unknown_key_shows_the_nearest_only() -> None:
     with pytest.raises(InputError) as refusal:
         RunConfig.parse({"wire-format": "uint8"})
-    assert str(refusal.value) == "unknown key 'wire-format', did you mean 'wire' or 'wire-coding'?"
+    assert str(refusal.value) == "unknown key 'wire-format', did you mean 'wire' or 'wire-coding' or 'wire-noise'?"
     with pytest.raises(InputError, match=r"unknown key 'xyzzy' \(`flower-kd settings` lists all keys\)"):
         RunConfig.parse({"xyzzy": 1})
 

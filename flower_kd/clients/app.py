@@ -28,6 +28,7 @@ from flower_kd.clients.checks import (
 from flower_kd.clients.class_counts import remember_class_counts, remembered_class_counts
 from flower_kd.clients.node import Node
 from flower_kd.clients.node_files import NodeFiles
+from flower_kd.clients.noise import noised, sent_before
 from flower_kd.clients.state import NodeFactory
 from flower_kd.clients.state_dir import StateDir
 from flower_kd.clients.training import evaluate, train
@@ -197,6 +198,7 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
                     fresh=fresh and restored == 0,
                     restored_round=restored,
                     class_counts=remembered_class_counts(node).tolist() if greeting.class_counts else [],
+                    noised_messages=sent_before(greeting, context),
                 )
         except InputError as error:  # the server ends the run with this error
             hello = Hello(vertex=_vertex(context), name=_name(context), error=str(error))
@@ -266,7 +268,9 @@ def make_client_app(build_node: NodeFactory, find_files: FindFiles = lambda cont
             elif order.reply == "network":
                 content[ARRAYS] = neighbor_networks.encoded(node)
             elif order.reply == "logits":
-                name, record = predictions.reply(node, order, teacher, logits)
+                name, record = predictions.reply(
+                    node, order, teacher, logits, lambda rows: noised(rows, order, vertex, context)
+                )
                 content[name] = record
         state.save(context, node)
         if begins:

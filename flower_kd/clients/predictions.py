@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, RecordDict
@@ -31,7 +33,13 @@ def teacher(content: RecordDict, order: Order, rows: int, classes: int) -> Teach
     return Teacher(soft_labels, weights)
 
 
-def reply(node: Node, order: Order, taught: Teacher | None, logits: Tensor | None) -> tuple[str, ArrayRecord]:
+def reply(
+    node: Node,
+    order: Order,
+    taught: Teacher | None,
+    logits: Tensor | None,
+    noised: Callable[[Tensor], Tensor] = lambda logits: logits,
+) -> tuple[str, ArrayRecord]:
     """Return the name and the content of the record with the node's logits on the rows of the exchange.
 
     Parameters
@@ -44,13 +52,15 @@ def reply(node: Node, order: Order, taught: Teacher | None, logits: Tensor | Non
         What it was trained on beside its labels.
     logits : Tensor or None
         [rows, classes], if training has them; otherwise they are computed.
+    noised : callable (Tensor) -> Tensor
+        Adds noise to the logits before they are encoded; by default, none.
     """
     reference = node.reference
     assert isinstance(reference, Tensor)
     rows = exchanged_rows(order.seed, order.exchange, len(reference), order.exchange_rows)
     if logits is None:
         logits = predict(node.model, reference[rows])
-    return LOGITS, _encoded(node, order, adjusted(logits, node, order, taught), rows)
+    return LOGITS, _encoded(node, order, noised(adjusted(logits, node, order, taught)), rows)
 
 
 def _encoded(node: Node, order: Order, logits: Tensor, rows: np.ndarray) -> ArrayRecord:

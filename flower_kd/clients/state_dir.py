@@ -4,15 +4,16 @@ Its process may be killed at any instant, and started again on a machine whose c
 
 - `.flower-kd-node.json` says whose folder it is, and what the server said when the current part of the run began;
 - `runs/NUMBER-RUN/STAGE/` has the node's states after its last two rounds (`NodeFiles`), for the newest runs only;
-- `models/` has the model of its last finished round, and the best by validation, as a finished run has them.
+- `models/` has the model of its last finished round, and the best by validation, as a finished run has them;
+- `noised-messages.json` has how many messages with noise it has sent in each run, of all runs.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from flwr.app import ConfigRecord, Context
 from safetensors.torch import save
@@ -25,6 +26,7 @@ from flower_kd.errors import InputError
 from flower_kd.models import pruning
 from flower_kd.models.card import CARDS_FILE, Cards, Score, weights_file
 from flower_kd.protocol import ALONE, Greeting
+from flower_kd.wire import noise
 
 KEY = "state-dir"  # in the node config
 KEPT_RUNS = 3
@@ -90,7 +92,7 @@ class StateDir:
 
     def files(self, greeting: Greeting, run_id: int) -> DeviceFiles:
         """Return the files of the part of a run that a greeting is about; the run has Flower's id if no other."""
-        return DeviceFiles(self, self._run_folder(greeting.token or f"flower-{run_id}"), greeting.stage or "run")
+        return DeviceFiles(self, self._run_folder(_run_name(greeting, run_id)), greeting.stage or "run")
 
     def claim(self, greeting: Greeting, run_id: int) -> None:
         """Make a part of a run the current one, and remove the states of old runs.
@@ -109,10 +111,35 @@ class StateDir:
         self.files(greeting, run_id).forget_after(greeting.server_round)
         folders.replace_file(self.folder / folders.NODE_MARKER, json.dumps(marker).encode(), durable=True)
         self._marker = marker
-        current = self._run_folder(greeting.token or f"flower-{run_id}")
+        current = self._run_folder(_run_name(greeting, run_id))
         others = [folder for _, folder in sorted(self._runs().items()) if folder != current]
         for folder in others[: 1 - KEPT_RUNS]:
             folders.remove_states(folder)
+
+    def noised_messages(self, greeting: Greeting, run_id: int) -> int:
+        """Return how many messages with noise the node has sent in a run; raises InputError if that cannot be read."""
+        return int(self._noised().get(_run_name(greeting, run_id), {}).get("messages", 0))
+
+    def count_noised_message(self, greeting: Greeting, run_id: int, wire_noise: str) -> None:
+        """Count one more message with noise; to be called before it is sent.
+
+        Raises
+        ------
+        InputError
+            If the count so far cannot be read.
+        OSError
+            If the new one cannot be written.
+        """
+        messages = self.noised_messages(greeting, run_id) + 1
+        runs = self._noised() | {_run_name(greeting, run_id): {noise.KEY: wire_noise, "messages": messages}}
+        folders.replace_file(self.folder / folders.NOISED_MESSAGES, json.dumps(runs, indent=2).encode(), durable=True)
+
+    def _noised(self) -> dict[str, dict[str, Any]]:
+        """Return the noise and the number of messages of each run, by its token."""
+        found = _read_json(self.folder / folders.NOISED_MESSAGES) or {}
+        if not all(isinstance(run, dict) and type(run.get("messages")) is int for run in found.values()):
+            raise InputError(f"{str(self.folder / folders.NOISED_MESSAGES)!r} cannot be read: it has another form")
+        return found
 
     def current(self, run_id: int) -> Greeting | None:
         """Return the greeting of the current part of a run; None if another run is the last one here."""
@@ -121,16 +148,10 @@ class StateDir:
         return Greeting.from_record(ConfigRecord(self._marker["greeting"]))
 
     def _read_marker(self) -> dict:
-        path = self.folder / folders.NODE_MARKER
-        try:
-            found = json.loads(path.read_bytes())
-            if not (isinstance(found["node"], str) and isinstance(found["greeting"], Mapping)):
-                raise ValueError("it has another form")
-            return dict(found)
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            raise InputError(f"{str(path)!r} cannot be read: {' '.join(str(error).split())[:200]}") from None
+        found = _read_json(self.folder / folders.NODE_MARKER)
+        if found is not None and not (isinstance(found.get("node"), str) and isinstance(found.get("greeting"), dict)):
+            raise InputError(f"{str(self.folder / folders.NODE_MARKER)!r} cannot be read: it has another form")
+        return found or {}
 
     def _run_folder(self, name: str) -> Path:
         """Return the folder of a run, which may not exist yet: runs are numbered, as clocks may be wrong."""
@@ -142,6 +163,24 @@ class StateDir:
         """Return the folders of runs by number."""
         numbered = [(path.name.partition("-")[0], path) for path in (self.folder / folders.RUNS).glob("*-*")]
         return {int(number): path for number, path in numbered if number.isdecimal()}
+
+
+def _run_name(greeting: Greeting, run_id: int) -> str:
+    """Return the name of the run that a greeting is about; it has Flower's id if it has no other."""
+    return greeting.token or f"flower-{run_id}"
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in a file, None if there is no such file; raises InputError if it cannot be read."""
+    try:
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("it has another form")
+        return found
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{str(path)!r} cannot be read: {' '.join(str(error).split())[:200]}") from None
 
 
 class DeviceFiles(NodeFiles):

@@ -57,6 +57,7 @@ def table(summary: Summary) -> RenderableType:
     lines = [
         *_stored(summary),
         *_traffic(summary),
+        *_privacy(summary),
         f"{summary.seconds['total']:.1f} s, {summary.seconds['per_round']:.3f} s per round",
     ]
     noted = [Text(f"note: {remark}", style="yellow") for remark in shortfalls.remarks(summary)]
@@ -90,6 +91,20 @@ def _traffic(summary: Summary) -> Iterator[str]:
     else:
         yield f"sent by a node over all its edges, if neighbors are linked directly: {_size(sent['per_node'])}"
         yield f"{both_ways}, through the server"
+
+
+def _privacy(summary: Summary) -> Iterator[str]:
+    """Yield the privacy loss, if logits had noise."""
+    if summary.privacy is None:
+        return
+    loss, seeded = summary.privacy, len(summary.privacy["seeded_nodes"])
+    count = loss["messages"]
+    messages = f"{count:,} message{'' if count == 1 else 's'}"
+    simulated = f"; noise from the seed on {seeded:,} of {summary.num_nodes:,} nodes, which protects nothing"
+    yield (
+        f"wire-noise: epsilon {loss['epsilon']:.4g} at delta {loss['delta']:g} for all data of a node, {messages} of "
+        f"logits{simulated if seeded else ''}"
+    )
 
 
 def _sends_to_server(strategy: str) -> bool:

@@ -16,11 +16,11 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 
-from flower_kd import folders, topology
+from flower_kd import folders, privacy, topology, wire
 from flower_kd.config import RunConfig
 from flower_kd.errors import InputError
 from flower_kd.parts import moved
-from flower_kd.protocol import Hello
+from flower_kd.protocol import SEEDED_NOISE, Hello
 from flower_kd.strategies import STRATEGIES, links
 from flower_kd.strategies.node_records import NodeMetrics, Participation, Traffic
 from flower_kd.topology.sequence import EXCHANGES
@@ -51,6 +51,7 @@ class RunRecord:
     stopped: Sequence[int] | np.ndarray = ()  # by vertex: the round after which it stopped early, 0 for none
     head_1_round: int = 0  # after which the first of two heads was evaluated; 0 if there is only one
     head_1_stopped: Sequence[int] | np.ndarray = ()  # as `stopped`, in the training of the first of two heads
+    noised_messages: Sequence[int] | np.ndarray = ()  # by vertex: messages of logits with noise
 
     @property
     def num_nodes(self) -> int:
@@ -173,6 +174,11 @@ class Summary:
     stopped : list of (int or None)
         With patience, by vertex: the round after which it stopped, None for one that trained to the end; else empty. Of
         two heads, it is about the second.
+    privacy : dict or None
+        With `wire-noise`: `epsilon` at `delta` of the node that sent most logits, `epsilon_by_delta`, its number of
+        `messages` (a reply that was lost counts), the noise `multiplier`, `of` what the loss is, the `assumption`, and
+        `seeded_nodes`, the vertices whose noise follows from the run's seed, which protects nothing. None if no
+        message had noise.
     identity : str
         The run's identity (`flower_kd.runs.identity`).
     """
@@ -194,6 +200,7 @@ class Summary:
     participation: list[dict[str, Any]] = field(default_factory=list)
     diverged: list[int] = field(default_factory=list)
     stopped: list[int | None] = field(default_factory=list)
+    privacy: dict[str, Any] | None = None
     identity: str = ""
 
     def kept(self) -> dict[int, str]:
@@ -253,7 +260,27 @@ def summarize(record: RunRecord, baseline: RunRecord | None) -> Summary:
         participation=[asdict(part) for _, part in sorted(record.participation.items())],
         diverged=record.diverged,
         stopped=_stopped(record.stopped) if config.patience else [],
+        privacy=_privacy(record),
     )
+
+
+def _privacy(record: RunRecord) -> dict[str, Any] | None:
+    noise, messages = wire.noise.get(record.config.wire_noise), int(max(record.noised_messages, default=0))
+    if noise is None or not messages:
+        return None
+    losses = {f"{delta:g}": privacy.epsilon(noise.multiplier, messages, delta) for delta in privacy.DELTAS}
+    return {
+        "epsilon": losses[f"{privacy.DELTA:g}"],
+        "delta": privacy.DELTA,
+        "epsilon_by_delta": losses,
+        "messages": messages,
+        "multiplier": noise.multiplier,
+        "of": "all private data of a node, hence of each of its samples",
+        "assumption": "of what a node sends only logits are about its data: metrics are not covered",
+        "seeded_nodes": [
+            vertex for vertex, hello in sorted(record.hellos.items()) if hello.noised_messages == SEEDED_NOISE
+        ],
+    }
 
 
 def _head_1(record: RunRecord) -> dict[str, Any]:

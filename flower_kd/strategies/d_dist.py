@@ -64,6 +64,8 @@ class DDist(DistillationStrategy):
         Any of `flower_kd.wire.names()`, or `module:attribute`, with settings in parentheses if it has any.
     wire_coding : {"plain", "entropy", "delta"}
         How arrays in this format become bytes; see `flower_kd.wire.get`.
+    wire_noise : str
+        "none", or "gaussian(clip=..., multiplier=...)": what nodes add to their logits (`flower_kd.wire.noise`).
     kd_reduction : {"mean", "sum"}
         Of the distillation term over the rows of a step.
     logit_adjustment : float
@@ -99,6 +101,7 @@ class DDist(DistillationStrategy):
         reference_batch: Whole = 100,
         wire: str = "float32",
         wire_coding: Coding = "plain",
+        wire_noise: str = "none",
         kd_reduction: Reduction = "mean",
         logit_adjustment: NonNegative = 0.0,
         record_gradients: bool = False,
@@ -117,6 +120,7 @@ class DDist(DistillationStrategy):
             reference_batch=reference_batch,
             wire=wire,
             wire_coding=wire_coding,
+            wire_noise=wire_noise,
             dissimilarity=dissimilarity,
             temperature=temperature,
             kd_reduction=kd_reduction,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from logging import WARNING
+from logging import INFO, WARNING
 from typing import Any, Literal
 
 import networkx as nx
@@ -15,13 +15,14 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from flower_kd import dissimilarity, wire
+from flower_kd import dissimilarity, privacy, wire
 from flower_kd.errors import InputError, of_type
 from flower_kd.pooling import Teacher
 from flower_kd.protocol import (
     LAST,
     LOGITS,
     NO_BASE,
+    SEEDED_NOISE,
     TEACHER,
     TEACHER_WEIGHTS,
     Greeting,
@@ -122,6 +123,9 @@ class DistillationStrategy(GraphStrategy):
                     f"pipeline = {pipeline} sends the next message before it is known what arrived, from which a delta "
                     "is made: use wire-coding = 'entropy'"
                 )
+        self.noise = wire.noise.get(order.wire_noise)
+        if self.noise is not None:
+            privacy.accountant()  # now: without it, the run would end without its figure
         self._last_rows: list[wire.LastRows] = []
         self._lessons: dict[int, list[_Lesson]] = {}  # not yet sent, in the order of exchanges
         self._ahead: dict[int, tuple[int, _Lesson]] = {}  # sent with a message of a later exchange, and in which
@@ -138,6 +142,7 @@ class DistillationStrategy(GraphStrategy):
             dissimilarity=order.dissimilarity,
             wire=order.wire,
             wire_coding=order.wire_coding,
+            wire_noise=order.wire_noise,
             logit_adjustment=order.logit_adjustment,
         )
         return network
@@ -180,6 +185,10 @@ class DistillationStrategy(GraphStrategy):
         if why:
             log(WARNING, "no node will be taught: %s", why)
 
+    def messages_in(self, num_rounds: int) -> int:
+        """Return how many messages with logits a node sends in a run at most: none that would teach nobody."""
+        return max(self._exchanges_in(num_rounds) - 1 - self._delay, 0)
+
     def _exchanges_in(self, num_rounds: int) -> int:
         return num_rounds * (self.local_steps // self.exchange_every)
 
@@ -192,9 +201,22 @@ class DistillationStrategy(GraphStrategy):
         if self._reference_rows == 0:
             raise InputError("the nodes have no reference set: distillation needs reference-size above 0")
         self.wire.check(self._classes)
+        self._log_privacy(hellos)
         if self.wire.coding == "delta":
             shape = (self._reference_rows, self._classes)
             self._last_rows = [wire.LastRows(self.wire, *shape) for _ in range(self.num_nodes)]
+
+    def _log_privacy(self, hellos: dict[int, Hello]) -> None:
+        """Log the privacy loss of the run that begins, and whose noise protects nothing."""
+        messages = self.messages_in(self._num_rounds)
+        if self.noise is None or messages < 1:
+            return
+        loss = privacy.epsilon(self.noise.multiplier, messages)
+        words = "wire-noise: for all data of a node, epsilon = %.4g at delta = %g, with at most %d messages of logits"
+        log(INFO, words, loss, privacy.DELTA, messages)
+        if seeded := sum(hello.noised_messages == SEEDED_NOISE for hello in hellos.values()):
+            words = "wire-noise: on %d of %d nodes it follows from the run's seed, and protects nothing"
+            log(WARNING, f"{words} (with a state-dir, a device draws its own)", seeded, len(hellos))
 
     def state_dict(self) -> State:
         """Return the teachers that have not been sent yet, and the base of each node's next delta."""

@@ -36,6 +36,7 @@ from flower_kd.strategies.registry import STRATEGIES
 from flower_kd.strategies.resumable import State
 from flower_kd.strategies.sent_networks import SentNetworks
 from flower_kd.topology import GraphSequence
+from flower_kd.wire import noise
 
 REFERENCE, PRIVATE = "reference", "private"
 
@@ -46,6 +47,7 @@ _OF_REFERENCE_ROWS = (
     "reference_augment",
     "wire",
     "wire_coding",
+    "wire_noise",
     "logit_adjustment",
 )
 
@@ -156,7 +158,12 @@ class MultiHead(NeighborKD):
         network.greeting = replace(network.greeting, two_heads=True)
         if self.is_private:
             network.greeting = replace(
-                network.greeting, wire="", wire_coding="plain", logit_adjustment=0.0, pooling=self.pooling
+                network.greeting,
+                wire="",
+                wire_coding="plain",
+                wire_noise=noise.NONE,
+                logit_adjustment=0.0,
+                pooling=self.pooling,
             )
             network.must_build = self._sources
         return network
@@ -211,6 +218,10 @@ class MultiHead(NeighborKD):
         if not self.is_private:
             return order
         return replace(order, pooling=self.pooling, teacher_mode=self.teacher_mode)
+
+    def messages_in(self, num_rounds: int) -> int:
+        """Return that a node sends logits once."""
+        return 1
 
     def reply(self) -> Reply:
         """Request logits or networks at the end of the first phase, and nothing else."""

@@ -21,6 +21,7 @@ from flower_kd.protocol import (
     CONFIG,
     EVALUATION,
     JOIN,
+    LOGITS,
     NOT_JOINED,
     START_WEIGHTS,
     BuildRequest,
@@ -96,6 +97,8 @@ class Network(Grid):
         self.tested: set[int] = set()  # vertices evaluated since a strategy emptied this set
         self.participation: dict[int, Participation] = {}
         self.saved_rounds = np.zeros(num_nodes, dtype=np.int64)  # the last round whose end state each node was to save
+        # Messages with noise that each node was asked for, or says that it has sent, if these are more.
+        self.noised_messages = np.zeros(num_nodes, dtype=np.int64)
         self.early_stopping = EarlyStopping(num_nodes, patience=0)
         self.clock: Callable[[], float] = time.monotonic
         self.sleep: Callable[[float], None] = time.sleep
@@ -140,6 +143,7 @@ class Network(Grid):
         self.tested.clear()
         self.participation = {vertex: Participation() for vertex in range(self.num_nodes)}
         self.saved_rounds[:] = 0
+        self.noised_messages[:] = 0
         self._metric_names.clear()
         self.absent.clear()
         self._formerly.clear()
@@ -200,6 +204,7 @@ class Network(Grid):
         self._formerly.pop(node, None)
         self.traffic.down[vertex] += message_bytes(message)
         self.traffic.up[vertex] += message_bytes(reply)
+        self.noised_messages[vertex] = max(self.noised_messages[vertex], hello.noised_messages)
         if returning:
             if self.is_behind(vertex) and not hello.fresh:
                 words = "node %s returns with an older state, of round %d instead of %d: a backup, or a full disk"
@@ -212,10 +217,12 @@ class Network(Grid):
         return self.hellos[vertex].restored_round < int(self.saved_rounds[vertex])
 
     def _count_sent(self, message: Message) -> None:
-        """Count the bytes of a message to a node that has joined."""
+        """Count a message to a node that has joined: its bytes, and the noise of the reply, which may be lost."""
         vertex = self._vertex_of.get(message.metadata.dst_node_id)
         if vertex is not None:
             self.traffic.down[vertex] += message_bytes(message)
+            config = message.content[CONFIG]
+            self.noised_messages[vertex] += "wire-noise" in config and config.get("reply") == LOGITS
 
     def _check_fit(self, hellos: dict[int, Hello]) -> None:
         check_alike(hellos, self._label, reference=self.same_reference, model=self.same_model)
@@ -285,6 +292,7 @@ class Network(Grid):
         return {
             **vars(self.traffic),
             "saved-rounds": self.saved_rounds,
+            "noised-messages": self.noised_messages,
             "participation": np.frombuffer(parts.encode(), dtype=np.uint8),
             "absent": absent,
             **self.early_stopping.state_dict(),
@@ -296,6 +304,8 @@ class Network(Grid):
         parts = json.loads(state["participation"].tobytes())
         self.participation = {int(vertex): Participation(**part) for vertex, part in parts.items()}
         self.saved_rounds = state["saved-rounds"]
+        # A device may have sent more since, in a round that was not finished.
+        self.noised_messages = np.maximum(state["noised-messages"], self.noised_messages)
         self.absent = dict.fromkeys(state["absent"].tolist(), MessageType.TRAIN)
         self.early_stopping.load_state_dict(state)
 

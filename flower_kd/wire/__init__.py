@@ -1,6 +1,6 @@
 """What travels as arrays: wire formats of logits and soft labels, weights, and the size of messages."""
 
-from flower_kd.wire import codecs, compression, compressions, symbolic  # these register codecs and compressions
+from flower_kd.wire import codecs, compression, compressions, noise, symbolic  # these register codecs and compressions
 from flower_kd.wire.codings import CODINGS, Coding
 from flower_kd.wire.compression import COMPRESSIONS, Compression, Compressor, Shapes
 from flower_kd.wire.formats import CODECS, LARGEST, Codec, WireFormat, decode, encode, get, names
@@ -57,6 +57,7 @@ __all__ = [
     "layout_of",
     "message_bytes",
     "names",
+    "noise",
     "read",
     "reply_bytes",
     "short_repr",

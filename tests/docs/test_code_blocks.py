@@ -23,6 +23,7 @@ TOO_LONG = (
     "flower-kd federation",
     "flower-kd compare preset:mnist",
     "flower-kd compare preset:digits --num-nodes 8 --seeds",
+    "flower-kd compare preset:privacy",
     "python sim/liars.py",
 )
 

@@ -140,6 +140,10 @@ def _headline(row: Mapping[str, float], summary: Summary) -> Iterator[Figure]:
         )
     else:
         yield Figure("bytes per edge", "0 MB", "nothing is sent to other nodes")
+    if loss := summary.privacy:
+        words = f"at delta {loss['delta']:g}, for all data of a node; messages with noise: {loss['messages']:,}"
+        seeded = "; drawn from the run's seed, it protects nothing" if loss["seeded_nodes"] else ""
+        yield Figure("epsilon", f"{loss['epsilon']:.4g}", words + seeded)
     seconds = row["seconds"]
     yield Figure("time per round", f"{short(seconds / summary.rounds)} s", f"{short(seconds)} s in total")
 
