@@ -48,7 +48,8 @@ def test_a_wrong_clock_is_named_and_a_difference_that_flower_allows_changes_noth
     with ExitStack() as processes:
         devices = Devices(tmp_path, processes, warm=True)
         for seconds, words in ((7200, "about 2 hours ahead of"), (-7200, "about 2 hours behind")):
-            devices.kill("supernode-1")
+            devices.started["supernode-1"].terminate()  # signed off: one that is killed would count as connected
+            devices.started["supernode-1"].wait(60)
             devices.start_supernode(1, **shifted(tmp_path / f"clock{seconds}", seconds))
             wait(lambda: devices.started["supernode-1"].poll() is not None, 120)
             assert devices.started["supernode-1"].returncode == 2
