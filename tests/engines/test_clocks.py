@@ -14,7 +14,7 @@ from flower_kd import sim
 
 # Python imports it at each start of a process; datetime.now and time.time are what Flower and this package read.
 SHIFTED = """
-import datetime, time
+import datetime, sys, time
 
 clock, real = time.time, datetime.datetime
 
@@ -27,7 +27,8 @@ class Shifted(real, metaclass=Kind):
     def now(cls, tz=None):
         return real.now(tz) + datetime.timedelta(seconds=OFFSET)
 
-datetime.datetime = Shifted
+if any("flower-supernode" in word for word in sys.orig_argv):  # C extensions elsewhere need the real one
+    datetime.datetime = Shifted
 time.time = lambda: clock() + OFFSET
 """
 
