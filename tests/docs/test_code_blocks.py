@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # Flower's own commands run in tests/engines; the others set up a machine.
-ELSEWHERE = ("flwr", "flower-superlink", "flower-supernode", "make", "pip", "uv")
+ELSEWHERE = ("export", "flwr", "flower-superlink", "flower-supernode", "make", "pip", "ray", "uv")
 # Minutes, or data that is not here.
 TOO_LONG = (
     "flower-kd bench",
