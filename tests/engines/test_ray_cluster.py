@@ -1,6 +1,8 @@
 """Flower's simulation engine over a Ray cluster of two nodes, as on two machines."""
 
 import json
+import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -38,10 +40,13 @@ def cluster(tmp_path: Path) -> Iterator[str]:
     """Return the address of a cluster of two nodes with a CPU each."""
     address = f"127.0.0.1:{free_port()}"
     port = address.rpartition(":")[2]
-    env = environment(tmp_path / "ray")
+    # Ray notes the cluster in its folder, and every later run of this user would wait for it.
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a short path: it has sockets
+    env = environment(tmp_path / "ray") | {"RAY_TMPDIR": folder}
     common = ["--num-cpus", "1", "--object-store-memory", "100000000", "--disable-usage-stats", "--block"]
     head = ["--head", "--node-ip-address", "127.0.0.1", "--port", port, "--include-dashboard", "false"]
     with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
         stack.enter_context(running(["ray", "start", *head, *common], env, tmp_path / "head.log"))
         wait_for(tmp_path / "head.log")
         stack.enter_context(running(["ray", "start", "--address", address, *common], env, tmp_path / "other.log"))
