@@ -32,7 +32,15 @@ from flower_kd.device import app_modules, launch
 from flower_kd.sim import preload
 
 ENTRY = "flwr.supernode.cli.flwr_clientapp:flwr_clientapp"
-MODULES = [*preload.NODES, "sklearn.datasets", "networkx"]  # at their first use, messages import the last two
+# At their first use, messages import those beside the first.
+MODULES = [
+    *preload.NODES,
+    "sklearn.datasets",
+    "networkx",
+    "flower_kd.strategies",
+    "flower_kd.data.own",
+    "flower_kd.data.skew_partitioner",
+]
 RETIRED = 75  # the exit status of one that has served its time
 MOST_MESSAGES = 1000
 MOST_GROWTH = 200_000_000  # bytes by which its peak memory may grow
