@@ -22,6 +22,7 @@ import struct
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -247,6 +248,10 @@ def main(folder: str, entry: str = ENTRY, *modules: str) -> None:
     call = getattr(importlib.import_module(module), function)
     for name in modules or MODULES:
         importlib.import_module(name)
+    # What modules tidy up at the exit of their process is not a child's business: torch takes longer for it than a
+    # small message.
+    for finalizer in weakref.finalize._registry:  # type: ignore[attr-defined]
+        finalizer.atexit = False
     gc.collect()
     gc.freeze()  # collections in the children do not copy the pages of what is imported
     request = Server(Path(folder)).serve()
