@@ -254,7 +254,7 @@ class MultiHead(NeighborKD):
         if not self.is_private:
             waiting = dict(self._lessons)
             records = super().payload(vertex)
-            self._lessons, self._ahead = waiting, {}  # for a node that does not receive it, or loses it
+            self._lessons = waiting  # for a node that does not receive it, or loses it
             return records
         sources, weights = self._networks_for(vertex)
         if not sources:

@@ -213,6 +213,19 @@ def test_what_was_sent_ahead_is_in_the_state(ring: nx.Graph) -> None:
     assert [len(state) for state in here] == [4, 8, 8, 4, 0]
 
 
+def test_teachers_that_were_sent_are_kept_only_if_they_may_be_sent_again(ring: nx.Graph) -> None:
+    def kept(pipeline: int) -> list[int]:
+        """Return of how many nodes the strategy has teachers, after each round."""
+        strategy = NeighborKD(ring, local_steps=1, pipeline=pipeline)
+        found: list[int] = []
+        strategy.on_round = lambda _: found.append(len(strategy._ahead))
+        strategy.start(strategy.network(FaultyGrid(APP, 4, {})), num_rounds=4)
+        return found
+
+    assert kept(0) == [0] * 4
+    assert kept(1) == [0, 0, 4, 4]
+
+
 def test_a_strategy_without_messages_to_wait_for_needs_no_pipeline(ring: nx.Graph) -> None:
     with pytest.raises(InputError, match=r"unknown argument of Silo 'pipeline'"):
         Silo(ring, pipeline=1)
