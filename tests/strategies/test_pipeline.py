@@ -136,6 +136,37 @@ def test_a_restarted_node_joins_again(ids: list[str], ring: nx.Graph, caplog) ->
     assert {key[0] for key in network.metrics if key[1] == 1} >= {18, 19, 20}
 
 
+@pytest.mark.parametrize("teachers", ["reference", "private"])
+@pytest.mark.parametrize("node_id", ["same", "other"])
+def test_a_restarted_node_gets_its_lasting_teacher_again(teachers: str, node_id: str, ring: nx.Graph) -> None:
+    """The message that it answers first was composed before it was known that the node had lost it."""
+    from test_patience_of_two_heads import build
+
+    grid = DelayedGrid(FaultyGrid(make_client_app(build), 4, {}), lambda vertex, message: 5.0)
+    strategy = MultiHead(ring, local_steps=2, teachers=teachers, pipeline=1)
+    network = grid.watched(strategy.network(grid))
+    answered: dict[int, bool] = {}  # by round: whether the message to node 1 has its teacher
+
+    def restart(vertex: int, reply: Message) -> Message:
+        if vertex == 1 and reply.metadata.message_type == "train" and reply.has_content():
+            message = next(m for m in grid.pushed if m.metadata.message_id == reply.metadata.reply_to_message_id)
+            server_round = int(message.content["config"]["server-round"])
+            answered[server_round] = "teacher" in message.content or "teacher-weights" in message.content
+            if server_round == 9:
+                context = grid.grid.contexts.pop(network.node_id(1))
+                context.state = LiveState()
+                context.node_id = context.node_id if node_id == "same" else 777
+                grid.grid.contexts[context.node_id] = context
+        return reply
+
+    grid.grid.interfere = restart
+    strategy.start(network, num_rounds=14, timeout=TIMEOUT)
+    assert next(server_round for server_round, taught in answered.items() if taught) == 8
+    again = [taught for server_round, taught in answered.items() if server_round > 9]
+    assert sum(again) == 1
+    assert any(again[:2])
+
+
 @pytest.mark.parametrize("strategy", ["neighbor-kd", "d-dist"])
 def test_a_resumed_run_has_the_same_figures(strategy: str, tmp_path) -> None:
     config = {
