@@ -19,15 +19,15 @@ from flower_kd.errors import InputError
 from flower_kd.models import pruning
 from flower_kd.models.card import ModelCard, Score
 
-# The server may have been stopped before it finished a node's last round.
-KEPT_ROUNDS = 2
+# The server may have been stopped before it finished a node's last round; with pipeline = 1, its last two.
+KEPT_ROUNDS = 3
 STATE, BEST = "round", "best"  # what files contain, and how their names begin
 SUFFIX = ".safetensors"
 CARD, SCORE, NEXT_STEP = "card", "score", "next-step"  # keys of the metadata
 
 
 class NodeFiles:
-    """The saved states of one node after its last two rounds, in `round-N.safetensors`, and its last best models.
+    """The saved states of one node after its last three rounds, in `round-N.safetensors`, and its last best models.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ def reply(
     order: Order,
     taught: Teacher | None,
     logits: Tensor | None,
-    noised: Callable[[Tensor], Tensor] = lambda logits: logits,
+    noised: Callable[[Tensor], Tensor],
 ) -> tuple[str, ArrayRecord]:
     """Return the name and the content of the record with the node's logits on the rows of the exchange.
 
@@ -53,7 +53,7 @@ def reply(
     logits : Tensor or None
         [rows, classes], if training has them; otherwise they are computed.
     noised : callable (Tensor) -> Tensor
-        Adds noise to the logits before they are encoded; by default, none.
+        Adds to the logits, before they are encoded, the noise that the order wants, if any.
     """
     reference = node.reference
     assert isinstance(reference, Tensor)

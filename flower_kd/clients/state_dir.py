@@ -3,7 +3,7 @@
 Its process may be killed at any instant, and started again on a machine whose clock has changed:
 
 - `.flower-kd-node.json` says whose folder it is, and what the server said when the current part of the run began;
-- `runs/NUMBER-RUN/STAGE/` has the node's states after its last two rounds (`NodeFiles`), for the newest runs only;
+- `runs/NUMBER-RUN/STAGE/` has the node's states after its last three rounds (`NodeFiles`), for the newest runs only;
 - `models/` has the model of its last finished round, and the best by validation, as a finished run has them;
 - `noised-messages.json` has how many messages with noise it has sent in each run, of all runs.
 """

@@ -23,7 +23,7 @@ from flower_kd.data.spec import DataSpec
 
 Samples = tuple[Tensor, Tensor]
 
-FILE = "data/prepared.safetensors"
+FILE = "prepared/data.safetensors"  # not in data/, where a user may have the node's own
 _FACTS = "flower-kd"  # in the file's metadata
 
 

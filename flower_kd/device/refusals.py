@@ -13,6 +13,7 @@ import time
 import urllib.request
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
@@ -84,7 +85,7 @@ def of_clock(address: str, certificate: Path | None) -> Refusal | None:
                 f"that is wrong, {_SET}"
             )
         return None
-    except (OSError, TypeError, ValueError):
+    except (OSError, HTTPException, TypeError, ValueError):
         return None
     ahead = time.time() - there
     if 1 - MOST_BEHIND < ahead < MOST_AHEAD - 1:

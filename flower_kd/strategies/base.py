@@ -494,10 +494,14 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         return messages
 
     def _untested(self) -> np.ndarray:
-        """Return the vertices that are not drawn in a round that ends now, and so are evaluated by another message."""
+        """Return the vertices that are evaluated by another message in a round that ends now.
+
+        Those are all, or the ones that are not drawn in this round.
+        """
         ends_round = self._is_last_exchange(self._exchange)
-        is_asked = ends_round and self.is_evaluated(self._round_of(self._exchange))
-        return np.flatnonzero(self._last_drawn() < 0) if is_asked else np.empty(0, dtype=int)
+        if not (ends_round and self.is_evaluated(self._round_of(self._exchange))):
+            return np.empty(0, dtype=int)
+        return np.flatnonzero(self._last_drawn() < 0) if self._tests_in_training else np.arange(self.num_nodes)
 
     @contextmanager
     def _at(self, exchange: int) -> Iterator[None]:

@@ -280,7 +280,8 @@ class DistillationStrategy(GraphStrategy):
         if lesson is None:
             return {}
         self._lessons[vertex] = [each for each in self._lessons[vertex] if each.exchange > lesson.exchange]
-        self._ahead[vertex] = self._exchange, lesson
+        if self._delay:
+            self._ahead[vertex] = self._exchange, lesson
         labels, weights = lesson.teacher.soft_labels, lesson.teacher.weights
         records = {TEACHER: self.wire.encode_teacher(labels)}
         if labels.ndim == 3:

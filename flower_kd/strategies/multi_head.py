@@ -119,6 +119,7 @@ class MultiHead(NeighborKD):
         self._sent = SentNetworks()
         self._teaching = self.weights  # in the exchange in which networks are sent
         self._delivered: set[int] = set()  # vertices that have received their teacher
+        self._given: dict[int, int] = {}  # the last exchange whose message to a vertex had its teacher
 
     @classmethod
     def phases_of(cls, num_rounds: int, settings: Mapping[str, Any]) -> list[int]:
@@ -176,7 +177,7 @@ class MultiHead(NeighborKD):
 
     def begin(self, hellos: dict[int, Hello]) -> None:
         """Begin without teachers."""
-        self._sent, self._delivered = SentNetworks(), set()
+        self._sent, self._delivered, self._given = SentNetworks(), set(), {}
         if self.is_private:
             GraphStrategy.begin(self, hellos)
             self._hellos = dict(hellos)
@@ -251,10 +252,11 @@ class MultiHead(NeighborKD):
         """Return a vertex's teacher until it has received it."""
         if not self._is_due(vertex):
             return {}
+        self._given[vertex] = self._exchange
         if not self.is_private:
             waiting = dict(self._lessons)
             records = super().payload(vertex)
-            self._lessons, self._ahead = waiting, {}  # for a node that does not receive it, or loses it
+            self._lessons = waiting  # for a node that does not receive it, or loses it
             return records
         sources, weights = self._networks_for(vertex)
         if not sources:
@@ -266,7 +268,8 @@ class MultiHead(NeighborKD):
         """Receive what nodes send in the exchange; after it, note who has its teacher."""
         if not self._exchanges:
             for vertex, _ in replies:
-                if self._distills:
+                # With pipeline = 1, a message may be older than the return of a node that has lost its teacher.
+                if self._distills and self._given.get(vertex) == self._exchange:
                     self._delivered.add(vertex)
             return {}
         if self.is_private:

@@ -410,7 +410,8 @@ class Network(Grid):
             self._record(server_round, vertex, reply, metrics, tested)
             if message.content[CONFIG].get("keep"):
                 self.saved_rounds[vertex] = server_round
-            if self.absent.get(vertex) == message.metadata.message_type:
+            kinds = {message.metadata.message_type, *([MessageType.EVALUATE] if tested else [])}
+            if self.absent.get(vertex) in kinds:
                 self._returning[vertex] = f"in round {server_round}, {self._weights(vertex, vertex in given_weights)}"
             if vertex not in self.absent or vertex in self._returning:
                 self._last_round[vertex] = server_round

@@ -28,7 +28,7 @@ def logits(seed: int) -> torch.Tensor:
 
 def sent(node: Node, base: int, seed: int) -> bytes:
     """Return the bytes of a node's rows for a server that has rows of this digest."""
-    name, record = predictions.reply(node, Order(**vars(ORDER) | {"base": base}), None, logits(seed))
+    name, record = predictions.reply(node, Order(**vars(ORDER) | {"base": base}), None, logits(seed), lambda rows: rows)
     assert name == LOGITS
     return record["rows"].data
 

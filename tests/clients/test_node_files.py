@@ -30,21 +30,22 @@ def bias(node) -> float:
     return node.model[0].bias[0].item()
 
 
-def test_the_states_of_the_last_two_rounds_are_kept(tmp_path: Path) -> None:
+def test_the_states_of_the_last_three_rounds_are_kept(tmp_path: Path) -> None:
     files = NodeFiles(tmp_path / "new" / "node")
-    for server_round in (8, 9, 10, 12):
+    for server_round in (7, 8, 9, 10, 12):
         files.save(node_of(server_round), server_round)
     (tmp_path / "new" / "node" / "round-x.safetensors").write_text("somebody else's")
-    assert sorted(path.name for path in (tmp_path / "new" / "node").glob("round-1*")) == [
+    assert sorted(path.name for path in (tmp_path / "new" / "node").glob("round-[0-9]*")) == [
         "round-10.safetensors",
         "round-12.safetensors",
+        "round-9.safetensors",
     ]
-    for asked, expected in [(12, 12), (99, 12), (11, 10), (10, 10)]:
+    for asked, expected in [(12, 12), (99, 12), (11, 10), (10, 10), (9, 9)]:
         node = node_of(0.0)
         assert files.load(node, asked) == expected
         assert bias(node) == expected
     node = node_of(0.5)
-    assert files.load(node, 9) == 0
+    assert files.load(node, 8) == 0
     assert bias(node) == 0.5
     assert NodeFiles(tmp_path / "none").load(node, 5) == 0
 
@@ -136,10 +137,11 @@ def test_the_best_model_is_the_last_that_was_saved(tmp_path: Path) -> None:
     files = NodeFiles(tmp_path / "new" / "node")
     assert files.best_model(9.0) is None
     assert files.load_best(9) is None
-    for server_round in (2, 4, 10):
+    for server_round in (2, 3, 4, 10):
         files.save_best(node_of(server_round), Score(server_round, 0.5, 1 / server_round))
     assert sorted(path.name for path in (tmp_path / "new" / "node").iterdir()) == [
         "best-10.safetensors",
+        "best-3.safetensors",
         "best-4.safetensors",
     ]
     assert best(files, 0.1) == (Score(10, 0.5, 0.1), 10.0)

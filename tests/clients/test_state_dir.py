@@ -57,14 +57,14 @@ def test_states_of_the_last_runs_are_kept_and_never_mixed(tmp_path: Path) -> Non
         home = StateDir(tmp_path, 2, "cam-3")
         home.claim(greeting(f"run{number}"), RUN)
         files = home.files(greeting(f"run{number}"), RUN)
-        for server_round in (1, 2, 3):
+        for server_round in (1, 2, 3, 4):
             files.save(node_of(10 * number + server_round), server_round, 5 * server_round)
-    kept = {f"runs/{n}-run{n}/neighbor-kd/round-{r}.safetensors" for n in range(6 - KEPT_RUNS, 6) for r in (2, 3)}
+    kept = {f"runs/{n}-run{n}/neighbor-kd/round-{r}.safetensors" for n in range(6 - KEPT_RUNS, 6) for r in (2, 3, 4)}
     assert rounds(tmp_path) == kept | {"models/node-2.safetensors"}
     node = node_of(0.0)
-    assert StateDir(tmp_path, 2, "cam-3").files(greeting("run4"), RUN).load(node, 9) == 3
-    assert node.model[0].bias[0] == 43
-    assert StateDir(tmp_path, 2, "cam-3").files(greeting("run4"), RUN).position() == (3, 15)
+    assert StateDir(tmp_path, 2, "cam-3").files(greeting("run4"), RUN).load(node, 9) == 4
+    assert node.model[0].bias[0] == 44
+    assert StateDir(tmp_path, 2, "cam-3").files(greeting("run4"), RUN).position() == (4, 20)
     assert StateDir(tmp_path, 2, "cam-3").files(greeting("run4", "silo"), RUN).load(node, 9) == 0
     # The run that is resumed is the current one, however old it is.
     home = StateDir(tmp_path, 2, "cam-3")
@@ -400,13 +400,13 @@ def test_a_run_goes_on_while_a_disk_is_full(tmp_path: Path, ring: nx.Graph, monk
     monkeypatch.setattr(NodeFiles, "save", full)
     strategy = NeighborKD(ring, local_steps=2)
     network = strategy.network(grid)
-    strategy.start(network, ArrayRecord(), num_rounds=3)
-    assert [network.participation[vertex].taken for vertex in range(4)] == [3] * 4
+    strategy.start(network, ArrayRecord(), num_rounds=4)
+    assert [network.participation[vertex].taken for vertex in range(4)] == [4] * 4
     errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert len(errors) == 2
+    assert len(errors) == 3
     assert errors[0].startswith("round 2 cannot be resumed: a node's state cannot be written: [Errno 28] No space left")
     assert {path.name for path in (tmp_path / "1").rglob("round-*")} == {"round-1.safetensors"}
-    assert {path.name for path in (tmp_path / "2").rglob("round-*")} == {"round-2.safetensors", "round-3.safetensors"}
+    assert {path.name for path in (tmp_path / "2").rglob("round-*")} == {f"round-{r}.safetensors" for r in (2, 3, 4)}
 
 
 def test_a_run_goes_on_while_a_disk_is_not_there(tmp_path: Path, ring: nx.Graph, monkeypatch, caplog) -> None:

@@ -97,6 +97,16 @@ def test_a_changed_file_another_run_and_other_settings_are_noticed(
     assert (home / FILE).parent.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_data_dir_inside_the_state_dir_is_left_alone(spec: DataSpec, own: Path, home: Path, made: list[int]) -> None:
+    """The first name for it that comes to mind."""
+    inside = own.rename(home / "data")
+    before = sorted(inside.rglob("*"))
+    for _ in range(3):
+        kept_in(home, 5, spec, 0, str(inside))
+    assert len(made) == 1
+    assert sorted(inside.rglob("*")) == before
+
+
 def test_a_damaged_file_is_written_again(spec: DataSpec, home: Path, made: list[int]) -> None:
     kept_in(home, 5, spec, 0)
     whole = (home / FILE).read_bytes()

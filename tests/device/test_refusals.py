@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from socketserver import BaseRequestHandler, TCPServer
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
@@ -70,6 +71,21 @@ def test_a_server_that_is_not_there_gives_no_reason() -> None:
     with server() as address:
         pass
     assert refusals.refusal(address, None, None) is None
+
+
+def test_a_server_of_another_kind_gives_no_reason() -> None:
+    """One with TLS answers a request without it by an alert, which is not HTTP."""
+
+    class Alert(BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1000)
+            self.request.sendall(b"\x15\x03\x01\x00\x02\x02\x46")
+
+    with TCPServer(("127.0.0.1", 0), Alert) as served:
+        thread = threading.Thread(target=served.handle_request)
+        thread.start()
+        assert refusals.refusal(f"127.0.0.1:{served.server_address[1]}", None, None) is None
+        thread.join()
 
 
 @pytest.mark.parametrize(

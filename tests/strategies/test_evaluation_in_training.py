@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import networkx as nx
 import pytest
-from conftest import FaultyGrid, build_blob_node, build_same_model_node
+from conftest import FaultyGrid, build_blob_node, build_same_model_node, replace_evaluation
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from torch import Tensor
 
@@ -100,3 +100,29 @@ def test_a_node_whose_evaluation_fails_teaches_and_is_named(ring: nx.Graph, capl
     named = [r.getMessage() for r in caplog.records if "round 1 continues without node 2" in r.getMessage()]
     assert len(named) == 1
     assert "the test set is gone" in named[0]
+
+
+def test_a_node_whose_evaluation_failed_once_is_back_with_the_next(ring: nx.Graph, caplog) -> None:
+    """Until then, another node could take its place."""
+    left = [2]  # the evaluation in its reply, and that by a message of its own
+
+    def spoil(values: dict) -> dict:
+        left[0] -= 1
+        return values | {"accuracy": 2.0}
+
+    def interfere(vertex: int, reply: Message) -> Message:
+        if vertex == 2 and left[0] > 0:
+            replace_evaluation(reply, spoil)
+        return reply
+
+    grid = FaultyGrid(make_client_app(build_blob_node), 4, {})
+    grid.interfere = interfere
+    caplog.set_level("WARNING", "flwr")
+    network, _ = run(NeighborKD(ring, local_steps=2), grid, rounds=4)
+    assert left == [0]
+    assert ["test-accuracy" in network.metrics[r, 2].values for r in (1, 2, 3, 4)] == [False, True, True, True]
+    lines = [r.getMessage() for r in caplog.records if "node 2" in r.getMessage()]
+    assert len(lines) == 2
+    assert lines[0].startswith("round 1 continues without node 2: 'accuracy' = 2.0 in its report")
+    assert lines[1].startswith("node 2 is back in round 2")
+    assert network.absent == {}

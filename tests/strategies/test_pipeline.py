@@ -1,12 +1,15 @@
 """With pipeline = 1, messages wait at the nodes, and teachers are one exchange older."""
 
 import math
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import networkx as nx
 import pytest
 from conftest import DelayedGrid, FaultyGrid, build_blob_node, killed_after
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message
 from flwr.superlink.grid import InMemoryGrid
 
 from flower_kd import sim
@@ -133,6 +136,37 @@ def test_a_restarted_node_joins_again(ids: list[str], ring: nx.Graph, caplog) ->
     assert {key[0] for key in network.metrics if key[1] == 1} >= {18, 19, 20}
 
 
+@pytest.mark.parametrize("teachers", ["reference", "private"])
+@pytest.mark.parametrize("node_id", ["same", "other"])
+def test_a_restarted_node_gets_its_lasting_teacher_again(teachers: str, node_id: str, ring: nx.Graph) -> None:
+    """The message that it answers first was composed before it was known that the node had lost it."""
+    from test_patience_of_two_heads import build
+
+    grid = DelayedGrid(FaultyGrid(make_client_app(build), 4, {}), lambda vertex, message: 5.0)
+    strategy = MultiHead(ring, local_steps=2, teachers=teachers, pipeline=1)
+    network = grid.watched(strategy.network(grid))
+    answered: dict[int, bool] = {}  # by round: whether the message to node 1 has its teacher
+
+    def restart(vertex: int, reply: Message) -> Message:
+        if vertex == 1 and reply.metadata.message_type == "train" and reply.has_content():
+            message = next(m for m in grid.pushed if m.metadata.message_id == reply.metadata.reply_to_message_id)
+            server_round = int(message.content["config"]["server-round"])
+            answered[server_round] = "teacher" in message.content or "teacher-weights" in message.content
+            if server_round == 9:
+                context = grid.grid.contexts.pop(network.node_id(1))
+                context.state = LiveState()
+                context.node_id = context.node_id if node_id == "same" else 777
+                grid.grid.contexts[context.node_id] = context
+        return reply
+
+    grid.grid.interfere = restart
+    strategy.start(network, num_rounds=14, timeout=TIMEOUT)
+    assert next(server_round for server_round, taught in answered.items() if taught) == 8
+    again = [taught for server_round, taught in answered.items() if server_round > 9]
+    assert sum(again) == 1
+    assert any(again[:2])
+
+
 @pytest.mark.parametrize("strategy", ["neighbor-kd", "d-dist"])
 def test_a_resumed_run_has_the_same_figures(strategy: str, tmp_path) -> None:
     config = {
@@ -145,6 +179,51 @@ def test_a_resumed_run_has_the_same_figures(strategy: str, tmp_path) -> None:
     resumed = sim.run(config | {"resume": True}, 3, tmp_path / "resumed")
     assert resumed.accuracy == whole.accuracy
     assert resumed.bytes["per_edge"] == whole.bytes["per_edge"]
+
+
+def test_a_device_ahead_of_a_killed_server_still_has_the_round_that_is_resumed(ring: nx.Graph, tmp_path: Path) -> None:
+    """It has finished two rounds that the server has not."""
+
+    class Killed(NeighborKD):
+        def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
+            if server_round == 3:  # the messages of rounds 3 and 4 are answered; the last checkpoint is of round 2
+                raise KeyboardInterrupt
+            return super().aggregate_train(server_round, replies)
+
+    nodes = FaultyGrid(APP, 4, {})
+    for vertex, context in enumerate(nodes.contexts.values()):
+        (tmp_path / str(vertex)).mkdir()
+        context.node_config["state-dir"] = str(tmp_path / str(vertex))
+    grid = DelayedGrid(nodes)
+    strategy = Killed(ring, local_steps=1, pipeline=1)
+    network = grid.watched(strategy.network(grid))
+    network.greeting = replace(network.greeting, token="run")
+    with pytest.raises(KeyboardInterrupt):
+        strategy.start(network, num_rounds=6, timeout=TIMEOUT)
+    assert {m.content["config"].get("server-round") for m in grid.pushed} == {None, 1, 2, 3, 4}
+    network.greeting = replace(network.greeting, fresh=False, server_round=2)
+    for context in nodes.contexts.values():
+        context.state = LiveState()
+    assert [hello.restored_round for _, hello in sorted(network.join().items())] == [2] * 4
+
+
+def test_nodes_that_are_evaluated_by_a_message_are_not_sent_the_next_one_before_it(ring: nx.Graph) -> None:
+    class Smoothed(NeighborKD):
+        """A strategy of a user, whose nodes get something before they are evaluated."""
+
+        def evaluation_payload(self, vertex: int) -> dict[str, ArrayRecord]:
+            return {}
+
+    def strategy() -> Smoothed:
+        return Smoothed(ring, local_steps=4, exchange_every=2, evaluate_every=2, pipeline=1)
+
+    here = strategy().network(FaultyGrid(APP, 4, {}))
+    strategy().start(here, num_rounds=5)
+    there, grid = over_links(strategy(), 5)
+    assert figures(there) == figures(here)
+    assert {key[0] for key, found in there.metrics.items() if "test-accuracy" in found.values} == {2, 4, 5}
+    kinds = [m.metadata.message_type for m in grid.pushed if m.metadata.dst_node_id == there.node_id(0)]
+    assert kinds[1:] == [*["train"] * 4, "evaluate", *["train"] * 4, "evaluate", *["train"] * 2, "evaluate"]
 
 
 def test_what_was_sent_ahead_is_in_the_state(ring: nx.Graph) -> None:
@@ -163,6 +242,19 @@ def test_what_was_sent_ahead_is_in_the_state(ring: nx.Graph) -> None:
     here, there = states(FaultyGrid(APP, 4, {})), states(DelayedGrid(FaultyGrid(APP, 4, {}), lambda *_: 5.0))
     assert here == there
     assert [len(state) for state in here] == [4, 8, 8, 4, 0]
+
+
+def test_teachers_that_were_sent_are_kept_only_if_they_may_be_sent_again(ring: nx.Graph) -> None:
+    def kept(pipeline: int) -> list[int]:
+        """Return of how many nodes the strategy has teachers, after each round."""
+        strategy = NeighborKD(ring, local_steps=1, pipeline=pipeline)
+        found: list[int] = []
+        strategy.on_round = lambda _: found.append(len(strategy._ahead))
+        strategy.start(strategy.network(FaultyGrid(APP, 4, {})), num_rounds=4)
+        return found
+
+    assert kept(0) == [0] * 4
+    assert kept(1) == [0, 0, 4, 4]
 
 
 def test_a_strategy_without_messages_to_wait_for_needs_no_pipeline(ring: nx.Graph) -> None:
