@@ -33,7 +33,7 @@ KEPT_RUNS = 3
 
 
 class StateDir:
-    """The folder of one node; nothing but its marker is read before the node begins to train.
+    """The folder of one node; of its states nothing is read before the node joins a run.
 
     Parameters
     ----------

@@ -152,17 +152,17 @@ def _read(path: Path, made_of: str) -> NodeData | None:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a mapping
         facts = json.loads(metadata[_FACTS])
-    except (OSError, SafetensorError):
+        return NodeData(
+            private=(tensors["private-inputs"], tensors["private-labels"]),
+            validation=(tensors["validation-inputs"], tensors["validation-labels"]) if facts["validation"] else None,
+            test=(tensors["test-inputs"], tensors["test-labels"]),
+            reference=tensors["reference-inputs"],
+            fingerprint=facts["fingerprint"],
+            label_names=tuple(facts["label-names"]),
+            normalization=Normalization(tuple(facts["mean"]), tuple(facts["std"])),
+        )
+    except (OSError, SafetensorError, KeyError, ValueError):  # a damaged file, or one of another version
         return None
-    return NodeData(
-        private=(tensors["private-inputs"], tensors["private-labels"]),
-        validation=(tensors["validation-inputs"], tensors["validation-labels"]) if facts["validation"] else None,
-        test=(tensors["test-inputs"], tensors["test-labels"]),
-        reference=tensors["reference-inputs"],
-        fingerprint=facts["fingerprint"],
-        label_names=tuple(facts["label-names"]),
-        normalization=Normalization(tuple(facts["mean"]), tuple(facts["std"])),
-    )
 
 
 def _write(path: Path, made_of: str, data: NodeData) -> None:

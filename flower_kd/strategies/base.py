@@ -686,6 +686,7 @@ def over_nodes(network: Network, server_round: int, vertices: list[int], *, eval
     merged = MetricRecord({"vertices": vertices})
     for name in reported[0]:
         own = name.removeprefix(TEST)
+        # Validation metrics belong to the evaluation, unless a node reports some when none was asked for.
         of_evaluation = own != name or (name.startswith(VALIDATION) and (evaluation or bool(network.tested)))
         if of_evaluation == evaluation and all(name in values for values in reported):
             values = [values[name] for values in reported]

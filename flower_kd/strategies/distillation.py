@@ -44,7 +44,7 @@ Reduction = Literal["mean", "sum"]  # of the distillation term, over the rows of
 
 
 @dataclass(frozen=True)
-class _Lesson:
+class _PendingTeacher:
     """A teacher that waits for its node."""
 
     exchange: int  # whose logits it is made of
@@ -127,8 +127,10 @@ class DistillationStrategy(GraphStrategy):
         if self.noise is not None:
             privacy.accountant()  # now: without it, the run would end without its figure
         self._last_rows: list[wire.LastRows] = []
-        self._lessons: dict[int, list[_Lesson]] = {}  # not yet sent, in the order of exchanges
-        self._ahead: dict[int, tuple[int, _Lesson]] = {}  # sent with a message of a later exchange, and in which
+        self._pending: dict[int, list[_PendingTeacher]] = {}  # not yet sent, in the order of exchanges
+        self._sent_ahead: dict[
+            int, tuple[int, _PendingTeacher]
+        ] = {}  # sent with a message of a later exchange, and in which
         self._reference_rows = 0
         self._classes = 0
         self._any_usable = False  # whether logits of any node arrived in this run
@@ -196,7 +198,7 @@ class DistillationStrategy(GraphStrategy):
         """Store the shape of the logits."""
         self._reference_rows, self._classes = hellos[0].reference_rows, hellos[0].classes
         self.warn_if_untaught(self._num_rounds, self._reference_rows)
-        self._lessons, self._ahead = {}, {}
+        self._pending, self._sent_ahead = {}, {}
         self._any_usable = False
         if self._reference_rows == 0:
             raise InputError("the nodes have no reference set: distillation needs reference-size above 0")
@@ -225,10 +227,10 @@ class DistillationStrategy(GraphStrategy):
             found["last-rows"] = np.stack([last.words for last in self._last_rows])
             found["last-rows-known"] = np.stack([last.known for last in self._last_rows])
         # Those that were sent for the next exchange too: their messages are lost with the SuperLink.
-        ahead = {vertex: [lesson] for vertex, (sent, lesson) in self._ahead.items() if sent >= self._exchange}
+        ahead = {vertex: [made] for vertex, (sent, made) in self._sent_ahead.items() if sent >= self._exchange}
         for vertex in range(self.num_nodes):
-            for lesson in [*ahead.get(vertex, []), *self._lessons.get(vertex, [])]:
-                teacher, place = lesson.teacher, f"{vertex}.{lesson.exchange}"
+            for made in [*ahead.get(vertex, []), *self._pending.get(vertex, [])]:
+                teacher, place = made.teacher, f"{vertex}.{made.exchange}"
                 found[f"teacher.{place}"] = teacher.soft_labels.numpy()
                 if teacher.weights is not None:
                     found[f"teacher-weights.{place}"] = teacher.weights.numpy()
@@ -244,9 +246,9 @@ class DistillationStrategy(GraphStrategy):
                 owner, _, exchange = place.partition(".")
                 weights = state.get(f"teacher-weights.{place}")
                 teacher = Teacher(torch.from_numpy(soft_labels), None if weights is None else torch.from_numpy(weights))
-                self._lessons.setdefault(int(owner), []).append(_Lesson(int(exchange), teacher))
-        for lessons in self._lessons.values():
-            lessons.sort(key=lambda lesson: lesson.exchange)
+                self._pending.setdefault(int(owner), []).append(_PendingTeacher(int(exchange), teacher))
+        for pending in self._pending.values():
+            pending.sort(key=lambda made: made.exchange)
 
     @property
     def ends_run(self) -> bool:
@@ -263,26 +265,26 @@ class DistillationStrategy(GraphStrategy):
 
     def taught(self, vertex: int) -> int:
         """Return the exchange of a vertex's teacher, unless it is as expected or there is none."""
-        lesson = self._due(vertex)
-        return LAST if self.order.joint or lesson is None or lesson.exchange == self._exchange - 1 else lesson.exchange
+        due = self._due(vertex)
+        return LAST if self.order.joint or due is None or due.exchange == self._exchange - 1 else due.exchange
 
-    def _due(self, vertex: int) -> _Lesson | None:
-        """Return the lesson that a vertex is sent in the current exchange, the last one that it may have by now."""
+    def _due(self, vertex: int) -> _PendingTeacher | None:
+        """Return the teacher that a vertex is sent in the current exchange, the last one that it may have by now."""
         newest = self._exchange - 1 - self._delay
-        found = [each for each in self._lessons.get(vertex, ()) if each.exchange <= newest]
+        found = [each for each in self._pending.get(vertex, ()) if each.exchange <= newest]
         if not found or (self.order.joint and found[-1].exchange < newest):  # it is about other rows than this exchange
             return None
         return found[-1]
 
     def payload(self, vertex: int) -> dict[str, ArrayRecord]:
         """Return a vertex's teacher in the wire format, if it has one; it is sent once."""
-        lesson = self._due(vertex)
-        if lesson is None:
+        due = self._due(vertex)
+        if due is None:
             return {}
-        self._lessons[vertex] = [each for each in self._lessons[vertex] if each.exchange > lesson.exchange]
+        self._pending[vertex] = [each for each in self._pending[vertex] if each.exchange > due.exchange]
         if self._delay:
-            self._ahead[vertex] = self._exchange, lesson
-        labels, weights = lesson.teacher.soft_labels, lesson.teacher.weights
+            self._sent_ahead[vertex] = self._exchange, due
+        labels, weights = due.teacher.soft_labels, due.teacher.weights
         records = {TEACHER: self.wire.encode_teacher(labels)}
         if labels.ndim == 3:
             records[TEACHER_WEIGHTS] = wire.encode(torch.ones(len(labels)) if weights is None else weights)
@@ -312,8 +314,8 @@ class DistillationStrategy(GraphStrategy):
         self._check_teachers(teachers, len(rows))
         for vertex, teacher in teachers.items():
             # Nodes that take no part in the next exchange get theirs later, the last one.
-            waiting = self._lessons.get(vertex, [])[-1:] if self._delay else []
-            self._lessons[vertex] = [*waiting, _Lesson(self._exchange, teacher)]
+            waiting = self._pending.get(vertex, [])[-1:] if self._delay else []
+            self._pending[vertex] = [*waiting, _PendingTeacher(self._exchange, teacher)]
         return refused
 
     def _check_exchanged(self) -> None:

@@ -254,9 +254,9 @@ class MultiHead(NeighborKD):
             return {}
         self._given[vertex] = self._exchange
         if not self.is_private:
-            waiting = dict(self._lessons)
+            waiting = dict(self._pending)
             records = super().payload(vertex)
-            self._lessons = waiting  # for a node that does not receive it, or loses it
+            self._pending = waiting  # for a node that does not receive it, or loses it
             return records
         sources, weights = self._networks_for(vertex)
         if not sources:

@@ -222,7 +222,8 @@ class Network(Grid):
         if vertex is not None:
             self.traffic.down[vertex] += message_bytes(message)
             config = message.content[CONFIG]
-            self.noised_messages[vertex] += "wire-noise" in config and config.get("reply") == LOGITS
+            if "wire-noise" in config and config.get("reply") == LOGITS:
+                self.noised_messages[vertex] += 1
 
     def _check_fit(self, hellos: dict[int, Hello]) -> None:
         check_alike(hellos, self._label, reference=self.same_reference, model=self.same_model)

@@ -249,7 +249,7 @@ def test_teachers_that_were_sent_are_kept_only_if_they_may_be_sent_again(ring: n
         """Return of how many nodes the strategy has teachers, after each round."""
         strategy = NeighborKD(ring, local_steps=1, pipeline=pipeline)
         found: list[int] = []
-        strategy.on_round = lambda _: found.append(len(strategy._ahead))
+        strategy.on_round = lambda _: found.append(len(strategy._sent_ahead))
         strategy.start(strategy.network(FaultyGrid(APP, 4, {})), num_rounds=4)
         return found
 
