@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from flower_kd.sim.signals import deferred_signals
 LAUNCHED = "flwr-clientapp"  # what Flower's SuperExec starts for each message, found in PATH
 TICK_SECONDS = 0.5
 CONNECTED_SECONDS = 60.0  # a SuperNode that ends later than these was connected
+REACH_SECONDS = 3.0  # a SuperLink that takes no connection within these is said not to be there
 RESTART_SECONDS = (1.0, 60.0)  # after the first failure to start, and at most
 
 
@@ -64,6 +66,7 @@ def _keep_connected(
     options: NodeOptions, command: Sequence[str], env: dict[str, str], watch: Callable[[], None]
 ) -> int:
     """Run the SuperNode, again as long as it is refused for a while only, and return an exit status."""
+    _say_if_nothing_listens(options.superlink)
     waited = False
     while True:
         with _running(command, env) as supernode:
@@ -89,6 +92,15 @@ def _keep_connected(
         while time.monotonic() < deadline:
             watch()
             time.sleep(TICK_SECONDS)
+
+
+def _say_if_nothing_listens(address: str) -> None:
+    """Say that the SuperLink cannot be reached: Flower tries again by itself, without its address."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except OSError as error:
+        _say(f"the SuperLink at {address} cannot be reached ({error}): the node tries again until it can")
 
 
 class WarmProcess:

@@ -111,13 +111,16 @@ def check_arguments(
             raise InputError(f"{owner} takes no arguments, but got {argument!r}")
         if argument not in settings:
             raise InputError(unknown(f"argument of {owner}", argument, settings))
-    missing = next((key for key, setting in settings.items() if setting.required and key not in arguments), None)
-    if missing is not None:
+    missing = [key for key, setting in settings.items() if setting.required and key not in arguments]
+    if missing:
         from flower_kd.parts.values import allowed
 
-        values = allowed(settings[missing].annotation)
-        described = "" if "any" in values else f" ({values})"  # of another library's annotation
-        raise InputError(f"{owner} needs the argument {missing}{described}, as in '{name}({missing}=...)'")
+        values = {key: allowed(settings[key].annotation) for key in missing}
+        # "any" is the annotation of another library
+        described = [key if "any" in text else f"{key} ({text})" for key, text in values.items()]
+        words = "the argument" if len(missing) == 1 else "the arguments"
+        example = ", ".join(f"{key}=..." for key in missing)
+        raise InputError(f"{owner} needs {words} {' and '.join(described)}, as in '{name}({example})'")
     return {argument: _checked(settings[argument], value, prefix) for argument, value in arguments.items()}
 
 

@@ -186,3 +186,22 @@ def test_the_reason_is_the_users_error(options: NodeOptions, tmp_path: Path) -> 
     (tmp_path / "statuses").write_text("0\n")
     with server(7200) as address, pytest.raises(InputError, match="about 2 hours ahead of"):
         node.run(replace(options, superlink=address), warm_start=False)
+
+
+def test_a_superlink_that_is_not_there_is_named_and_the_node_tries(
+    options: NodeOptions, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "statuses").write_text("3\n")
+    assert node.run(options, warm_start=False) == 3
+    said = capfd.readouterr().err
+    assert said.count("flower-kd: the SuperLink at 127.0.0.1:9 cannot be reached (") == 1
+    assert starts(tmp_path) == 1
+
+
+def test_nothing_is_said_of_a_superlink_that_is_there(
+    options: NodeOptions, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "statuses").write_text("3\n")
+    with server() as address:
+        assert node.run(replace(options, superlink=address), warm_start=False) == 3
+    assert "cannot be reached" not in capfd.readouterr().err

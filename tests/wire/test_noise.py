@@ -98,7 +98,8 @@ def test_the_text_says_how_much() -> None:
         ("laplace", r"unknown wire-noise 'laplace' \(allowed: none, gaussian\)"),
         (
             "gaussian",
-            r"wire-noise 'gaussian' needs the argument clip \(number, above 0\), as in 'gaussian\(clip=...\)'",
+            r"wire-noise 'gaussian' needs the arguments clip \(number, above 0\) and multiplier \(number, above 0\), "
+            r"as in 'gaussian\(clip=..., multiplier=...\)'",
         ),
         ("gaussian(clip=1)", "wire-noise 'gaussian' needs the argument multiplier"),
         ("gaussian(clip=0, multiplier=1)", "wire-noise 'gaussian': clip = 0 must be above 0"),
