@@ -130,8 +130,8 @@ class StateDir:
         OSError
             If the new one cannot be written.
         """
-        messages = self.noised_messages(greeting, run_id) + 1
-        runs = self._noised() | {_run_name(greeting, run_id): {noise.KEY: wire_noise, "messages": messages}}
+        runs, name = self._noised(), _run_name(greeting, run_id)
+        runs[name] = {noise.KEY: wire_noise, "messages": runs.get(name, {}).get("messages", 0) + 1}
         folders.replace_file(self.folder / folders.NOISED_MESSAGES, json.dumps(runs, indent=2).encode(), durable=True)
 
     def _noised(self) -> dict[str, dict[str, Any]]:

@@ -290,7 +290,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             raise InputError(f"{type(self).__name__} takes no evaluate_fn: every node has a model of its own")
         check_run(num_rounds, timeout)
         network = grid if isinstance(grid, Network) else self.network(grid)
-        exchanges = self.local_steps // self.exchange_every
+        exchanges = self._exchanges_in(1)
         self.phases = self.phases_of(num_rounds, vars(self))
         self._network, self._num_rounds, self._exchange = network, num_rounds, self.last_round * exchanges
         self._composed = {}
@@ -424,12 +424,10 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
     @property
     def ends_run(self) -> bool:
         """Whether what nodes reply in the current exchange is not sent to any other node before the run ends."""
-        return self._exchange + 1 >= self._num_exchanges
+        return self._exchange + 1 >= self._exchanges_in(self._num_rounds)
 
-    @property
-    def _num_exchanges(self) -> int:
-        """Exchanges of the whole run."""
-        return self._num_rounds * (self.local_steps // self.exchange_every)
+    def _exchanges_in(self, num_rounds: int) -> int:
+        return num_rounds * (self.local_steps // self.exchange_every)
 
     @property
     def _phase_ends(self) -> list[int]:
@@ -485,7 +483,7 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
         if self.pipeline and network.sends_ahead:
             messages = list(messages)
             network.send_ahead(messages)
-            if following < self._num_exchanges and not self.waits(following):
+            if following < self._exchanges_in(self._num_rounds) and not self.waits(following):
                 untested = set(self._untested().tolist())
                 with self._at(following):
                     ahead = list(self.configure_train(self._round_of(following), arrays, config, network))
@@ -513,15 +511,15 @@ class GraphStrategy(NamedArguments, Resumable, Strategy):
             self._exchange = current
 
     def _round_of(self, exchange: int) -> int:
-        return exchange // (self.local_steps // self.exchange_every) + 1
+        return exchange // self._exchanges_in(1) + 1
 
     def _is_last_exchange(self, exchange: int) -> bool:
         """Return whether an exchange is the last one of its round."""
-        return (exchange + 1) % (self.local_steps // self.exchange_every) == 0
+        return (exchange + 1) % self._exchanges_in(1) == 0
 
     def _last_drawn(self) -> np.ndarray:
         """Return the last exchange of the current round for which each node is drawn, -1 for none, [nodes]."""
-        exchanges = self.local_steps // self.exchange_every
+        exchanges = self._exchanges_in(1)
         this_round = self._exchange // exchanges
         if self.contacts.participation == 1:
             return np.full(self.num_nodes, (this_round + 1) * exchanges - 1)

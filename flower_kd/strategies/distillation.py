@@ -128,9 +128,8 @@ class DistillationStrategy(GraphStrategy):
             privacy.accountant()  # now: without it, the run would end without its figure
         self._last_rows: list[wire.LastRows] = []
         self._pending: dict[int, list[_PendingTeacher]] = {}  # not yet sent, in the order of exchanges
-        self._sent_ahead: dict[
-            int, tuple[int, _PendingTeacher]
-        ] = {}  # sent with a message of a later exchange, and in which
+        # Those sent with a message of a later exchange, by vertex, and in which.
+        self._sent_ahead: dict[int, tuple[int, _PendingTeacher]] = {}
         self._reference_rows = 0
         self._classes = 0
         self._any_usable = False  # whether logits of any node arrived in this run
@@ -191,9 +190,6 @@ class DistillationStrategy(GraphStrategy):
         """Return how many messages with logits a node sends in a run at most: none that would teach nobody."""
         return max(self._exchanges_in(num_rounds) - 1 - self._delay, 0)
 
-    def _exchanges_in(self, num_rounds: int) -> int:
-        return num_rounds * (self.local_steps // self.exchange_every)
-
     def begin(self, hellos: dict[int, Hello]) -> None:
         """Store the shape of the logits."""
         self._reference_rows, self._classes = hellos[0].reference_rows, hellos[0].classes
@@ -253,7 +249,7 @@ class DistillationStrategy(GraphStrategy):
     @property
     def ends_run(self) -> bool:
         """Whether the run ends before what nodes reply in the current exchange could teach another."""
-        return self._exchange + 1 + self._delay >= self._num_exchanges
+        return self._exchange + 1 + self._delay >= self._exchanges_in(self._num_rounds)
 
     def reply(self) -> Reply:
         """Request no logits at the end of the run, as no node would learn from them."""

@@ -385,12 +385,12 @@ class Network(Grid):
                     self._training.add(vertex)
                 if node in self._unjoined:  # it would answer before it is known what it has
                     missing[vertex] = "it has not joined again yet"
+                    self._delivery.give_up(message)
                 elif node in self._formerly:  # the message was sent ahead
                     missing[vertex] = "it has returned under another id"
-                if node in self._unjoined or node in self._formerly:
                     self._delivery.give_up(message)
-                    continue
-                yield message
+                else:
+                    yield message
 
         answered = 0
         for message, reply in self._delivery.answers(noted(), timeout):
